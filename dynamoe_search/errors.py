@@ -1,0 +1,82 @@
+"""Every error that this program raises on purpose.
+
+    DynamoeError                    root; exit code 1
+    ├── InputError (ValueError)     what the user gave is wrong; exit code 2
+    │   ├── SpecError               a study file, with every problem in it
+    │   ├── UsageError              an option, a study name, a trial number
+    │   ├── DataError               a data set that is missing, broken or of the wrong shape
+    │   ├── StorageError            a database that cannot be opened, read or written
+    │   └── DeviceError             a device that this machine does not have
+    └── CandidateError (RuntimeError)   one candidate cannot go on; stored with its reason, the search goes on
+
+A message says what was wrong, what was got and what to do, in one sentence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class DynamoeError(Exception):
+    """Root of all errors of this package; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InputError(DynamoeError, ValueError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class UsageError(InputError):
+    """An option, a study name or a trial number that does not fit."""
+
+
+class DataError(InputError):
+    """A data set that is missing, broken or of the wrong shape."""
+
+
+class StorageError(InputError):
+    """A database that cannot be opened, read or written."""
+
+
+class DeviceError(InputError):
+    """A device that this machine does not have."""
+
+
+class CandidateError(DynamoeError, RuntimeError):
+    """One candidate cannot go on, for example because its loss is not finite.
+
+    `reason` is a short stable word for tables (`nan`, `out-of-memory`, `exception`); the message is for people.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One thing that is wrong in a study file."""
+
+    path: str  # dotted, as the user would write it in --set: "router.k"
+    got: str
+    allowed: str
+
+    def __str__(self) -> str:
+        where = self.path or "the file"
+        return f"{where}: got {self.got}; {self.allowed}"
+
+
+class SpecError(InputError):
+    """A study file that cannot be used; carries all of its problems at once.
+
+    Args:
+        source: The file, preset or option that was read.
+        problems: Everything that is wrong with it.
+    """
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))

@@ -1,0 +1,314 @@
+"""Plain records that every part can speak of: what was chosen, what was measured. No torch, no SQL.
+
+All are frozen dataclasses. `to_json` and `from_json` turn any of them into text and back, checking types on the way.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter
+
+Record = TypeVar("Record")
+
+
+def to_json(record: Any) -> str:
+    """Returns a record as JSON text with a stable key order."""
+    return TypeAdapter(type(record)).dump_json(record).decode()
+
+
+def from_json(kind: type[Record], text: str | bytes) -> Record:
+    """Returns a record from JSON text; raises `pydantic.ValidationError` if it is not one of this kind."""
+    return TypeAdapter(kind).validate_json(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The network around the experts; candidates that agree on it have the same tensor shapes."""
+
+    backbone: str
+    d_model: int
+    num_layers: int
+    d_expert: int
+    num_heads: int = 4
+    patch_size: int = 4
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """Where the experts per layer came from; the numbers themselves are in `Candidate.experts_per_layer`."""
+
+    shape: str
+    min_experts: int
+    max_experts: int
+    ramp: str = "linear"
+    cycles: int = 1
+    match: str = "max"
+    total_experts: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouterConfig:
+    """A routing rule; settings that the kind does not read are None (see `specs.vocabulary.ROUTER_SETTINGS`)."""
+
+    kind: str
+    k: int | None = None
+    softmax: str | None = None
+    tau: float | None = None
+    rho: float | None = None
+    p: float | None = None
+    threshold: float | None = None
+    threshold_spread: float | None = None
+    logit_scale: float | None = None
+    learn_logit_scale: bool | None = None
+    weight_gradient: str | None = None
+    capacity: float | None = None
+    target_active: float | None = None
+    sparsity_step: float | None = None
+    null_experts: int | None = None
+    histogram: tuple[float, ...] | None = None
+    temperature: float | None = None
+    noise: float | None = None
+    bias_rate: float | None = None
+    momentum: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossWeights:
+    """Weights of the auxiliary losses; 0 where the router gives the loss no gradient."""
+
+    load_balance: float = 0.0
+    normalize_load_balance: bool = True
+    diversity: float = 0.0
+    simplicity: float = 0.0
+    efficiency: float = 0.0
+    dynamic: float = 0.0
+    z: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptiveConfig:
+    """Experts added and removed while training; steps are training steps of the candidate."""
+
+    max_experts: int
+    period: int
+    record_from: int
+    update_at: int
+    add: bool = True
+    remove: bool = True
+    new_expert: Literal["keep", "fresh"] = "keep"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How a candidate is trained."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.0
+    warmup_fraction: float = 0.05
+    decay: str = "cosine"
+    final_lr_fraction: float = 0.0
+    clip_norm: float | None = 1.0
+    label_smoothing: float = 0.0
+    augment: bool = False
+    precision: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One architecture with everything that is needed to train it again to the same numbers."""
+
+    study_seed: int
+    ordinal: int  # how many designs the study had proposed before this one; seeds derive from it
+    model: ModelConfig
+    schedule: ScheduleConfig
+    experts_per_layer: tuple[int, ...]  # open at the start, one number per layer
+    router: RouterConfig
+    losses: LossWeights
+    train: TrainConfig
+    adaptive: AdaptiveConfig | None = None
+    reference: str | None = None  # name of a reference design, None for a searched one
+
+    @property
+    def slots_per_layer(self) -> tuple[int, ...]:
+        """Experts that exist in each layer, open or not."""
+        if self.adaptive is None:
+            return self.experts_per_layer
+        return (self.adaptive.max_experts,) * len(self.experts_per_layer)
+
+    @property
+    def pack_key(self) -> str:
+        """Candidates with the same key have the same trailing tensor shapes and can be trained in one pack."""
+        model = self.model
+        train = self.train
+        return "|".join(
+            str(part)
+            for part in (
+                model.backbone,
+                model.d_model,
+                model.num_layers,
+                model.d_expert,
+                model.num_heads,
+                model.patch_size,
+                train.batch_size,
+                train.label_smoothing,
+                train.augment,
+                train.precision,
+            )
+        )
+
+    @property
+    def design_hash(self) -> str:
+        """Same for two candidates that differ at most in seed, ordinal and how their design came about."""
+        content = json.loads(to_json(self))
+        for name in ("study_seed", "ordinal", "reference", "schedule"):
+            del content[name]
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerRouting:
+    """How one layer routed the validation tokens of one candidate."""
+
+    layer: int
+    num_experts: int  # open experts
+    mean_k: float  # mean number of experts per token
+    std_k: float
+    k_histogram: tuple[int, ...]  # tokens that used 0, 1, 2, ... experts
+    load: tuple[float, ...]  # share of the tokens that used each slot (sums to mean_k)
+    load_cv: float  # coefficient of variation of the load over open experts
+    max_share: float  # share of all expert calls that the busiest expert has
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What a candidate reports after an epoch, measured on the validation part."""
+
+    ordinal: int
+    epoch: int  # epochs finished
+    train_loss: float
+    validation_loss: float
+    accuracy: float
+    activated_params: float
+    mean_k_per_layer: tuple[float, ...]
+    experts_per_layer: tuple[int, ...]  # open experts
+    seconds: float  # this candidate's share of the cohort's wall time, this epoch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How the training of a candidate ended.
+
+    `metrics` has every objective by its name, and more: `accuracy`, `validation_loss`, `activated_params`,
+    `total_params`, `flops_per_token`, `shared_params`, `router_params`, `latency_ms`, `peak_memory_mb` where measured.
+    """
+
+    ordinal: int
+    status: Literal["complete", "failed", "stopped"]
+    epochs: int
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    routing: tuple[LayerRouting, ...] = ()
+    expert_events: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (step, open experts per layer)
+    reason: str | None = None  # stable word: nan, out-of-memory, exception
+    message: str | None = None  # for people, with the traceback of an exception
+    device: str = "cpu"
+    pack_size: int = 1  # candidates that were trained together
+    pack_mode: Literal["vmap", "loop"] = (
+        "vmap"  # `loop`: one at a time, since vmap refused the module
+    )
+    pack_note: str | None = None  # why not vmap
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudySettings:
+    """What could change a number and is therefore chosen once, when the study is created."""
+
+    device: str
+    num_slots: int  # expert slots of the widest layer of the space; all packs pad to it
+    expert_backend: str
+    num_threads: int
+    cohort_size: int  # candidates proposed at a time
+    reference_point: tuple[float, ...] = ()  # of the hypervolume, one value per objective
+    versions: dict[str, str] = field(default_factory=dict)  # of the libraries that computed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyRecord:
+    """A stored study.
+
+    `state` is what is true now: `created` (never ran), `running` (a live process works on it), `interrupted`,
+    `finished`, or `deleting` (a deletion that did not end; delete it again).
+    """
+
+    name: str
+    spec_json: str  # the study file as run, for StudySpec.model_validate_json
+    source: str  # file or preset that it came from
+    settings: StudySettings
+    objectives: tuple[str, ...]
+    maximise: tuple[bool, ...]  # one per objective
+    state: Literal["created", "running", "interrupted", "finished", "deleting"]
+    trials: int  # how many candidates are asked for
+    created_at: str  # UTC, ISO 8601
+    updated_at: str
+    is_stop_requested: bool = False
+    host: str | None = None  # of the latest run
+    pid: int | None = None
+    heartbeat_at: str | None = None
+    num_complete: int = 0
+    num_failed: int = 0
+    num_stopped: int = 0
+    num_running: int = 0  # candidates without an outcome
+    num_front: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CandidateRecord:
+    """A stored candidate with everything that is known of it."""
+
+    trial: int  # Optuna's trial number
+    ordinal: int
+    cohort: int
+    candidate: Candidate
+    params: dict[str, Any]
+    status: Literal["running", "complete", "failed", "stopped"]
+    created_at: str  # UTC, ISO 8601
+    reason: str | None = None
+    message: str | None = None
+    outcome: Outcome | None = None
+    values: dict[str, float] | None = None  # objective name -> value
+    violations: tuple[float, ...] = ()  # of the constraints; above 0 is not feasible
+    feasible: bool = True
+    sampler_state: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    finished_at: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontMember:
+    """A candidate that no other complete and feasible candidate of the study dominates."""
+
+    trial: int
+    ordinal: int
+    candidate: Candidate
+    values: dict[str, float]  # objective name -> value
+    metrics: dict[str, float]
+    params: dict[str, Any]
+    routing: tuple[LayerRouting, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spent:
+    """What a study has used so far; a candidate that is trained again counts once."""
+
+    epochs: int  # candidate-epochs
+    seconds: float
+    complete: int
+    failed: int
+    running: int
+    stopped: int = 0

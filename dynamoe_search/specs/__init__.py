@@ -1,0 +1,34 @@
+"""What a study file may say: sections, searchable values, and the checks between them. No torch, no SQL."""
+
+from dynamoe_search.specs.searchable import FloatRange, IntRange, Within, is_fixed, values_of
+from dynamoe_search.specs.sections import (
+    AdaptiveSection,
+    DataSection,
+    LossesSection,
+    ModelSection,
+    RouterSection,
+    ScheduleSection,
+    SearchSection,
+    StudySection,
+    TrainSection,
+)
+from dynamoe_search.specs.study import StudySpec, conflicts
+
+__all__ = [
+    "AdaptiveSection",
+    "DataSection",
+    "FloatRange",
+    "IntRange",
+    "LossesSection",
+    "ModelSection",
+    "RouterSection",
+    "ScheduleSection",
+    "SearchSection",
+    "StudySection",
+    "StudySpec",
+    "TrainSection",
+    "Within",
+    "conflicts",
+    "is_fixed",
+    "values_of",
+]

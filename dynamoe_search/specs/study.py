@@ -1,0 +1,162 @@
+"""`StudySpec`: a whole study file, with the checks that need more than one section."""
+
+from collections.abc import Iterator
+from typing import get_args
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from dynamoe_search.errors import Problem
+from dynamoe_search.specs.searchable import Frozen, values_of
+from dynamoe_search.specs.sections import (
+    AdaptiveSection,
+    DataSection,
+    LossesSection,
+    ModelSection,
+    RouterSection,
+    ScheduleSection,
+    SearchSection,
+    StudySection,
+    TrainSection,
+)
+from dynamoe_search.specs.vocabulary import LOSS_NAMES, ROUTER_LOSSES, Objective
+
+
+class StudySpec(Frozen):
+    """A study: a model description in which some values are ranges."""
+
+    study: StudySection
+    data: DataSection = Field(default_factory=DataSection)
+    model: ModelSection = Field(default_factory=ModelSection)
+    schedule: ScheduleSection = Field(default_factory=ScheduleSection)
+    router: RouterSection = Field(default_factory=RouterSection)
+    losses: LossesSection = Field(default_factory=LossesSection)
+    adaptive: AdaptiveSection = Field(default_factory=AdaptiveSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    search: SearchSection = Field(default_factory=SearchSection)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "StudySpec":
+        if problems := list(conflicts(self)):
+            raise PydanticCustomError(
+                "conflicts", "the sections do not fit together", {"problems": problems}
+            )
+        return self
+
+
+def conflicts(spec: StudySpec) -> Iterator[Problem]:
+    """Yields every combination of values that cannot be built, all at once."""
+    yield from _model_conflicts(spec)
+    yield from _schedule_conflicts(spec)
+    yield from _router_conflicts(spec)
+    yield from _adaptive_conflicts(spec)
+    yield from _study_conflicts(spec)
+
+
+def _model_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    if spec.model.backbone == "vit":
+        for width in values_of(spec.model.d_model):
+            if width % spec.model.num_heads:
+                yield Problem(
+                    path="model.num_heads",
+                    got=str(spec.model.num_heads),
+                    allowed=f"must divide model.d_model ({width})",
+                )
+    if spec.data.name in ("npz", "folder") and spec.data.path is None:
+        yield Problem(
+            path="data.path",
+            got="nothing",
+            allowed=f'data.name = "{spec.data.name}" needs the path of the data',
+        )
+
+
+def _schedule_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    schedule = spec.schedule
+    lowest = min(values_of(schedule.max_experts))
+    highest = max(values_of(schedule.min_experts))
+    if highest > lowest:
+        yield Problem(
+            path="schedule.min_experts",
+            got=str(highest),
+            allowed=f"must be at most the smallest schedule.max_experts ({lowest})",
+        )
+    if schedule.total_experts is None:
+        return
+    if schedule.match != "total":
+        yield Problem(
+            path="schedule.total_experts",
+            got=str(schedule.total_experts),
+            allowed='is used only with schedule.match = "total"',
+        )
+    layers = max(values_of(spec.model.num_layers))
+    if min(values_of(schedule.total_experts)) < layers:
+        yield Problem(
+            path="schedule.total_experts",
+            got=str(min(values_of(schedule.total_experts))),
+            allowed=f"must be at least one per layer ({layers})",
+        )
+
+
+def _router_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    kinds = tuple(values_of(spec.router.kind))
+    for name in LOSS_NAMES:
+        weight = getattr(spec.losses, name)
+        usable = [kind for kind, losses in ROUTER_LOSSES.items() if name in losses]
+        if any(values_of(weight)) and not set(kinds) & set(usable):
+            yield Problem(
+                path=f"losses.{name}",
+                got=str(weight),
+                allowed=f"has a gradient only with router.kind {', '.join(usable)}; here it is {', '.join(kinds)}",
+            )
+    histogram = spec.router.histogram
+    if min(histogram) < 0 or abs(sum(histogram) - 1) > 1e-6:
+        yield Problem(
+            path="router.histogram",
+            got=str(list(histogram)),
+            allowed="must be probabilities that sum to 1",
+        )
+
+
+def _adaptive_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    adaptive = spec.adaptive
+    if not any(values_of(adaptive.enabled)):
+        return
+    if "top-any" not in values_of(spec.router.kind):
+        yield Problem(
+            path="adaptive.enabled",
+            got="true",
+            allowed='needs "top-any" among router.kind, whose thresholds can leave a token without an expert',
+        )
+    if not adaptive.record_from < adaptive.update_at <= adaptive.period:
+        yield Problem(
+            path="adaptive.update_at",
+            got=str(adaptive.update_at),
+            allowed=f"must be above adaptive.record_from ({adaptive.record_from}) "
+            f"and at most adaptive.period ({adaptive.period})",
+        )
+    most = max(values_of(spec.schedule.max_experts))
+    if adaptive.max_experts < most:
+        yield Problem(
+            path="adaptive.max_experts",
+            got=str(adaptive.max_experts),
+            allowed=f"must be at least schedule.max_experts ({most})",
+        )
+
+
+def _study_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    study = spec.study
+    if len(set(study.objectives)) != len(study.objectives):
+        yield Problem(
+            path="study.objectives",
+            got=str(list(study.objectives)),
+            allowed="must not name an objective twice",
+        )
+    known = get_args(Objective)
+    for name in study.constraints:
+        bound, _, measured = name.partition("_")
+        if bound not in ("min", "max") or measured not in known:
+            yield Problem(
+                path=f"study.constraints.{name}",
+                got=name,
+                allowed=f"must be min_ or max_ and one of {', '.join(known)}",
+            )

@@ -1,0 +1,112 @@
+"""The names that a study file may use, and which setting belongs to which router."""
+
+from typing import Annotated, Literal, TypeAlias, get_args
+
+from pydantic import Discriminator, Field, Tag
+
+from dynamoe_search.specs.searchable import form_of
+
+Shape = Literal[
+    "uniform", "descending", "ascending", "pyramid-up", "pyramid-down", "wave-up", "wave-down"
+]
+Ramp = Literal["linear", "cosine", "quadratic"]
+Match = Literal["max", "total"]
+RouterKind = Literal[
+    "percentile",
+    "pooled-quantile",
+    "relative-to-max",
+    "range-fraction",
+    "top-any",
+    "top-p",
+    "top-k",
+    "expert-choice",
+    "relu",
+    "null-experts",
+    "random-k",
+    "dense",
+]
+SoftmaxOrder = Literal["before", "after"]
+WeightGradient = Literal["sum", "constant"]
+LossName = Literal["load_balance", "diversity", "simplicity", "efficiency", "dynamic", "z"]
+DataName = Literal["digits", "fashion-mnist", "mnist", "cifar10", "npz", "folder"]
+Objective = Literal[
+    "accuracy",
+    "activated_params",
+    "total_params",
+    "flops_per_token",
+    "validation_loss",
+    "latency_ms",
+    "peak_memory_mb",
+]
+SamplerKind = Literal["tpe", "nsga2", "random", "qmc"]
+Reference = Literal["dense", "top-1", "top-2", "uniform"]
+
+_Choices = Field(strict=False, min_length=1)
+SearchShape: TypeAlias = Annotated[
+    Annotated[Shape, Tag("value")] | Annotated[tuple[Shape, ...], Tag("choice"), _Choices],
+    Discriminator(form_of),
+]
+SearchRamp: TypeAlias = Annotated[
+    Annotated[Ramp, Tag("value")] | Annotated[tuple[Ramp, ...], Tag("choice"), _Choices],
+    Discriminator(form_of),
+]
+SearchRouterKind: TypeAlias = Annotated[
+    Annotated[RouterKind, Tag("value")]
+    | Annotated[tuple[RouterKind, ...], Tag("choice"), _Choices],
+    Discriminator(form_of),
+]
+SearchSoftmaxOrder: TypeAlias = Annotated[
+    Annotated[SoftmaxOrder, Tag("value")]
+    | Annotated[tuple[SoftmaxOrder, ...], Tag("choice"), _Choices],
+    Discriminator(form_of),
+]
+SearchWeightGradient: TypeAlias = Annotated[
+    Annotated[WeightGradient, Tag("value")]
+    | Annotated[tuple[WeightGradient, ...], Tag("choice"), _Choices],
+    Discriminator(form_of),
+]
+
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+ROUTER_KINDS: tuple[RouterKind, ...] = get_args(RouterKind)
+LOSS_NAMES: tuple[LossName, ...] = get_args(LossName)
+
+ROUTER_SETTINGS: dict[RouterKind, tuple[str, ...]] = {
+    "percentile": ("tau", "temperature", "noise", "bias_rate"),
+    "pooled-quantile": ("tau", "temperature", "noise", "momentum", "bias_rate"),
+    "relative-to-max": ("rho", "temperature", "noise", "bias_rate"),
+    "range-fraction": ("tau", "temperature", "noise", "bias_rate"),
+    "top-any": (
+        "threshold",
+        "threshold_spread",
+        "logit_scale",
+        "learn_logit_scale",
+        "weight_gradient",
+    ),
+    "top-p": ("p", "temperature", "bias_rate"),
+    "top-k": ("k", "softmax", "temperature", "noise", "bias_rate"),
+    "expert-choice": ("capacity", "temperature", "momentum"),
+    "relu": ("target_active", "sparsity_step"),
+    "null-experts": ("k", "null_experts", "temperature", "bias_rate"),
+    "random-k": ("histogram",),
+    "dense": (),
+}
+"""Which settings of `[router]` each kind reads; the others are neither sampled nor stored for it."""
+
+ROUTER_LOSSES: dict[RouterKind, tuple[LossName, ...]] = {
+    "percentile": ("load_balance", "diversity", "simplicity", "dynamic", "z"),
+    "pooled-quantile": ("load_balance", "diversity", "simplicity", "dynamic", "z"),
+    "relative-to-max": ("load_balance", "diversity", "simplicity", "dynamic", "z"),
+    "range-fraction": ("load_balance", "diversity", "simplicity", "dynamic", "z"),
+    "top-any": ("load_balance", "diversity", "simplicity", "efficiency"),
+    "top-p": ("load_balance", "diversity", "simplicity", "dynamic", "z"),
+    "top-k": ("load_balance", "diversity", "simplicity", "dynamic", "z"),
+    "expert-choice": ("diversity", "simplicity", "dynamic", "z"),
+    "relu": ("load_balance", "diversity", "simplicity", "efficiency"),
+    "null-experts": ("load_balance", "diversity", "simplicity", "dynamic", "z"),
+    "random-k": (),
+    "dense": (),
+}
+"""Which auxiliary losses have a gradient for each kind of router."""
+
+MAXIMISED: frozenset[Objective] = frozenset({"accuracy"})
+"""Objectives that are maximised; all others are minimised."""
