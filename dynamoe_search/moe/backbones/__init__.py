@@ -1,0 +1,103 @@
+"""Networks around MoE layers. `build_model` is the only dispatcher on backbone names.
+
+A backbone is a module class that is called as `Class(input_shape, num_classes, config, layers)` with
+
+- input_shape: (channels, height, width) of one example,
+- num_classes: how many logits to return,
+- config: the candidate's `ModelConfig`,
+- layers: the candidate's MoE layers, already built, first to last,
+
+and whose `forward(x)` takes (batch, channels, height, width) and returns the logits (batch, classes) and a list with
+one `Routing` per MoE layer. A user's own class follows the same contract; it may not keep running statistics in
+buffers (as `nn.BatchNorm` does), since a candidate's state is its parameters and its routers'.
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dynamoe_search.errors import UsageError
+from dynamoe_search.moe.backbones.mlp import MLPMoE
+from dynamoe_search.moe.backbones.vit import ViTMoE
+from dynamoe_search.moe.layer import MoELayer
+from dynamoe_search.moe.routers import build_router
+from dynamoe_search.moe.routing import Routing
+from dynamoe_search.records import Candidate, ModelConfig
+from dynamoe_search.seeding import derive_seed
+
+Output = tuple[Tensor, list[Routing]]
+
+
+class Backbone(Protocol):
+    """What `build_model` calls to make a network, see the module's docstring."""
+
+    def __call__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        config: ModelConfig,
+        layers: Sequence[MoELayer],
+    ) -> nn.Module:
+        """Returns the network."""
+        ...
+
+
+BACKBONES: dict[str, Backbone] = {"mlp": MLPMoE, "vit": ViTMoE}
+
+
+def find_backbone(name: str, *, trust_code: bool = False) -> Backbone:
+    """Returns the backbone of that name, importing `package.module:Class` only if `trust_code` is true.
+
+    Raises:
+        UsageError: if the name is unknown, the import is not allowed, or it fails.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    module_name, _, class_name = name.partition(":")
+    if not class_name:
+        raise UsageError(f"unknown backbone {name!r}; use {', '.join(BACKBONES)} or module:Class")
+    if not trust_code:
+        raise UsageError(
+            f"backbone {name!r} is code of the study's author; add --trust-code to import and run it"
+        )
+    try:
+        backbone: Backbone = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"backbone {name!r} cannot be imported: {error}") from error
+    return backbone
+
+
+def build_model(
+    candidate: Candidate,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    trust_code: bool = False,
+) -> nn.Module:
+    """Returns the candidate's network with the initial weights that belong to its study seed and ordinal.
+
+    The global random state is left as it was.
+    """
+    config = candidate.model
+    backbone = find_backbone(config.backbone, trust_code=trust_code)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(candidate.study_seed, candidate.ordinal, "init"))
+        layers = [
+            MoELayer(
+                config.d_model,
+                config.d_expert,
+                num_slots,
+                build_router(candidate.router, num_slots, config.d_model),
+                num_open,
+            )
+            for num_slots, num_open in zip(
+                candidate.slots_per_layer, candidate.experts_per_layer, strict=True
+            )
+        ]
+        return backbone(input_shape, num_classes, config, layers)
+
+
+__all__ = ["BACKBONES", "Backbone", "MLPMoE", "ViTMoE", "build_model", "find_backbone"]

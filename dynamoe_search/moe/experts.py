@@ -1,0 +1,210 @@
+"""The one operation that sends tokens to experts: all experts of all candidates of a layer in one grouped product.
+
+Legend: P candidates, T tokens, E slots (the widest candidate of the study), G = sum of the candidates' experts in this
+layer, pairs = number of (token, expert) assignments.
+
+Outside `torch.func.vmap` the pool holds one candidate. Under vmap the pool holds the experts of all candidates side by
+side, `start` says where each candidate's begin, and the vmap rule computes the whole pack at once; counts are ragged
+and nothing is padded. Two backends give the same result: `grouped` computes the chosen pairs only, `dense` computes
+every expert for every token (worth it when most experts are chosen).
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynamoe_search.moe.candidate_axis import has_candidate_axis, with_candidate_axis
+
+Backend = Literal["grouped", "dense"]
+
+
+class Experts(nn.Module):
+    """A pool of two-layer GELU experts of equal width.
+
+    Parameters: w1 (experts, d_model, d_expert), b1 (experts, d_expert), w2 (experts, d_expert, d_model),
+    b2 (experts, d_model).
+    """
+
+    start: Tensor
+
+    def __init__(self, d_model: int, d_expert: int, num_experts: int) -> None:
+        super().__init__()
+        self.w1 = nn.Parameter(torch.randn(num_experts, d_model, d_expert) / math.sqrt(d_model))
+        self.b1 = nn.Parameter(torch.zeros(num_experts, d_expert))
+        self.w2 = nn.Parameter(torch.randn(num_experts, d_expert, d_model) / math.sqrt(d_expert))
+        self.b2 = nn.Parameter(torch.zeros(num_experts, d_model))
+        self.register_buffer("start", torch.tensor([0, num_experts]), persistent=False)
+        self.backend: Backend = "grouped"
+
+    def forward(self, tokens: Tensor, gate: Tensor, mask: Tensor) -> Tensor:
+        """Returns the gate-weighted sum of the chosen experts' outputs, (tokens, d_model).
+
+        Args:
+            tokens: (tokens, d_model).
+            gate: (tokens, experts) mixing weights.
+            mask: (tokens, experts) bool, which experts compute for which token.
+        """
+        pool = (self.w1, self.b1, self.w2, self.b2)
+        dtype = tokens.dtype
+        device = tokens.device.type
+        if torch.is_autocast_enabled(
+            device
+        ):  # grouped products keep fp32 under autocast: cast on purpose
+            low = torch.get_autocast_dtype(device)
+            tokens, pool = tokens.to(low), tuple(weight.to(low) for weight in pool)  # type: ignore[assignment]
+        if has_candidate_axis(tokens):
+            out = _PackedExperts.apply(  # type: ignore[no-untyped-call]
+                tokens, gate, mask, self.start, self.backend, *pool
+            )
+        else:
+            out = pool_forward(
+                tokens[None], gate[None], mask[None], self.start, self.backend, *pool
+            )[0]
+        return out.to(dtype)  # type: ignore[no-any-return]
+
+
+class _PackedExperts(torch.autograd.Function):
+    """Reached only under vmap; its rule sees the whole pack."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        raise AssertionError("experts without a candidates axis take the plain path")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        raise AssertionError("experts without a candidates axis take the plain path")
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        tokens: Tensor,
+        gate: Tensor,
+        mask: Tensor,
+        start: Tensor,
+        backend: Backend,
+        *pool: Tensor,
+    ) -> tuple[Tensor, int]:
+        parts = [
+            with_candidate_axis(x, dim, info.batch_size)
+            for x, dim in zip((tokens, gate, mask), in_dims, strict=False)
+        ]
+        return pool_forward(parts[0], parts[1], parts[2], start, backend, *pool), 0
+
+
+def pool_forward(
+    tokens: Tensor, gate: Tensor, mask: Tensor, start: Tensor, backend: Backend, *pool: Tensor
+) -> Tensor:
+    """Runs the pool of a whole pack.
+
+    Args:
+        tokens: (candidates, tokens, d_model).
+        gate: (candidates, tokens, slots).
+        mask: (candidates, tokens, slots) bool; slots that a candidate lacks must be False.
+        start: (candidates + 1,) where each candidate's experts begin in the pool.
+        backend: `grouped` or `dense`.
+        pool: w1, b1, w2, b2 of all experts, leading axis G.
+
+    Returns:
+        (candidates, tokens, d_model).
+    """
+    num_slots = gate.shape[-1]
+    slots = torch.arange(num_slots, device=tokens.device)
+    exists = slots < (start[1:] - start[:-1])[:, None]  # (candidates, slots)
+    if backend == "dense":
+        return _dense(tokens, gate, mask, exists, *pool)
+    num_tokens = tokens.shape[1]
+    by_expert = mask.transpose(1, 2) & exists[..., None]  # (candidates, slots, tokens)
+    ends = by_expert.sum(-1)[exists].cumsum(0).to(torch.int32)  # (G,)
+    flat = by_expert.reshape(-1).nonzero().squeeze(1)  # pairs, ordered by candidate, slot, token
+    slot = flat.div(num_tokens, rounding_mode="floor")  # candidate * slots + slot
+    token = flat - slot * num_tokens
+    candidate = slot.div(num_slots, rounding_mode="floor")
+    slot = slot - candidate * num_slots
+    rows = candidate * num_tokens + token
+    return _GroupedExperts.apply(  # type: ignore[no-any-return, no-untyped-call]
+        tokens.contiguous(),
+        gate.contiguous(),
+        rows,
+        start[candidate] + slot,
+        ends,
+        rows * num_slots + slot,
+        *pool,
+    )
+
+
+def _dense(tokens: Tensor, gate: Tensor, mask: Tensor, exists: Tensor, *pool: Tensor) -> Tensor:
+    """Every expert on every token; the gate of what was not chosen counts as 0."""
+    w1, b1, w2, b2 = pool
+    owner = exists.nonzero()[:, 0]  # (G,)
+    hidden = F.gelu(torch.baddbmm(b1[:, None], tokens.index_select(0, owner), w1))
+    out = torch.baddbmm(b2[:, None], hidden, w2)  # (G, tokens, d_model)
+    weight = (gate * mask).transpose(1, 2)[exists]  # (G, tokens)
+    total = tokens.new_zeros(tokens.shape)
+    return total.index_add(0, owner, out * weight[..., None].to(out.dtype))
+
+
+class _GroupedExperts(torch.autograd.Function):
+    """Grouped products over pairs sorted by expert, with a backward that needs no `index_put`.
+
+    The gate's gradient is <upstream, expert output> per pair, computed from the hidden activations so that no expert
+    output has to be kept. Tokens and pool may be bf16; the gate and its gradient stay fp32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tokens: Tensor,
+        gate: Tensor,
+        rows: Tensor,
+        group: Tensor,
+        ends: Tensor,
+        pair: Tensor,
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+    ) -> Tensor:
+        width = tokens.shape[-1]
+        x = tokens.reshape(-1, width).index_select(0, rows)  # (pairs, d_model)
+        u = F.grouped_mm(x, w1, offs=ends).add_(b1.index_select(0, group))  # (pairs, d_expert)
+        y = F.grouped_mm(F.gelu(u), w2, offs=ends).add_(b2.index_select(0, group))
+        weight = gate.reshape(-1).index_select(0, pair).to(y.dtype)
+        out = torch.zeros_like(tokens).view(-1, width)
+        out.index_add_(0, rows, y.mul_(weight[:, None]))
+        ctx.save_for_backward(x, u, weight, rows, group, ends, pair, w1, w2, b2)
+        ctx.gate_like = gate.new_empty(0)
+        ctx.gate_shape = gate.shape
+        return out.view_as(tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, u, weight, rows, group, ends, pair, w1, w2, b2 = ctx.saved_tensors
+        (upstream,) = gradients
+        width, num_experts = x.shape[1], w1.shape[0]
+        a = F.gelu(u)
+        d = upstream.reshape(-1, width).index_select(0, rows)  # (pairs, d_model)
+        da = F.grouped_mm(d, w2.transpose(1, 2), offs=ends)  # (pairs, d_expert)
+        dweight = (da * a).sum(1) + (d * b2.index_select(0, group)).sum(1)
+        dgate = ctx.gate_like.new_zeros(math.prod(ctx.gate_shape))
+        dgate.index_copy_(0, pair, dweight.to(dgate.dtype))
+        du = torch.ops.aten.gelu_backward(da.mul_(weight[:, None]), u)
+        d = d * weight[:, None]
+        dw2 = F.grouped_mm(a.t(), d, offs=ends)
+        dw1 = F.grouped_mm(x.t(), du, offs=ends)
+        db1 = du.new_zeros(num_experts, w1.shape[2]).index_add_(0, group, du)
+        db2 = d.new_zeros(num_experts, width).index_add_(0, group, d)
+        dx = torch.zeros_like(upstream).view(-1, width)
+        dx.index_add_(0, rows, F.grouped_mm(du, w1.transpose(1, 2), offs=ends))
+        return (
+            dx.view_as(upstream),
+            dgate.view(ctx.gate_shape),
+            *(None,) * 4,
+            dw1,
+            db1,
+            dw2,
+            db2,
+        )

@@ -1,0 +1,102 @@
+"""DynMoE's top-any gate: each expert has a learned threshold, so any number may open.
+
+Legend: tokens = all tokens of the batch, experts = expert slots of the layer.
+"""
+
+import math
+from collections.abc import Hashable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dynamoe_search.moe.routers.router import Router, decide
+from dynamoe_search.moe.routers.selection import or_best, sigmoid
+from dynamoe_search.moe.routing import Routing
+
+_MAX_LOG_SCALE = math.log(100)
+
+
+class TopAny(Router):
+    """Opens every expert whose scaled cosine exceeds its threshold, all with equal weight.
+
+    g = 1 where sigmoid(a * cosine) * is_open > sigmoid(a * threshold), else 0; the gate is g / k
+    with k the number of open experts of the token. The gradient passes the sign unchanged and is
+    stopped by the ReLU before it, so inactive experts get none. In training a token may open
+    nobody: its gate is all 0. In evaluation such a token takes the one expert with the highest
+    score (not the highest margin over the threshold) with weight 1.
+
+    Args:
+        num_experts: Expert slots.
+        d_model: Width of the tokens.
+        threshold: Where the thresholds start.
+        threshold_spread: Standard deviation of their start over the experts.
+        logit_scale: The scale a, at most 100.
+        learn_logit_scale: Whether a is trained (through its logarithm). weight_gradient: "sum" lets
+            the gradient through k, so that a lone expert's gate has none (the Tutel version);
+            "constant" does not (the DeepSpeed version).
+
+    Source: Guo et al., 2024, arXiv:2405.14297, and the authors' code.
+    """
+
+    kind = "top-any"
+    expert_dims: ClassVar[dict[str, int]] = {"weight": 0, "threshold": 0}
+    log_scale: Tensor
+
+    def __init__(
+        self,
+        num_experts: int,
+        d_model: int,
+        *,
+        threshold: float,
+        threshold_spread: float,
+        logit_scale: float,
+        learn_logit_scale: bool,
+        weight_gradient: str,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(num_experts, d_model)))
+        self.threshold = nn.Parameter(threshold + threshold_spread * torch.randn(num_experts))
+        log_scale = torch.tensor(math.log(logit_scale))
+        if learn_logit_scale:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale, persistent=False)
+        self.learns_scale = learn_logit_scale
+        self.weight_gradient = weight_gradient
+
+    def signature(self) -> Hashable:
+        """Returns the kind, whether the scale is trained, and the choice of weight gradient."""
+        return (self.kind, self.learns_scale, self.weight_gradient)
+
+    def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
+        """Returns the decision for float32 `tokens` (tokens, d_model)."""
+        scale = self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
+        logits = scale * _unit(tokens) @ _unit(self.weight).t()  # (tokens, experts)
+        score = sigmoid(logits) * is_open
+        above = torch.relu(score - sigmoid(scale * self.threshold))
+        mask = above > 0
+        opened = mask.float() + (above - above.detach())  # 0 or 1, gradient of `above`
+        divisor = opened.sum(-1, keepdim=True)
+        if self.weight_gradient == "constant":
+            divisor = divisor.detach()
+        has_none = ~mask.any(-1, keepdim=True)
+        gate = opened / torch.where(has_none, 1.0, divisor)
+        if not self.training:
+            mask = or_best(mask, score, is_open)
+            gate = torch.where(has_none, mask.float(), gate)
+        return decide(
+            gate=gate,
+            mask=mask,
+            probs=opened,
+            logits=logits,
+            weight=self.weight,
+            is_open=is_open,
+        )
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Returns `rows` (rows, d_model) scaled to length 1; shorter than 1e-12 becomes a dead 0."""
+    squared = rows.square().sum(-1, keepdim=True)
+    is_zero = squared < 1e-24
+    return rows * torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squared).rsqrt())
