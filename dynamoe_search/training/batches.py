@@ -1,0 +1,38 @@
+"""The order of training examples and their augmentation: the same for every candidate of a study."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynamoe_search.seeding import derive_seed
+
+
+def epoch_order(num_examples: int, study_seed: int, epoch: int) -> Tensor:
+    """Returns the order (num_examples,) in which an epoch, counted from 0, visits the training examples."""
+    generator = torch.Generator().manual_seed(derive_seed(study_seed, 0, "batches", epoch))
+    return torch.randperm(num_examples, generator=generator)
+
+
+def augment(x: Tensor, study_seed: int, step: int) -> Tensor:
+    """Returns images shifted at random by up to an eighth of their side, colour images also mirrored at random.
+
+    Args:
+        x: (batch, channels, height, width); borders are filled with zeros, the mean of standardised data.
+        study_seed: Seed of the study.
+        step: Training step; every step draws anew.
+    """
+    batch, channels, height, width = x.shape
+    generator = torch.Generator().manual_seed(derive_seed(study_seed, 0, "augment", step))
+    pad_h, pad_w = height // 8, width // 8
+    down = torch.randint(2 * pad_h + 1, (batch, 1), generator=generator)
+    right = torch.randint(2 * pad_w + 1, (batch, 1), generator=generator)
+    rows = down + torch.arange(height)  # (batch, height)
+    columns = right + torch.arange(width)  # (batch, width)
+    if channels > 1:
+        mirrored = torch.rand(batch, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
+    index = torch.arange(batch)[:, None, None]
+    rows, columns, index = rows.to(x.device), columns.to(x.device), index.to(x.device)
+    shifted = padded.movedim(1, -1)[index, rows[:, :, None], columns[:, None, :]]
+    return shifted.movedim(-1, 1).contiguous()

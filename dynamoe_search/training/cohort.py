@@ -1,0 +1,324 @@
+"""`Cohort`: many models as one set of stacked tensors, and back.
+
+Every model is an ordinary module. A cohort stacks what is alike and lays experts side by side, and runs one template
+module over it with `torch.func.vmap`. Legend: P candidates, G = experts of one layer over all candidates.
+
+    tensor                      leading axis            in vmap
+    expert pools                G                       shared by all (the experts' own rule sees the pack)
+    router tensors              members of a group      shared by all (the routers' own rule sees the pack)
+    everything else             P                       mapped
+
+A cohort never has fewer than two members, because a batched product of one matrix may round differently from one of
+many: a single candidate is accompanied by a copy of itself, a ghost, that is never reported.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from dynamoe_search.moe.layer import MoELayer
+from dynamoe_search.moe.packs import RouterPack, pad_experts
+from dynamoe_search.moe.randomness import Dropout
+from dynamoe_search.moe.routing import Routing
+
+Mode = Literal["vmap", "loop"]
+_STACKED: Any = Routing(**dict.fromkeys(Routing._fields, 0) | {"state": None})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """Where one MoE layer lies in the template."""
+
+    path: str  # "layers.0."
+    pools: tuple[str, ...]  # names of the expert tensors
+    start: str  # name of the buffer that says where each candidate's experts begin
+
+
+class Cohort:
+    """The stacked tensors of a pack of candidates.
+
+    Attributes:
+        parameters: Trainable tensors by name, see the table above for their leading axes.
+        buffers: All other tensors by name.
+        owner: For every name, which candidate (position) each row of the leading axis belongs to.
+        mode: `vmap`, or `loop` if the module cannot be vmapped; then `note` says why.
+
+    Args:
+        models: One module per candidate; equal but for expert counts and routers.
+        num_slots: Widest layer of the whole study: expert axes are padded to it, so that results do not depend on
+            which candidates share a pack.
+        device: Where the stacked tensors live.
+        backend: How experts are computed, see `moe.experts`.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        *,
+        num_slots: int,
+        device: torch.device,
+        backend: str = "grouped",
+    ) -> None:
+        self.num_candidates = len(models)
+        self.num_slots = num_slots
+        self.models = list(
+            models
+        )  # shapes and names of the plain modules; their values are not read again
+        self.template = deepcopy(models[0])
+        self.mode: Mode = "vmap"
+        self.note: str | None = None
+        self.parameters: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
+        self.owner: dict[str, Tensor] = {}
+        self.layers: list[Layer] = []
+        self.slots: dict[str, Tensor] = {}  # layer path -> (P,) experts that exist
+        self.loop_seeds = [0] * len(
+            models
+        )  # seed of a plain module's own randomness, for mode `loop`
+        self._find_layers(models, backend)
+        self._stack(models)
+        self._move(device)
+
+    def _find_layers(self, models: Sequence[nn.Module], backend: str) -> None:
+        for path, layer in list(self.template.named_modules()):
+            if isinstance(layer, Dropout):
+                own = [model.get_submodule(path) for model in models]
+                layer.is_active = any(dropout.is_active for dropout in own)
+            if not isinstance(layer, MoELayer):
+                continue
+            prefix = f"{path}." if path else ""
+            experts = f"{prefix}experts."
+            pools = tuple(experts + name for name, _ in layer.experts.named_parameters())
+            self.layers.append(Layer(path=prefix, pools=pools, start=experts + "start"))
+            layer.router = RouterPack(
+                [model.get_submodule(f"{prefix}router") for model in models], self.num_slots
+            )
+            layer.experts.backend = backend  # type: ignore[assignment]
+            counts = [model.get_parameter(pools[0]).shape[0] for model in models]
+            self.slots[prefix] = torch.tensor(counts)
+
+    def _stack(self, models: Sequence[nn.Module]) -> None:
+        pools = {name: layer for layer in self.layers for name in layer.pools}
+        starts = {layer.start: layer for layer in self.layers}
+        opens = {layer.path + "is_open" for layer in self.layers}
+        everyone = torch.arange(self.num_candidates)
+        for name, tensor in (*self.template.named_parameters(), *self.template.named_buffers()):
+            kind = self.parameters if isinstance(tensor, nn.Parameter) else self.buffers
+            pack = self._router_of(name)
+            if pack is not None:
+                kind[name] = tensor.detach().clone()
+                self.owner[name] = torch.tensor(pack.owners(name.rpartition(".router.")[2]))
+                continue
+            if name in starts:
+                continue
+            own = [_tensor(model, name).detach() for model in models]
+            if name in pools:
+                kind[name] = torch.cat(own)
+                self.owner[name] = everyone.repeat_interleave(self.slots[pools[name].path])
+                continue
+            if name in opens:
+                own = [pad_experts(tensor, 0, self.num_slots) for tensor in own]
+            kind[name] = torch.stack(own)
+            self.owner[name] = everyone
+        self._refresh_starts()
+
+    def _router_of(self, name: str) -> RouterPack | None:
+        for layer in self.layers:
+            if name.startswith(f"{layer.path}router."):
+                router: RouterPack = self.template.get_submodule(f"{layer.path}router")  # type: ignore[assignment]
+                return router
+        return None
+
+    def _refresh_starts(self) -> None:
+        for layer in self.layers:
+            counts = self.slots[layer.path]
+            self.buffers[layer.start] = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+            self.owner.pop(layer.start, None)
+
+    def _move(self, device: torch.device) -> None:
+        self.device = device
+        for name, tensor in self.parameters.items():
+            self.parameters[name] = tensor.to(device).requires_grad_()
+        for name, tensor in self.buffers.items():
+            if not name.endswith("stream"):  # seeds are read on the CPU
+                self.buffers[name] = tensor.to(device)
+        self.owner = {name: owner.to(device) for name, owner in self.owner.items()}
+
+    def _dims(self) -> dict[str, int | None]:
+        shared = {name for layer in self.layers for name in (*layer.pools, layer.start)}
+        routers = tuple(f"{layer.path}router." for layer in self.layers)
+        return {
+            name: None if name in shared or name.startswith(routers) else 0
+            for name in (*self.parameters, *self.buffers)
+        }
+
+    @property
+    def streams(self) -> list[str]:
+        """Names of the buffers that seed random draws in the next `forward`."""
+        quiet = {
+            f"{path}.stream"
+            for path, module in self.template.named_modules()
+            if isinstance(module, Dropout) and not module.is_active
+        }
+        return [name for name in self.buffers if name.endswith("stream") and name not in quiet]
+
+    def choose_mode(self, x: Tensor) -> None:
+        """Tries a pass over a few examples and falls back to one candidate at a time if vmap refuses the module.
+
+        Args:
+            x: (batch, ...) at least one example; the running state is left as it was.
+        """
+        try:
+            with torch.no_grad():
+                self.forward(x)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            self.mode = "loop"
+            self.note = str(error).strip().partition("\n")[0][:200]
+
+    def train(self, mode: bool) -> None:
+        """Sets training or evaluation mode for the next `forward`."""
+        self.template.train(mode)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Routing]]:
+        """Runs every candidate on the same examples.
+
+        Args:
+            x: (batch, ...) examples.
+
+        Returns:
+            The logits (P, batch, classes) and one `Routing` per MoE layer, each tensor with a leading candidates axis,
+            except the routers' running state, which keeps the leading axis of its router group.
+        """
+        if self.mode == "loop":
+            return self._loop(x)
+        run = vmap(
+            lambda tensors, x: functional_call(self.template, tensors, (x,)),
+            in_dims=(self._dims(), 0),
+            out_dims=(0, [_STACKED] * len(self.layers)),  # type: ignore[arg-type]
+        )
+        tensors = {**self.parameters, **self.buffers}
+        return run(tensors, x.expand(self.num_candidates, *x.shape))  # type: ignore[no-any-return]
+
+    def _loop(self, x: Tensor) -> tuple[Tensor, list[Routing]]:
+        """Runs one plain module after the other, for modules that vmap refuses."""
+        outputs = []
+        for position in range(self.num_candidates):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.loop_seeds[position])
+                model = self.models[position].train(self.template.training)
+                outputs.append(functional_call(model, self.single(position), (x,)))
+        logits = torch.stack([output[0] for output in outputs])
+        routings = [
+            self._stack_routings(index, [output[1][index] for output in outputs])
+            for index in range(len(self.layers))
+        ]
+        return logits, routings
+
+    def _stack_routings(self, index: int, own: Sequence[Routing]) -> Routing:
+        """Puts the plain routings of one layer into the shape that `forward` returns."""
+
+        def stack(field: str, dim: int | None) -> Tensor:
+            tensors = [getattr(routing, field) for routing in own]
+            if dim is not None:
+                tensors = [pad_experts(tensor, dim, self.num_slots) for tensor in tensors]
+            return torch.stack(tensors)
+
+        pack: Any = self.template.get_submodule(f"{self.layers[index].path}router")
+        wide = {field: stack(field, 1) for field in ("gate", "mask", "probs", "logits")}
+        return Routing(
+            **wide,
+            weight=stack("weight", 0),
+            is_open=stack("is_open", 0),
+            unrouted=stack("unrouted", None),
+            null_load=stack("null_load", None),
+            state=pack.stack_state([routing.state for routing in own], self.num_slots),
+        )
+
+    def keep(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        """Cuts the cohort down to the candidates at `positions` (repeats allowed, order kept).
+
+        Returns:
+            For every tensor that is left, which rows of its former leading axis were kept: whoever holds tensors of the
+            same layout, such as an optimiser, selects the same rows.
+        """
+        rows: dict[str, Tensor] = {}
+        owners: dict[str, Tensor] = {}
+        for name, owner in self.owner.items():
+            kept = [(owner == position).nonzero().squeeze(1) for position in positions]
+            rows[name] = torch.cat(kept)
+            sizes = torch.tensor([len(part) for part in kept], device=self.device)
+            owners[name] = torch.arange(len(positions), device=self.device).repeat_interleave(sizes)
+        for tensors in (self.parameters, self.buffers):
+            for name in [name for name in tensors if name in rows]:
+                if len(rows[name]) == 0:
+                    del tensors[name]
+                    continue
+                old = tensors[name].detach()
+                tensors[name] = old.index_select(0, rows[name].to(old.device))
+                tensors[name].requires_grad_(tensors is self.parameters)
+        rows = {name: index for name, index in rows.items() if len(index)}
+        self.owner = {name: owners[name] for name in rows}
+        chosen = torch.tensor(list(positions))
+        self.slots = {path: counts[chosen] for path, counts in self.slots.items()}
+        self.models = [self.models[position] for position in positions]
+        self.loop_seeds = [0] * len(positions)
+        self.num_candidates = len(positions)
+        self._refresh_starts()
+        for layer in self.layers:
+            self.buffers[layer.start] = self.buffers[layer.start].to(self.device)
+            self.template.get_submodule(f"{layer.path}router").keep(positions)  # type: ignore[operator]
+        return rows
+
+    def apply_state(self, routings: Sequence[Routing]) -> None:
+        """Puts the routers' new running state, as `forward` returned it in training, in place of the old."""
+        for layer, routing in zip(self.layers, routings, strict=True):
+            for name, value in (routing.state or {}).items():
+                self.buffers[f"{layer.path}router.{name}"] = value.detach()
+
+    def single(self, position: int) -> dict[str, Tensor]:
+        """Returns all tensors of the plain module of one candidate, without padding, still in the autograd graph."""
+        state: dict[str, Tensor] = {}
+        for name, tensor in (*self.parameters.items(), *self.buffers.items()):
+            if name not in self.owner:
+                continue
+            rows = (self.owner[name] == position).nonzero().squeeze(1)
+            if len(rows):
+                own = tensor.index_select(0, rows.to(tensor.device))
+                plain, value = self._plain(name, own, position)
+                state[plain] = value
+        return state
+
+    def _plain(self, name: str, own: Tensor, position: int) -> tuple[str, Tensor]:
+        """Returns name and value that a stacked tensor's rows have in the plain module."""
+        for layer in self.layers:
+            slots = int(self.slots[layer.path][position])
+            if name in layer.pools:
+                return name, own
+            if name == layer.path + "is_open":
+                return name, own[0, :slots]
+            if name.startswith(f"{layer.path}router."):
+                pack: Any = self.template.get_submodule(f"{layer.path}router")
+                stacked = name.removeprefix(f"{layer.path}router.")
+                short, tensor = pack.plain(stacked, own[0], slots)
+                return f"{layer.path}router.{short}", tensor
+        return name, own[0]
+
+    def unstack(self, position: int) -> dict[str, Tensor]:
+        """Returns the `state_dict` of the plain module of one candidate, on the CPU."""
+        persistent = self.models[position].state_dict().keys()
+        return {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in self.single(position).items()
+            if name in persistent
+        }
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    path, _, leaf = name.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(path), leaf)
+    return tensor

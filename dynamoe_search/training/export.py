@@ -1,0 +1,169 @@
+"""Trained models as files: weights in safetensors, the configuration in JSON, a model card in Markdown. No pickle."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dynamoe_search.data import Split, load_data
+from dynamoe_search.errors import UsageError
+from dynamoe_search.moe.backbones import build_model
+from dynamoe_search.records import Candidate, Outcome, from_json, to_json
+from dynamoe_search.specs import DataSection
+
+FORMAT = 1
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportedConfig:
+    """Everything that is needed to build the module again and to repeat its training."""
+
+    format: int
+    study: str
+    trial: int | None
+    input_shape: tuple[int, ...]
+    num_classes: int
+    candidate: Candidate
+    outcome: Outcome
+    data: DataSection
+    mean: tuple[float, ...]  # per channel, of the training part; inputs are (pixels - mean) / std
+    std: tuple[float, ...]
+    versions: dict[str, str]
+
+
+def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes a `state_dict` as safetensors; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Reads a `state_dict` that `save_state` wrote.
+
+    Raises:
+        UsageError: if the file is missing or is not safetensors.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"there are no weights at {path}") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is not a safetensors file: {error}") from error
+
+
+def save_model(folder: Path, config: ExportedConfig, state: Mapping[str, Tensor]) -> None:
+    """Writes weights, configuration and model card of one trained candidate into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_state(folder / WEIGHTS, state)
+    text = json.dumps(json.loads(to_json(config)), indent=2)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    (folder / CARD).write_text(_card(config), encoding="utf-8")
+
+
+def load_config(folder: str | Path) -> ExportedConfig:
+    """Reads the configuration of an exported model.
+
+    Raises:
+        UsageError: if the folder holds no exported model, or one of another format.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        return from_json(ExportedConfig, path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{folder} holds no exported model: {path.name} cannot be read") from error
+    except ValidationError as error:
+        raise UsageError(f"{path} is not the configuration of an exported model") from error
+
+
+def load_model(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
+    """Loads an exported model as a plain module in evaluation mode, on the CPU.
+
+    The module takes images (batch, channels, height, width), standardised as `config.json` says, and returns the logits
+    (batch, classes) and one `Routing` per MoE layer.
+
+    Args:
+        folder: Where `dynamoe-search export` wrote it.
+        trust_code: Whether a backbone that is the author's own code may be imported.
+
+    Raises:
+        UsageError: if the folder holds no exported model, or its weights do not fit its configuration.
+    """
+    config = load_config(folder)
+    model = build_model(
+        config.candidate, config.input_shape, config.num_classes, trust_code=trust_code
+    )
+    try:
+        model.load_state_dict(load_state(Path(folder) / WEIGHTS))
+    except RuntimeError as error:
+        raise UsageError(f"the weights in {folder} do not fit its {CONFIG}") from error
+    return model.eval()
+
+
+def load_validation(folder: str | Path) -> Split:
+    """Loads the validation part that an exported model was compared on; `x` is standardised already."""
+    return load_data(load_config(folder).data).validation
+
+
+def _card(config: ExportedConfig) -> str:
+    candidate, metrics = config.candidate, config.outcome.metrics
+    layers = "\n".join(
+        f"| {layer.layer} | {layer.num_experts} | {layer.mean_k:.2f} | {layer.std_k:.2f} |"
+        for layer in config.outcome.routing
+    )
+    numbers = "\n".join(f"| {name} | {value:,.4f} |" for name, value in sorted(metrics.items()))
+    origin = _plain_text(config.study)
+    title = f"{origin}, trial {config.trial}" if config.trial is not None else origin
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(config.versions.items()))
+    router = {
+        name: value
+        for name, value in json.loads(to_json(candidate.router)).items()
+        if value is not None
+    }
+    return f"""# {title}
+
+A mixture-of-experts classifier: backbone `{candidate.model.backbone}`, {candidate.model.num_layers} MoE layers,
+d_model {candidate.model.d_model}, d_expert {candidate.model.d_expert}, schedule {candidate.schedule.shape},
+router `{candidate.router.kind}` ({_plain_text(json.dumps(router))}).
+
+Trained on {config.data.name} for {config.outcome.epochs} epochs; {config.num_classes} classes, inputs
+{"x".join(str(side) for side in config.input_shape)}, standardised per channel with the mean and standard deviation in
+`{CONFIG}`. The numbers below are from the validation part, on which designs were also compared; the test part was not
+touched.
+
+| measure | value |
+| --- | --- |
+{numbers}
+
+| layer | experts | mean experts per token | standard deviation |
+| --- | --- | --- | --- |
+{layers}
+
+## Use
+
+    from dynamoe_search import load_model
+    model = load_model("path/to/this/folder")
+    logits, routing = model(x)  # x: (batch, {", ".join(str(side) for side in config.input_shape)})
+
+Study seed {candidate.study_seed}, ordinal {candidate.ordinal}. Made with {versions}.
+"""
+
+
+def _plain_text(text: str) -> str:
+    """Text of unknown origin without what Markdown or HTML would act on."""
+    return re.sub(r"[^\w .,:{}\"-]", " ", text)

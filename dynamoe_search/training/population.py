@@ -1,0 +1,306 @@
+"""`Population`: a cohort of candidates in training. A single candidate is a population of one.
+
+Everything that differs between candidates is a vector over them (learning rate, weight decay, loss weights, clipping);
+everything else is shared (batches and their order). Losses are summed over candidates, and since candidates share no
+parameter, each gets its own gradient: nothing mixes them, so a NaN stays with its candidate.
+"""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from dynamoe_search.data import ImageData, Split
+from dynamoe_search.moe.accounting import ParameterCounts, count_parameters
+from dynamoe_search.moe.backbones import build_model
+from dynamoe_search.moe.losses import auxiliary_losses, sparsity_penalty
+from dynamoe_search.moe.routing import Routing
+from dynamoe_search.records import Candidate, Progress
+from dynamoe_search.seeding import derive_seed
+from dynamoe_search.specs.vocabulary import LOSS_NAMES
+from dynamoe_search.training.adaptation import Adaptation
+from dynamoe_search.training.batches import augment, epoch_order
+from dynamoe_search.training.cohort import Cohort
+from dynamoe_search.training.evaluation import Evaluation, cross_entropy, evaluate
+from dynamoe_search.training.optimizers import StackedAdamW, schedule_factor
+from dynamoe_search.training.settings import Interrupted, TrainSettings
+
+
+class Population:
+    """Candidates of one pack key, in training.
+
+    Attributes:
+        candidates: Those still in training, in the order of the cohort's positions.
+        epoch: Epochs finished.
+
+    Args:
+        candidates: At least one; equal `pack_key`.
+        data: On any device; it is moved to the training device once.
+        settings: See `TrainSettings`.
+    """
+
+    def __init__(
+        self, candidates: Sequence[Candidate], data: ImageData, settings: TrainSettings
+    ) -> None:
+        self.settings = settings
+        self.device = torch.device(settings.device)
+        self.data = replace(
+            data,
+            train=_on(data.train, self.device),
+            validation=_on(data.validation, self.device),
+        )
+        self.candidates = list(candidates)
+        self.models = [
+            build_model(
+                candidate, data.input_shape, data.num_classes, trust_code=settings.trust_code
+            )
+            for candidate in self.candidates
+        ]
+        members = self._with_ghost(list(range(len(self.candidates))))
+        self.cohort = Cohort(
+            [self.models[position] for position in members],
+            num_slots=settings.num_slots,
+            device=self.device,
+            backend=settings.expert_backend,
+        )
+        self.epoch = 0
+        self.step = 0
+        self.is_finite = torch.ones(len(members), dtype=torch.bool, device=self.device)
+        self.train_loss = torch.zeros(len(members), device=self.device)
+        self.cohort.choose_mode(self.data.train.x[:2])
+        self._make_vectors(members)
+        self.optimizer = self._make_optimizer(members)
+        self.adaptation = Adaptation(
+            [self.candidates[position] for position in members], self.cohort, self.optimizer
+        )
+
+    def _with_ghost(self, positions: list[int]) -> list[int]:
+        """A cohort never has fewer than two members: a lone candidate is accompanied by a copy."""
+        return positions * 2 if len(positions) == 1 else positions
+
+    def _member(self, position: int) -> Candidate:
+        """The candidate at a position of the cohort, where a ghost is a copy of the first."""
+        return self.candidates[position if position < len(self.candidates) else 0]
+
+    def _make_vectors(self, members: Sequence[int]) -> None:
+        self.loss_weights: dict[str, Tensor] = {}
+        own = [self.candidates[position] for position in members]
+        for name in LOSS_NAMES:
+            weights = [getattr(candidate.losses, name) for candidate in own]
+            if any(weights):
+                self.loss_weights[name] = torch.tensor(weights, device=self.device)
+        self.normalize = torch.tensor(
+            [candidate.losses.normalize_load_balance for candidate in own], device=self.device
+        )
+
+    def _make_optimizer(self, members: Sequence[int]) -> StackedAdamW:
+        own = [self.candidates[position].train for position in members]
+
+        def vector(values: list[float]) -> Tensor:
+            return torch.tensor(values, device=self.device)
+
+        return StackedAdamW(
+            self.cohort.parameters,
+            self.cohort.owner,
+            learning_rate=vector([train.learning_rate for train in own]),
+            weight_decay=vector([train.weight_decay for train in own]),
+            clip_norm=vector(
+                [float("inf") if train.clip_norm is None else train.clip_norm for train in own]
+            ),
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Steps per epoch."""
+        return -(-len(self.data.train.y) // self.candidates[0].train.batch_size)
+
+    def train_epoch(self, should_stop: Callable[[], bool] | None = None) -> None:
+        """Trains every candidate for one epoch.
+
+        Raises:
+            Interrupted: if `should_stop` returned true after a step.
+        """
+        self.cohort.train(True)
+        first = self.candidates[0]
+        size = first.train.batch_size
+        order = epoch_order(len(self.data.train.y), first.study_seed, self.epoch).to(self.device)
+        total = torch.zeros_like(self.train_loss)
+        for begin in range(0, len(order), size):
+            rows = order[begin : begin + size]
+            x, y = self.data.train.x[rows], self.data.train.y[rows]
+            if first.train.augment:
+                x = augment(x, first.study_seed, self.step)
+            total += self._train_step(x, y) * len(rows)
+            if should_stop is not None and should_stop():
+                raise Interrupted(f"stopped in epoch {self.epoch + 1}")
+        self.train_loss = total / len(order)
+        self.epoch += 1
+
+    def _train_step(self, x: Tensor, y: Tensor) -> Tensor:
+        """Makes one optimiser step and returns the task loss of every member, (P,)."""
+        task, routings = self.gradients(x, y)
+        self.optimizer.step(self.cohort.parameters, self.cohort.owner, self._rate_factors())
+        self.cohort.apply_state(routings)
+        self.step += 1
+        self.adaptation.after_step(self.step, routings)
+        return task
+
+    def gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
+        """Adds the gradients of one batch to the parameters' `.grad`.
+
+        Args:
+            x: (batch, ...) examples, the same for all candidates.
+            y: (batch,) class numbers.
+
+        Returns:
+            The task loss of every member (P,), detached, and one `Routing` per MoE layer.
+        """
+        self._set_streams()
+        with self._autocast():
+            logits, routings = self.cohort.forward(x)
+        task = cross_entropy(logits, y, self.candidates[0].train.label_smoothing).mean(1)  # (P,)
+        loss = self._add_auxiliary(task, routings)
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        self.is_finite &= loss.detach().isfinite()
+        return task.detach(), routings
+
+    def _add_auxiliary(self, task: Tensor, routings: Sequence[Routing]) -> Tensor:
+        """Adds the weighted auxiliary losses, summed over layers, to the task loss (P,)."""
+        loss = task
+        for layer, routing in zip(self.cohort.layers, routings, strict=True):
+            terms = auxiliary_losses(routing, tuple(self.loss_weights), self.normalize)
+            for name, term in terms.items():
+                weight = self.loss_weights[name]
+                # where: a term that is not finite must not reach a candidate that does not use it
+                loss = loss + torch.where(weight > 0, weight * term, 0.0)
+            for name in routing.state or {}:
+                if name.endswith("sparsity"):
+                    owner = self.cohort.owner[f"{layer.path}router.{name}"]
+                    penalty = sparsity_penalty(routing.probs[owner], routing.state[name])
+                    loss = loss.index_add(0, owner, penalty)
+        return loss
+
+    def _rate_factors(self) -> Tensor:
+        factors = []
+        for position in range(self.cohort.num_candidates):
+            train = self._member(position).train
+            factors.append(
+                schedule_factor(
+                    self.step,
+                    self.num_steps * train.epochs,
+                    warmup_fraction=train.warmup_fraction,
+                    decay=train.decay,
+                    final_fraction=train.final_lr_fraction,
+                )
+            )
+        return torch.tensor(factors, device=self.device)
+
+    def _set_streams(self) -> None:
+        """Gives every random module of every member the seed of this training step."""
+        cohort = self.cohort
+        for name in cohort.streams:
+            cohort.buffers[name] = torch.tensor(
+                [
+                    self._seed(position, _plain_name(name))
+                    for position in cohort.owner[name].tolist()
+                ]
+            )
+        if cohort.mode == "loop":
+            cohort.loop_seeds = [
+                self._seed(position, "module") for position in range(cohort.num_candidates)
+            ]
+
+    def _seed(self, position: int, purpose: str) -> int:
+        own = self._member(position)
+        return derive_seed(own.study_seed, own.ordinal, purpose, self.step)
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.candidates[0].train.precision
+        low = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low)
+
+    def evaluate(self) -> list[Evaluation]:
+        """Returns the evaluation of every candidate on the validation part."""
+        for name in self.cohort.streams:  # what a module that is loaded from a file has, too
+            self.cohort.buffers[name] = torch.zeros_like(self.cohort.buffers[name])
+        with self._autocast():
+            evaluations = evaluate(self.cohort, self.data.validation)
+        return evaluations[: len(self.candidates)]
+
+    def counts(self, position: int) -> ParameterCounts:
+        """Returns the parameter counts of one candidate, with the experts that are open now."""
+        model = self.models[position]
+        for layer in self.cohort.layers:
+            is_open = model.get_buffer(layer.path + "is_open")
+            now = self.cohort.buffers[layer.path + "is_open"][position]
+            is_open.copy_(now[: len(is_open)])
+        return count_parameters(model)
+
+    def plain_model(self, position: int) -> nn.Module:
+        """Returns the candidate as the plain module that was written, with its present weights, on the CPU."""
+        model = self.models[position]
+        model.load_state_dict(self.cohort.unstack(position))
+        return model.eval()
+
+    def progress(self, evaluations: Sequence[Evaluation], seconds: float) -> list[Progress]:
+        """Returns what every candidate reports after an epoch that took the whole cohort `seconds`."""
+        losses = self.train_loss.tolist()
+        return [
+            Progress(
+                ordinal=candidate.ordinal,
+                epoch=self.epoch,
+                train_loss=losses[position],
+                validation_loss=evaluation.loss,
+                accuracy=evaluation.accuracy,
+                activated_params=self.counts(position).activated(evaluation.mean_k),
+                mean_k_per_layer=evaluation.mean_k,
+                experts_per_layer=tuple(layer.num_experts for layer in evaluation.routing),
+                seconds=seconds / len(self.candidates),
+            )
+            for position, (candidate, evaluation) in enumerate(
+                zip(self.candidates, evaluations, strict=True)
+            )
+        ]
+
+    def keep(self, positions: Sequence[int]) -> None:
+        """Goes on with the candidates at these positions only."""
+        chosen = list(positions)
+        if len(chosen) == len(self.candidates):
+            return
+        members = self._with_ghost(chosen)
+        rows = self.cohort.keep(members)
+        self.optimizer.keep(rows, members)
+        self.adaptation.keep(members)
+        index = torch.tensor(members, device=self.device)
+        self.loss_weights = {name: weight[index] for name, weight in self.loss_weights.items()}
+        self.normalize = self.normalize[index]
+        self.is_finite = self.is_finite[index]
+        self.train_loss = self.train_loss[index]
+        self.candidates = [self.candidates[position] for position in chosen]
+        self.models = [self.models[position] for position in chosen]
+
+
+def _on(split: Split, device: torch.device) -> Split:
+    return Split(x=split.x.to(device), y=split.y.to(device))
+
+
+@cache
+def _plain_name(name: str) -> str:
+    """The name of a stacked tensor in a single model: a router's group number depends on company, so it is cut out."""
+    return re.sub(r"\.router\.g\d+_", ".router.", name)
+
+
+def stopwatch() -> Callable[[], float]:
+    """Returns a function that tells the seconds since it was last called."""
+    last = time.perf_counter()
+
+    def lap() -> float:
+        nonlocal last
+        before, last = last, time.perf_counter()
+        return last - before
+
+    return lap

@@ -1,0 +1,206 @@
+"""`train_population`: trains candidates to their end, pack by pack, and turns what goes wrong into outcomes."""
+
+import logging
+import math
+import traceback
+from collections.abc import Callable, Sequence
+
+import torch
+
+from dynamoe_search.data import ImageData
+from dynamoe_search.errors import CandidateError, InputError
+from dynamoe_search.moe.accounting import flops_per_token
+from dynamoe_search.records import Candidate, Outcome, Progress
+from dynamoe_search.training.evaluation import Evaluation
+from dynamoe_search.training.measurement import measure_module
+from dynamoe_search.training.population import Population, stopwatch
+from dynamoe_search.training.settings import Interrupted, Trained, TrainSettings
+
+logger = logging.getLogger(__name__)
+
+OnProgress = Callable[[list[Progress]], set[int]]
+ShouldStop = Callable[[], bool]
+
+
+def train_population(
+    candidates: Sequence[Candidate],
+    data: ImageData,
+    settings: TrainSettings,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> list[Trained]:
+    """Trains candidates and returns how each ended, in the order in which they were given.
+
+    Candidates with equal `pack_key` are trained as one pack. A candidate's numbers do not depend on its company: on the
+    CPU they are the same bit for bit in any pack. A candidate whose loss stops being finite fails alone. If a pack
+    runs out of memory or raises, it is halved and each half starts again, until the candidate at fault stands alone
+    and fails.
+
+    Args:
+        candidates: At most one per ordinal.
+        data: See `data.load_data`.
+        settings: See `TrainSettings`.
+        on_progress: Called after every epoch with a report of each live candidate of the pack; returns the ordinals
+            of candidates to stop.
+        should_stop: Asked after every step.
+
+    Raises:
+        Interrupted: if `should_stop` returned true; no candidate of the pack in training is finished.
+        InputError: for what would be wrong for every candidate, such as a backbone that cannot be imported.
+    """
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    packs: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        packs.setdefault(candidate.pack_key, []).append(candidate)
+    trained: dict[int, Trained] = {}
+    for pack in packs.values():
+        for result in _train_or_halve(pack, data, settings, on_progress, should_stop):
+            trained[result.outcome.ordinal] = result
+    return [trained[candidate.ordinal] for candidate in candidates]
+
+
+def _train_or_halve(
+    pack: list[Candidate],
+    data: ImageData,
+    settings: TrainSettings,
+    on_progress: OnProgress | None,
+    should_stop: ShouldStop | None,
+) -> list[Trained]:
+    try:
+        return _train_pack(pack, data, settings, on_progress, should_stop)
+    except (Interrupted, InputError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the one place that runs candidates
+        if len(pack) == 1:
+            return [_failed(pack[0], error, settings)]
+        logger.info("a pack of %d failed (%s); halving it", len(pack), error)
+    middle = len(pack) // 2
+    return [
+        result
+        for half in (pack[:middle], pack[middle:])
+        for result in _train_or_halve(half, data, settings, on_progress, should_stop)
+    ]
+
+
+def _failed(candidate: Candidate, error: Exception, settings: TrainSettings) -> Trained:
+    if isinstance(error, CandidateError):
+        reason, message = error.reason, str(error)
+    elif isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate" in str(error):
+        reason, message = "out-of-memory", str(error)
+    else:
+        reason = "exception"
+        message = "".join(traceback.format_exception(error))
+    outcome = Outcome(
+        ordinal=candidate.ordinal,
+        status="failed",
+        epochs=0,
+        seconds=0.0,
+        reason=reason,
+        message=message,
+        device=settings.device,
+    )
+    return Trained(outcome=outcome)
+
+
+def _train_pack(
+    pack: list[Candidate],
+    data: ImageData,
+    settings: TrainSettings,
+    on_progress: OnProgress | None,
+    should_stop: ShouldStop | None,
+) -> list[Trained]:
+    population = Population(pack, data, settings)
+    lap = stopwatch()
+    seconds = dict.fromkeys((candidate.ordinal for candidate in pack), 0.0)
+    finished: list[Trained] = []
+    while population.candidates:
+        population.train_epoch(should_stop)
+        evaluations = population.evaluate()
+        elapsed = lap()
+        for candidate in population.candidates:
+            seconds[candidate.ordinal] += elapsed / len(population.candidates)
+        failed = _not_finite(population, evaluations)
+        finished += [
+            _end(population, position, evaluations[position], seconds, len(pack), "failed")
+            for position in failed
+        ]
+        alive = [p for p in range(len(population.candidates)) if p not in failed]
+        reports = population.progress(evaluations, elapsed)
+        stop: set[int] = set()
+        if on_progress is not None and alive:
+            stop = on_progress([reports[position] for position in alive])
+        going = []
+        for position in alive:
+            candidate = population.candidates[position]
+            if population.epoch >= candidate.train.epochs:
+                status = "complete"
+            elif candidate.ordinal in stop:
+                status = "stopped"
+            else:
+                going.append(position)
+                continue
+            finished.append(
+                _end(population, position, evaluations[position], seconds, len(pack), status)
+            )
+        if not going:
+            break
+        population.keep(going)
+    return finished
+
+
+def _not_finite(population: Population, evaluations: Sequence[Evaluation]) -> list[int]:
+    finite = population.is_finite.tolist()
+    return [
+        position
+        for position, evaluation in enumerate(evaluations)
+        if not (finite[position] and math.isfinite(evaluation.loss))
+    ]
+
+
+def _end(
+    population: Population,
+    position: int,
+    evaluation: Evaluation,
+    seconds: dict[int, float],
+    pack_size: int,
+    status: str,
+) -> Trained:
+    """Makes the record of a candidate's end, and its weights unless it failed."""
+    candidate = population.candidates[position]
+    cohort = population.cohort
+    failed = status == "failed"
+    metrics: dict[str, float] = {}
+    if not failed:
+        counts = population.counts(position)
+        module = population.plain_model(position)
+        metrics = {
+            "accuracy": evaluation.accuracy,
+            "validation_loss": evaluation.loss,
+            "train_loss": float(population.train_loss[position]),
+            "activated_params": counts.activated(evaluation.mean_k),
+            "total_params": float(counts.total),
+            "shared_params": float(counts.shared),
+            "router_params": float(counts.router),
+            "flops_per_token": flops_per_token(
+                module, population.data.input_shape, evaluation.mean_k
+            ),
+        }
+        if population.settings.measure:
+            metrics |= measure_module(module, population.data)
+    outcome = Outcome(
+        ordinal=candidate.ordinal,
+        status=status,  # type: ignore[arg-type]
+        epochs=population.epoch,
+        seconds=seconds[candidate.ordinal],
+        metrics=metrics,
+        routing=() if failed else evaluation.routing,
+        expert_events=population.adaptation.events(position),
+        reason="nan" if failed else None,
+        message=f"the loss was not finite in epoch {population.epoch}" if failed else None,
+        device=str(population.device),
+        pack_size=pack_size,
+        pack_mode=cohort.mode,
+        pack_note=cohort.note,
+    )
+    return Trained(outcome=outcome, state=None if failed else cohort.unstack(position))

@@ -1,0 +1,147 @@
+"""A candidate's numbers do not depend on its company: bit for bit on the CPU, to the end of training."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dynamoe_search.records import Candidate, Progress
+from dynamoe_search.specs.vocabulary import ROUTER_KINDS
+from dynamoe_search.training import Trained, TrainSettings, train_population
+from dynamoe_search.training.population import Population
+from tests.training.populations import (
+    NUM_SLOTS,
+    SETTINGS,
+    candidate,
+    differing,
+    digits,
+    gradients,
+    mixed_pack,
+)
+
+
+@pytest.fixture(autouse=True, params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def by_ordinal(trained: list[Trained]) -> dict[int, Trained]:
+    return {one.outcome.ordinal: one for one in trained}
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "vit"])
+def test_any_company_gives_the_same_training_to_the_last_bit(backbone: str) -> None:
+    pack = mixed_pack(backbone)
+    whole = by_ordinal(train_population(pack, digits(), SETTINGS))
+    assert {one.outcome.status for one in whole.values()} == {"complete"}
+    companies = [[0], [13], [4, 12], [1, 7, 8], [12, 13, 0, 5, 10], [*range(len(pack))][::-1]]
+    for company in companies:
+        for one in train_population([pack[i] for i in company], digits(), SETTINGS):
+            assert differing(one, whole[one.outcome.ordinal]) == [], company
+
+
+def test_experts_were_added_and_removed_in_that_training() -> None:
+    adaptive = train_population(mixed_pack()[-2:], digits(), SETTINGS)
+    for one in adaptive:
+        counts = [experts for _, experts in one.outcome.expert_events]
+        assert len(counts) > 1
+        assert len(set(counts)) > 1
+
+
+def test_a_neighbour_removed_on_the_way_changes_nobody() -> None:
+    pack = mixed_pack()
+    whole = by_ordinal(train_population(pack, digits(), SETTINGS))
+
+    def drop_most(reports: list[Progress]) -> set[int]:
+        return {report.ordinal for report in reports} - {2, 7, 12}
+
+    ended = by_ordinal(train_population(pack, digits(), SETTINGS, drop_most))
+    for ordinal in (2, 7, 12):
+        assert differing(ended[ordinal], whole[ordinal]) == []
+    assert ended[0].outcome.status == "stopped"
+    assert ended[0].outcome.epochs == 1
+
+
+def test_a_survivor_that_is_left_alone_stays_the_same() -> None:
+    pack = mixed_pack()
+    whole = by_ordinal(train_population(pack, digits(), SETTINGS))
+
+    def leave_one(reports: list[Progress]) -> set[int]:
+        return {report.ordinal for report in reports} - {4}
+
+    ended = by_ordinal(train_population(pack, digits(), SETTINGS, leave_one))
+    assert differing(ended[4], whole[4]) == []
+
+
+def test_a_neighbour_that_turns_nan_fails_alone() -> None:
+    pack = mixed_pack()
+    whole = by_ordinal(train_population(pack, digits(), SETTINGS))
+    wild = [
+        replace(
+            candidate(100 + i, kind, (4, 2)),
+            train=replace(pack[0].train, learning_rate=1e38, clip_norm=None),
+        )
+        for i, kind in enumerate(ROUTER_KINDS)
+    ]
+    ended = by_ordinal(train_population([*wild[:6], *pack, *wild[6:]], digits(), SETTINGS))
+    for one in wild:
+        outcome = ended[one.ordinal].outcome
+        assert (outcome.status, outcome.reason) == ("failed", "nan")
+    for one in pack:
+        assert differing(ended[one.ordinal], whole[one.ordinal]) == []
+
+
+def trained_steps(pack: list[Candidate], num_slots: int = NUM_SLOTS) -> Population:
+    """A population after one epoch, when thresholds have moved, with the gradients of one more batch."""
+    population = Population(pack, digits(), replace(SETTINGS, num_slots=num_slots))
+    population.train_epoch()
+    population.cohort.train(True)
+    x, y = digits().train.x[:37], digits().train.y[:37]  # a ragged batch too
+    population.gradients(x, y)
+    return population
+
+
+def test_every_gradient_and_every_choice_is_the_same_in_any_company() -> None:
+    pack = mixed_pack()
+    whole = trained_steps(pack)
+    for company in ([3], [4, 8, 13], [11, 2]):
+        part = trained_steps([pack[i] for i in company])
+        for position, member in enumerate(company):
+            one, other = gradients(part, position), gradients(whole, member)
+            assert one.keys() == other.keys()
+            assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_moved_thresholds_still_differ_from_their_start() -> None:
+    population = trained_steps([candidate(0), candidate(1, threshold=0.2)])
+    for position, start in enumerate((0.0, 0.2)):
+        state = population.cohort.unstack(position)
+        assert (state["layers.0.router.threshold"] - start).abs().max() > 1e-3
+
+
+def test_wide_candidates_in_batches_that_are_split_over_threads() -> None:
+    wide = [
+        replace(one, model=replace(one.model, d_model=64, d_expert=64))
+        for one in (candidate(i, kind, (6, 3)) for i, kind in enumerate(ROUTER_KINDS))
+    ]
+    wide = [replace(one, train=replace(one.train, batch_size=500, epochs=2)) for one in wide]
+    data = digits(1000)
+    whole = by_ordinal(train_population(wide, data, SETTINGS))
+    for company in ([4, 9], [0, 1, 2, 3, 5, 6, 7]):
+        for one in train_population([wide[i] for i in company], data, SETTINGS):
+            assert differing(one, whole[one.outcome.ordinal]) == [], company
+
+
+def test_none_of_our_routers_and_backbones_falls_back_to_one_at_a_time() -> None:
+    for backbone in ("mlp", "vit"):
+        for one in train_population(
+            [replace(c, train=replace(c.train, epochs=1)) for c in mixed_pack(backbone)],
+            digits(),
+            TrainSettings(num_slots=NUM_SLOTS),
+        ):
+            assert (one.outcome.pack_mode, one.outcome.pack_note) == ("vmap", None)
+            assert one.outcome.pack_size == 14
