@@ -1,0 +1,75 @@
+"""Finds and removes files that no study needs: folders without a study, half-written weights, cut-short deletions."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dynamoe_search.errors import StorageError
+from dynamoe_search.store import Store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Garbage:
+    """One thing that can go: a folder or file, or a study whose deletion did not end."""
+
+    kind: Literal["folder", "file", "study"]
+    name: str  # path, or name of the study
+    num_bytes: int
+
+
+def find_garbage(store: Store) -> list[Garbage]:
+    """Returns what can be removed; files of a running study are left alone.
+
+    Args:
+        store: The open database; only files beside it are looked at.
+    """
+    records = store.studies()
+    folders = {store.files_of(record.name): record for record in records}
+    found = [
+        Garbage(kind="study", name=record.name, num_bytes=_size(store.files_of(record.name)))
+        for record in records
+        if record.state == "deleting"
+    ]
+    entries = sorted(store.folder.iterdir()) if store.folder.is_dir() else []
+    for entry in entries:
+        record = folders.get(entry)
+        if record is None:
+            found.append(Garbage(kind="folder", name=str(entry), num_bytes=_size(entry)))
+        elif record.state not in ("running", "deleting"):
+            found += [
+                Garbage(kind="file", name=str(path), num_bytes=_size(path))
+                for path in sorted(entry.rglob("*.partial"))
+            ]
+    return found
+
+
+def remove_garbage(store: Store, garbage: list[Garbage]) -> None:
+    """Removes what `find_garbage` found; links are removed, not followed.
+
+    Raises:
+        StorageError: Something cannot be removed; what came before it is gone.
+    """
+    for item in garbage:
+        if item.kind == "study":
+            store.delete_study(item.name)
+            continue
+        path = Path(item.name)
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be removed: {error.strerror}") from error
+
+
+def _size(path: Path) -> int:
+    """Returns the bytes of a file, or of all files in a folder."""
+    if path.is_symlink() or not path.exists():
+        return 0
+    if path.is_file():
+        return path.stat().st_size
+    return sum(
+        one.stat().st_size for one in path.rglob("*") if one.is_file() and not one.is_symlink()
+    )

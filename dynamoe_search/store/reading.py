@@ -1,0 +1,344 @@
+"""What is read from our tables, as records; every function is a part of one transaction."""
+
+import difflib
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import sqlalchemy as sa
+
+from dynamoe_search.errors import UsageError
+from dynamoe_search.records import (
+    Candidate,
+    CandidateRecord,
+    FrontMember,
+    LayerRouting,
+    Outcome,
+    Progress,
+    Spent,
+    StudyRecord,
+    StudySettings,
+)
+from dynamoe_search.store import tables
+from dynamoe_search.store.runs import Runner, is_alive
+from dynamoe_search.store.tables import counts_from_text, from_text, number
+
+
+def read_studies(connection: sa.Connection) -> list[StudyRecord]:
+    """Returns all studies, oldest first."""
+    table = tables.studies
+    rows = connection.execute(
+        sa.select(table).order_by(table.c.created_at, table.c.study_name)
+    ).all()
+    counts = _counts(connection)
+    return [_study(row, counts[row.study_name]) for row in rows]
+
+
+def read_study(connection: sa.Connection, name: str) -> StudyRecord:
+    """Returns a study; raises `UsageError` that names close matches if there is none."""
+    table = tables.studies
+    row = connection.execute(sa.select(table).where(table.c.study_name == name)).one_or_none()
+    if row is None:
+        names = list(connection.execute(sa.select(table.c.study_name)).scalars())
+        raise UsageError(_no_study(name, names))
+    return _study(row, _counts(connection, name)[name])
+
+
+def require_study(connection: sa.Connection, name: str) -> None:
+    """Raises `UsageError` if there is no such study."""
+    if not has_study(connection, name):
+        read_study(connection, name)
+
+
+def has_study(connection: sa.Connection, name: str) -> bool:
+    """Says whether there is a study of this name."""
+    table = tables.studies
+    query = sa.select(table.c.study_name).where(table.c.study_name == name)
+    return connection.execute(query).first() is not None
+
+
+def read_goals(connection: sa.Connection, name: str) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """Returns the objectives of a study that is not being deleted, and which of them are maximised."""
+    require_study(connection, name)
+    table = tables.studies
+    row = connection.execute(
+        sa.select(table.c.state, table.c.objectives_json, table.c.maximise_json).where(
+            table.c.study_name == name
+        )
+    ).one()
+    if row.state == "deleting":
+        raise UsageError(f"the study {name!r} is being deleted; delete it again to finish that")
+    return (
+        from_text(tuple[str, ...], row.objectives_json),
+        from_text(tuple[bool, ...], row.maximise_json),
+    )
+
+
+def read_stop(connection: sa.Connection, name: str) -> bool:
+    """Says whether someone asked a study to end."""
+    require_study(connection, name)
+    table = tables.studies
+    query = sa.select(table.c.is_stop_requested).where(table.c.study_name == name)
+    return bool(connection.execute(query).scalar())
+
+
+def read_numbers(connection: sa.Connection, name: str) -> dict[int, int]:
+    """Returns the trial number of every ordinal of a study."""
+    here = tables.candidates.c
+    query = sa.select(here.ordinal, here.trial_number).where(here.study_name == name)
+    return {row.ordinal: row.trial_number for row in connection.execute(query)}
+
+
+def read_candidates(
+    connection: sa.Connection,
+    name: str,
+    *,
+    status: Collection[str] | None = None,
+    trial: int | None = None,
+) -> list[CandidateRecord]:
+    """Returns candidates of a study by trial number: all, those with a status, or one."""
+    require_study(connection, name)
+    here = tables.candidates.c
+    where = [here.study_name == name]
+    if status is not None:
+        where.append(here.status.in_(sorted(status)))
+    if trial is not None:
+        where.append(here.trial_number == trial)
+    rows = connection.execute(
+        sa.select(
+            tables.candidates,
+            *(item.label(f"evaluation_{item.name}") for item in tables.evaluations.c),
+        )
+        .select_from(tables.candidates.outerjoin(tables.evaluations))
+        .where(*where)
+        .order_by(here.trial_number)
+    ).all()
+    routing = _routing(connection, name, trial)
+    return [_candidate(row, routing[row.trial_number]) for row in rows]
+
+
+def read_candidate(connection: sa.Connection, name: str, trial: int) -> CandidateRecord:
+    """Returns a candidate; raises `UsageError` that says which trials there are if there is none."""
+    if found := read_candidates(connection, name, trial=trial):
+        return found[0]
+    here = tables.candidates.c
+    first, last = connection.execute(
+        sa.select(sa.func.min(here.trial_number), sa.func.max(here.trial_number)).where(
+            here.study_name == name
+        )
+    ).one()
+    has = "no trials yet" if last is None else f"trials {first} to {last}"
+    raise UsageError(f"the study {name!r} has no trial {trial}; it has {has}")
+
+
+def read_progress(connection: sa.Connection, name: str, trial: int | None) -> list[Progress]:
+    """Returns what candidates reported, by trial number and epoch."""
+    require_study(connection, name)
+    table = tables.progress
+    query = sa.select(table).where(table.c.study_name == name)
+    if trial is not None:
+        query = query.where(table.c.trial_number == trial)
+    rows = connection.execute(query.order_by(table.c.trial_number, table.c.epoch))
+    return [
+        Progress(
+            ordinal=row.ordinal,
+            epoch=row.epoch,
+            train_loss=number(row.train_loss),
+            validation_loss=number(row.validation_loss),
+            accuracy=number(row.accuracy),
+            activated_params=number(row.activated_params),
+            mean_k_per_layer=from_text(tuple[float, ...], row.mean_k_per_layer_json),
+            experts_per_layer=counts_from_text(row.experts_per_layer),
+            seconds=number(row.seconds),
+        )
+        for row in rows
+    ]
+
+
+def read_front(connection: sa.Connection, name: str) -> list[FrontMember]:
+    """Returns the stored front in its order."""
+    require_study(connection, name)
+    front, candidates = tables.front, tables.candidates
+    rows = connection.execute(
+        sa.select(
+            front.c.trial_number,
+            front.c.ordinal,
+            front.c.values_json,
+            front.c.params_json,
+            candidates.c.candidate_json,
+            tables.evaluations.c.metrics_json,
+        )
+        .select_from(front.join(candidates).join(tables.evaluations))
+        .where(front.c.study_name == name)
+        .order_by(front.c.place)
+    ).all()
+    routing = _routing(connection, name)
+    return [
+        FrontMember(
+            trial=row.trial_number,
+            ordinal=row.ordinal,
+            candidate=from_text(Candidate, row.candidate_json),
+            values=from_text(dict[str, float], row.values_json),
+            metrics=from_text(dict[str, float], row.metrics_json),
+            params=from_text(dict[str, Any], row.params_json),
+            routing=routing[row.trial_number],
+        )
+        for row in rows
+    ]
+
+
+def read_spent(connection: sa.Connection, name: str) -> Spent:
+    """Returns what a study has used: finished candidates by their outcome, running ones by their reports."""
+    require_study(connection, name)
+    here, done = tables.candidates.c, tables.evaluations.c
+    counts: dict[str, int] = defaultdict(int)
+    epochs, seconds = 0, 0.0
+    for row in connection.execute(
+        sa.select(
+            here.status,
+            sa.func.count().label("num"),
+            sa.func.coalesce(sa.func.sum(done.epochs), 0).label("epochs"),
+            sa.func.coalesce(sa.func.sum(done.seconds), 0.0).label("seconds"),
+        )
+        .select_from(tables.candidates.outerjoin(tables.evaluations))
+        .where(here.study_name == name)
+        .group_by(here.status)
+    ):
+        counts[row.status] = row.num
+        epochs += int(row.epochs)
+        seconds += float(row.seconds)
+    report = tables.progress.c
+    for row in connection.execute(
+        sa.select(sa.func.max(report.epoch).label("epochs"), sa.func.sum(report.seconds).label("s"))
+        .select_from(tables.progress.join(tables.candidates))
+        .where(here.study_name == name, here.status == "running")
+        .group_by(report.trial_number)
+    ):
+        epochs += int(row.epochs)
+        seconds += float(row.s or 0.0)
+    return Spent(
+        epochs=epochs,
+        seconds=seconds,
+        complete=counts["complete"],
+        failed=counts["failed"],
+        running=counts["running"],
+        stopped=counts["stopped"],
+    )
+
+
+def _no_study(name: str, names: list[str]) -> str:
+    if close := difflib.get_close_matches(name, names, n=3, cutoff=0.5):
+        return f"there is no study {name!r}; did you mean {', '.join(map(repr, close))}?"
+    if not names:
+        return f"there is no study {name!r}, and none other in this database; start one with the command run"
+    return f"there is no study {name!r}; see the command list"
+
+
+def _counts(connection: sa.Connection, name: str | None = None) -> dict[str, dict[str, int]]:
+    """Returns, per study, how many candidates have each status, and the size of the front as `front`."""
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    here, front = tables.candidates.c, tables.front.c
+    by_status = sa.select(here.study_name, here.status, sa.func.count().label("num"))
+    on_front = sa.select(
+        front.study_name, sa.literal("front").label("status"), sa.func.count().label("num")
+    )
+    if name is not None:
+        by_status = by_status.where(here.study_name == name)
+        on_front = on_front.where(front.study_name == name)
+    for query in (
+        by_status.group_by(here.study_name, here.status),
+        on_front.group_by(front.study_name),
+    ):
+        for row in connection.execute(query):
+            counts[row.study_name][row.status] = row.num
+    return counts
+
+
+def _study(row: sa.Row[Any], counts: dict[str, int]) -> StudyRecord:
+    return StudyRecord(
+        name=row.study_name,
+        spec_json=row.spec_json,
+        source=row.source,
+        settings=from_text(StudySettings, row.settings_json),
+        objectives=from_text(tuple[str, ...], row.objectives_json),
+        maximise=from_text(tuple[bool, ...], row.maximise_json),
+        state=_true_state(row),
+        trials=row.trials,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        is_stop_requested=bool(row.is_stop_requested),
+        host=row.host,
+        pid=row.pid,
+        heartbeat_at=row.heartbeat_at,
+        num_complete=counts["complete"],
+        num_failed=counts["failed"],
+        num_stopped=counts["stopped"],
+        num_running=counts["running"],
+        num_front=counts["front"],
+    )
+
+
+def _true_state(
+    row: sa.Row[Any],
+) -> Literal["created", "running", "interrupted", "finished", "deleting"]:
+    state = row.state
+    if state == "running" and row.pid is not None:
+        runner = Runner(host=row.host, pid=row.pid, mark=row.process_mark or "")
+        state = "running" if is_alive(runner, row.heartbeat_at) else "interrupted"
+    return cast(Literal["created", "running", "interrupted", "finished", "deleting"], state)
+
+
+def _candidate(row: sa.Row[Any], routing: tuple[LayerRouting, ...]) -> CandidateRecord:
+    is_finished = row.evaluation_epochs is not None
+    return CandidateRecord(
+        trial=row.trial_number,
+        ordinal=row.ordinal,
+        cohort=row.cohort,
+        candidate=from_text(Candidate, row.candidate_json),
+        params=from_text(dict[str, Any], row.params_json),
+        status=cast(Literal["running", "complete", "failed", "stopped"], row.status),
+        created_at=row.created_at,
+        reason=row.reason,
+        message=row.message,
+        outcome=replace(from_text(Outcome, row.evaluation_outcome_json), routing=routing)
+        if is_finished
+        else None,
+        values=from_text(dict[str, float], row.evaluation_values_json)
+        if row.evaluation_values_json
+        else None,
+        violations=from_text(tuple[float, ...], row.evaluation_violations_json)
+        if is_finished
+        else (),
+        feasible=bool(row.evaluation_is_feasible) if is_finished else True,
+        sampler_state=from_text(dict[str, Any], row.sampler_state_json),
+        versions=from_text(dict[str, str], row.evaluation_versions_json) if is_finished else {},
+        finished_at=row.finished_at,
+    )
+
+
+def _routing(
+    connection: sa.Connection, name: str, trial: int | None = None
+) -> dict[int, tuple[LayerRouting, ...]]:
+    table = tables.layers
+    query = sa.select(table).where(table.c.study_name == name)
+    if trial is not None:
+        query = query.where(table.c.trial_number == trial)
+    rows: Iterable[sa.Row[Any]] = connection.execute(
+        query.order_by(table.c.trial_number, table.c.layer)
+    )
+    found: dict[int, tuple[LayerRouting, ...]] = defaultdict(tuple)
+    for row in rows:
+        found[row.trial_number] += (
+            LayerRouting(
+                layer=row.layer,
+                num_experts=row.num_experts,
+                mean_k=number(row.mean_k),
+                std_k=number(row.std_k),
+                k_histogram=from_text(tuple[int, ...], row.k_histogram_json),
+                load=from_text(tuple[float, ...], row.load_json),
+                load_cv=number(row.load_cv),
+                max_share=number(row.max_share),
+            ),
+        )
+    return found

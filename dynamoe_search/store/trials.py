@@ -1,0 +1,280 @@
+"""Optuna's side of a study in the same database: one trial per candidate, told when the candidate is finished."""
+
+import math
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import exc
+
+from dynamoe_search.errors import StorageError, UsageError
+from dynamoe_search.records import Candidate, Outcome
+from dynamoe_search.store.database import Database
+from dynamoe_search.store.problems import translated
+from dynamoe_search.store.tables import counts_to_text
+
+OURS = "dynamoe_search"
+"""User attribute that marks the Optuna studies of this program."""
+
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "failed": TrialState.FAIL,
+    "stopped": TrialState.PRUNED,
+}
+_ATTEMPTS = 20
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keeps Optuna's log lines and its warnings about experimental features off the terminal, below the `with`."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.ERROR))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+class Trials:
+    """Optuna's studies and trials in our database.
+
+    Args:
+        database: The open database; Optuna uses its connections.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._storage: RDBStorage | None = None
+        self._studies: dict[str, optuna.Study] = {}
+
+    @property
+    def storage(self) -> RDBStorage:
+        """Optuna's storage, made at its first use, because reading our tables does not need it."""
+        if self._storage is None:
+            with self._guarded():
+                self._storage = _open_storage(self._database)
+        return self._storage
+
+    def exists(self, name: str) -> bool:
+        """Says whether Optuna has a study of this name, ours or not."""
+        storage = self.storage
+        with self._guarded():
+            try:
+                storage.get_study_id_from_name(name)
+            except KeyError:
+                return False
+            return True
+
+    def study(
+        self, name: str, objectives: Sequence[str], maximise: Sequence[bool], *, create: bool
+    ) -> optuna.Study:
+        """Returns Optuna's study.
+
+        Args:
+            name: The study.
+            objectives: Names of the values.
+            maximise: Which of them are maximised.
+            create: Make it if it is missing; false for a study with trials, which somebody else must have deleted.
+        """
+        if name in self._studies:
+            return self._studies[name]
+        if not create and not self.exists(name):
+            raise self._lost(name)
+        storage = self.storage
+        with self._guarded():
+            study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                directions=["maximize" if upwards else "minimize" for upwards in maximise],
+                sampler=optuna.samplers.RandomSampler(),  # never asked; search brings its own
+                load_if_exists=True,
+            )
+            if study.metric_names != list(objectives):
+                study.set_metric_names(list(objectives))
+                study.set_user_attr(OURS, {"objectives": list(objectives)})
+        self._studies[name] = study
+        return study
+
+    def add(
+        self,
+        study: optuna.Study,
+        candidate: Candidate,
+        *,
+        cohort: int,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        known: frozenset[int],
+    ) -> int:
+        """Returns the number of the running trial of a candidate, added in one insertion.
+
+        Args:
+            study: Optuna's study.
+            candidate: What will be trained.
+            cohort: Cohort that the candidate belongs to.
+            params: Values of Optuna's parameters.
+            distributions: Their distributions.
+            known: Numbers of the running trials that our tables have; others are left over from a crash.
+        """
+        with self._guarded(study.study_name):
+            for trial in _running(study):
+                if trial.number in known or trial.user_attrs.get("ordinal") != candidate.ordinal:
+                    continue
+                if trial.params == dict(params):
+                    return trial.number
+                study.tell(trial.number, state=TrialState.FAIL)
+            token = uuid.uuid4().hex
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.RUNNING,
+                    params=dict(params),
+                    distributions=dict(distributions),
+                    user_attrs={
+                        "ordinal": candidate.ordinal,
+                        "cohort": cohort,
+                        "reference": candidate.reference,
+                        "router": candidate.router.kind,
+                        "schedule": candidate.schedule.shape,
+                        "experts_per_layer": counts_to_text(candidate.experts_per_layer),
+                        "token": token,
+                    },
+                )
+            )
+            for trial in reversed(_running(study)):
+                if trial.user_attrs.get("token") == token:
+                    return trial.number
+        raise self._lost(study.study_name)
+
+    def tell(
+        self,
+        study: optuna.Study,
+        number: int,
+        outcome: Outcome,
+        values: Sequence[float] | None,
+        violations: Sequence[float],
+    ) -> None:
+        """Finishes a trial; does nothing if Optuna calls it finished already."""
+        storage = self.storage
+        with self._guarded(study.study_name):
+            trial_id = storage.get_trial_id_from_study_id_trial_number(
+                storage.get_study_id_from_name(study.study_name), number
+            )
+            if storage.get_trial(trial_id).state.is_finished():
+                return
+            try:
+                self._describe(trial_id, outcome, violations)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                return  # another process was faster
+            is_complete = outcome.status == "complete"
+            study.tell(
+                number,
+                values=[float(value) for value in values or ()] if is_complete else None,
+                state=_STATES[outcome.status],
+                skip_if_finished=True,
+            )
+
+    def _describe(self, trial_id: int, outcome: Outcome, violations: Sequence[float]) -> None:
+        """Stores what Optuna's samplers and the dashboard read beside the values."""
+        storage = self.storage
+        if violations:
+            storage.set_trial_system_attr(
+                trial_id, "constraints", [float(item) for item in violations]
+            )
+        metrics = {
+            name: float(value) for name, value in outcome.metrics.items() if math.isfinite(value)
+        }
+        storage.set_trial_user_attr(trial_id, "metrics", metrics)
+        if outcome.reason is not None:
+            storage.set_trial_user_attr(trial_id, "reason", outcome.reason)
+
+    def discard(self, study: optuna.Study, number: int) -> None:
+        """Fails a trial that no candidate belongs to."""
+        with self._guarded(study.study_name):
+            study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def running(self, study: optuna.Study) -> frozenset[int]:
+        """Returns the numbers of the trials that Optuna calls running."""
+        with self._guarded(study.study_name):
+            return frozenset(trial.number for trial in _running(study))
+
+    def delete(self, name: str) -> None:
+        """Deletes Optuna's study with its trials, if it is there."""
+        self._studies.pop(name, None)
+        storage = self.storage
+        with self._guarded():
+            try:
+                storage.delete_study(storage.get_study_id_from_name(name))
+            except KeyError:
+                return
+
+    def _lost(self, name: str) -> StorageError:
+        return StorageError(
+            f"another program deleted Optuna's part of the study {name!r} in the database "
+            f"{self._database.name}; delete the study here too, or restore a copy of the database"
+        )
+
+    def close(self) -> None:
+        """Lets go of Optuna's sessions."""
+        self._studies.clear()
+        if self._storage is not None:
+            self._storage.remove_session()
+
+    @contextmanager
+    def _guarded(self, name: str | None = None) -> Iterator[None]:
+        """Keeps Optuna quiet and its errors ours; a KeyError of Optuna means that the study is not there."""
+        try:
+            with translated(self._database.url), quiet_optuna():
+                yield
+        except KeyError as error:
+            if name is None:
+                raise
+            self._studies.pop(name, None)
+            raise self._lost(name) from error
+
+
+def _running(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def _open_storage(database: Database) -> RDBStorage:
+    """Returns Optuna's storage on our connections.
+
+    Two processes that open a new database at once both make Optuna's tables; whoever comes second tries again.
+    """
+    text = database.url.render_as_string(hide_password=False)
+    template = text.replace("{", "{{").replace("}", "}}")  # Optuna formats the URL
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return RDBStorage(template, engine_kwargs={"pool": database.engine.pool})
+        except RuntimeError as error:
+            raise StorageError(
+                f"the database {database.name} was written by another version of Optuna: {error}"
+            ) from error
+        except (
+            exc.OperationalError,
+            exc.IntegrityError,
+            exc.ProgrammingError,
+            optuna.exceptions.StorageInternalError,
+            AssertionError,
+        ):
+            if attempt == _ATTEMPTS:
+                raise
+            time.sleep(0.05 * attempt)
+
+
+def taken(name: str) -> UsageError:
+    """Returns the error for a name that an Optuna study of another program has."""
+    return UsageError(
+        f"the database has an Optuna study {name!r} that this program did not make; "
+        "choose another name with --name"
+    )

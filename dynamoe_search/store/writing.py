@@ -1,0 +1,343 @@
+"""What is written to our tables; every function is a part of one transaction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from dynamoe_search.errors import UsageError
+from dynamoe_search.pareto import front_indices
+from dynamoe_search.records import Candidate, Outcome, Progress, StudyRecord, StudySettings
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.vocabulary import MAXIMISED
+from dynamoe_search.store import tables
+from dynamoe_search.store.runs import Runner, is_alive
+from dynamoe_search.store.tables import column, counts_to_text, from_text, to_text, utc_now
+
+
+def insert_study(
+    connection: sa.Connection, spec: StudySpec, source: str, settings: StudySettings
+) -> None:
+    """Adds the row of a new study; raises `UsageError` if the name is taken."""
+    name = spec.study.name
+    if _study_row(connection, name, "state") is not None:
+        raise UsageError(
+            f"the study {name!r} exists already; continue it with the command resume, "
+            "or choose another name with --name"
+        )
+    now = utc_now()
+    connection.execute(
+        tables.studies.insert().values(
+            study_name=name,
+            source=source,
+            state="created",
+            trials=spec.study.trials,
+            device=settings.device,
+            spec_json=spec.model_dump_json(),
+            objectives_json=to_text(list(spec.study.objectives)),
+            maximise_json=to_text([item in MAXIMISED for item in spec.study.objectives]),
+            settings_json=to_text(settings),
+            is_stop_requested=False,
+            created_at=now,
+            updated_at=now,
+        )
+    )
+
+
+def insert_candidate(
+    connection: sa.Connection,
+    name: str,
+    trial: int,
+    candidate: Candidate,
+    *,
+    cohort: int,
+    params: Mapping[str, Any],
+    sampler_state: Mapping[str, Any],
+) -> int:
+    """Adds the row of a candidate; returns the trial number of its ordinal, which may have been there before."""
+    table = tables.candidates
+    known = connection.execute(
+        sa.select(table.c.trial_number).where(
+            table.c.study_name == name, table.c.ordinal == candidate.ordinal
+        )
+    ).scalar()
+    if known is not None:
+        return int(known)
+    connection.execute(
+        table.insert().values(
+            study_name=name,
+            trial_number=trial,
+            ordinal=candidate.ordinal,
+            cohort=cohort,
+            status="running",
+            reference=candidate.reference,
+            router=candidate.router.kind,
+            schedule=candidate.schedule.shape,
+            experts_per_layer=counts_to_text(candidate.experts_per_layer),
+            num_layers=candidate.model.num_layers,
+            d_model=candidate.model.d_model,
+            d_expert=candidate.model.d_expert,
+            study_seed=candidate.study_seed,
+            design_hash=candidate.design_hash,
+            params_json=to_text(dict(params)),
+            candidate_json=to_text(candidate),
+            sampler_state_json=to_text(dict(sampler_state)),
+            created_at=utc_now(),
+        )
+    )
+    return trial
+
+
+def upsert_progress(connection: sa.Connection, name: str, reports: Sequence[Progress]) -> None:
+    """Stores what candidates report; a report of an epoch that is there replaces it."""
+    table = tables.progress
+    numbers = _trials_of(connection, name, {report.ordinal for report in reports})
+    latest = {(numbers[report.ordinal], report.epoch): report for report in reports}
+    for trial, epoch in latest:
+        connection.execute(
+            table.delete().where(
+                table.c.study_name == name, table.c.trial_number == trial, table.c.epoch == epoch
+            )
+        )
+    connection.execute(
+        table.insert(),
+        [
+            {
+                "study_name": name,
+                "trial_number": trial,
+                "epoch": epoch,
+                "ordinal": report.ordinal,
+                "train_loss": column(report.train_loss),
+                "validation_loss": column(report.validation_loss),
+                "accuracy": column(report.accuracy),
+                "activated_params": column(report.activated_params),
+                "seconds": column(report.seconds),
+                "mean_k_per_layer_json": to_text(list(report.mean_k_per_layer)),
+                "experts_per_layer": counts_to_text(report.experts_per_layer),
+            }
+            for (trial, epoch), report in latest.items()
+        ],
+    )
+
+
+def write_outcome(
+    connection: sa.Connection,
+    name: str,
+    trial: int,
+    outcome: Outcome,
+    *,
+    values: Mapping[str, float] | None,
+    violations: Sequence[float],
+    versions: Mapping[str, str],
+) -> bool:
+    """Stores how a candidate ended; returns False, writing nothing, if that was known."""
+    here = tables.candidates.c
+    key = (here.study_name == name, here.trial_number == trial)
+    status = connection.execute(sa.select(here.status).where(*key).with_for_update()).scalar()
+    if status is None:
+        raise UsageError(f"the study {name!r} has no trial {trial}")
+    if status != "running":
+        return False
+    now = utc_now()
+    connection.execute(
+        tables.candidates.update()
+        .where(*key)
+        .values(
+            status=outcome.status,
+            reason=outcome.reason,
+            message=outcome.message,
+            finished_at=now,
+        )
+    )
+    connection.execute(
+        tables.evaluations.insert().values(
+            study_name=name,
+            trial_number=trial,
+            **{item: column(outcome.metrics.get(item)) for item in tables.METRIC_COLUMNS},
+            is_feasible=all(item <= 0 for item in violations),
+            epochs=outcome.epochs,
+            seconds=outcome.seconds,
+            device=outcome.device,
+            pack_size=outcome.pack_size,
+            pack_mode=outcome.pack_mode,
+            values_json=None if values is None else to_text(dict(values)),
+            violations_json=to_text([float(item) for item in violations]),
+            metrics_json=to_text(dict(outcome.metrics)),
+            outcome_json=to_text(replace(outcome, routing=())),  # the routing has its own table
+            versions_json=to_text(dict(versions)),
+            finished_at=now,
+        )
+    )
+    _write_layers(connection, name, trial, outcome)
+    return True
+
+
+def _write_layers(connection: sa.Connection, name: str, trial: int, outcome: Outcome) -> None:
+    if not outcome.routing:
+        return
+    connection.execute(
+        tables.layers.insert(),
+        [
+            {
+                "study_name": name,
+                "trial_number": trial,
+                "layer": item.layer,
+                "num_experts": item.num_experts,
+                "mean_k": column(item.mean_k),
+                "std_k": column(item.std_k),
+                "load_cv": column(item.load_cv),
+                "max_share": column(item.max_share),
+                "k_histogram_json": to_text(list(item.k_histogram)),
+                "load_json": to_text(list(item.load)),
+            }
+            for item in outcome.routing
+        ],
+    )
+
+
+def rewrite_front(connection: sa.Connection, study: StudyRecord) -> None:
+    """Computes the front of the complete and feasible candidates again and stores it."""
+    candidates, evaluations = tables.candidates.c, tables.evaluations.c
+    connection.execute(
+        sa.select(tables.studies.c.state)
+        .where(tables.studies.c.study_name == study.name)
+        .with_for_update()
+    ).all()
+    rows = connection.execute(
+        sa.select(
+            candidates.trial_number,
+            candidates.ordinal,
+            candidates.router,
+            candidates.schedule,
+            candidates.experts_per_layer,
+            candidates.params_json,
+            evaluations.accuracy,
+            evaluations.activated_params,
+            evaluations.total_params,
+            evaluations.values_json,
+        )
+        .join_from(tables.candidates, tables.evaluations)
+        .where(
+            candidates.study_name == study.name,
+            candidates.status == "complete",
+            evaluations.is_feasible,
+        )
+        .order_by(candidates.trial_number)
+    ).all()
+    values = [from_text(dict[str, float], row.values_json) for row in rows]
+    points = np.array([[item[key] for key in study.objectives] for item in values])
+    order_key = front_order(study.objectives)
+    chosen = sorted(
+        front_indices(points, study.maximise).tolist(),
+        key=lambda index: (values[index][order_key], rows[index].trial_number),
+    )
+    connection.execute(tables.front.delete().where(tables.front.c.study_name == study.name))
+    if chosen:
+        connection.execute(
+            tables.front.insert(),
+            [
+                {"study_name": study.name, "place": place, **rows[index]._mapping}
+                for place, index in enumerate(chosen)
+            ],
+        )
+
+
+def front_order(objectives: Sequence[str]) -> str:
+    """Returns the objective by which a front is sorted: activated parameters, else the second, else the only one."""
+    if "activated_params" in objectives:
+        return "activated_params"
+    return objectives[min(1, len(objectives) - 1)]
+
+
+def claim_run(connection: sa.Connection, name: str, runner: Runner) -> None:
+    """Makes a process the one that runs a study; raises `UsageError` if another one that is alive does."""
+    row = _study_row(connection, name, "state", "host", "pid", "process_mark", "heartbeat_at")
+    if row is None or row.state == "deleting":
+        raise UsageError(
+            f"the study {name!r} is being deleted; delete it again to finish, then start anew"
+        )
+    if row.state == "running" and row.pid is not None:
+        other = Runner(host=row.host, pid=row.pid, mark=row.process_mark or "")
+        if other != runner and is_alive(other, row.heartbeat_at):
+            raise UsageError(
+                f"the study {name!r} is being run by process {other.pid} on {other.host}; "
+                "wait for it, or end it with the command stop"
+            )
+    update_study(
+        connection,
+        name,
+        state="running",
+        host=runner.host,
+        pid=runner.pid,
+        process_mark=runner.mark,
+        heartbeat_at=utc_now(),
+    )
+
+
+def touch_run(connection: sa.Connection, name: str, runner: Runner) -> None:
+    """Says that a process still works on a study, if it is the one that does."""
+    table = tables.studies
+    connection.execute(
+        table.update()
+        .where(
+            table.c.study_name == name,
+            table.c.state == "running",
+            table.c.host == runner.host,
+            table.c.pid == runner.pid,
+        )
+        .values(heartbeat_at=utc_now())
+    )
+
+
+def release_run(connection: sa.Connection, name: str, runner: Runner, state: str) -> None:
+    """Ends the run of a process; does nothing if another process has taken the study over."""
+    table = tables.studies
+    connection.execute(
+        table.update()
+        .where(
+            table.c.study_name == name,
+            table.c.state == "running",
+            table.c.host == runner.host,
+            table.c.pid == runner.pid,
+        )
+        .values(state=state, host=None, pid=None, process_mark=None, updated_at=utc_now())
+    )
+
+
+def update_study(connection: sa.Connection, name: str, **values: Any) -> None:
+    """Changes columns of a study's row."""
+    table = tables.studies
+    connection.execute(
+        table.update().where(table.c.study_name == name).values(updated_at=utc_now(), **values)
+    )
+
+
+def delete_rows(connection: sa.Connection, name: str) -> None:
+    """Deletes all of our rows of a study."""
+    for table in reversed(tables.metadata.sorted_tables):
+        if "study_name" in table.c:
+            connection.execute(table.delete().where(table.c.study_name == name))
+
+
+def _study_row(connection: sa.Connection, name: str, *columns: str) -> sa.Row[Any] | None:
+    table = tables.studies
+    return connection.execute(
+        sa.select(*(table.c[item] for item in columns))
+        .where(table.c.study_name == name)
+        .with_for_update()
+    ).one_or_none()
+
+
+def _trials_of(connection: sa.Connection, name: str, ordinals: set[int]) -> dict[int, int]:
+    table = tables.candidates
+    rows = connection.execute(
+        sa.select(table.c.ordinal, table.c.trial_number).where(
+            table.c.study_name == name, table.c.ordinal.in_(sorted(ordinals))
+        )
+    )
+    numbers = {row.ordinal: row.trial_number for row in rows}
+    if missing := sorted(ordinals - set(numbers)):
+        raise UsageError(f"the study {name!r} has no candidate with the ordinal {missing[0]}")
+    return numbers

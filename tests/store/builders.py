@@ -1,0 +1,148 @@
+"""Records that store tests and their sub-processes are made of."""
+
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from dynamoe_search.records import (
+    Candidate,
+    LayerRouting,
+    LossWeights,
+    ModelConfig,
+    Outcome,
+    Progress,
+    RouterConfig,
+    ScheduleConfig,
+    StudySettings,
+    TrainConfig,
+)
+from dynamoe_search.store import Store
+
+SETTINGS = StudySettings(
+    device="cpu",
+    num_slots=8,
+    expert_backend="grouped",
+    num_threads=1,
+    cohort_size=4,
+    reference_point=(0.1, 5000.0),
+    versions={"torch": "2.13.0"},
+)
+
+DISTRIBUTIONS: dict[str, BaseDistribution] = {
+    "router.tau": FloatDistribution(0.01, 0.99, log=True),
+    "model.d_model": IntDistribution(4, 64, step=4),
+    "router.kind": CategoricalDistribution(("top-k", "dense")),
+    "router.learn_logit_scale": CategoricalDistribution((True, False)),
+}
+
+
+def params(ordinal: int) -> dict[str, Any]:
+    return {
+        "router.tau": 0.1 + ordinal / 1000,
+        "model.d_model": 16,
+        "router.kind": "top-k",
+        "router.learn_logit_scale": True,
+    }
+
+
+def candidate(ordinal: int, **changes: Any) -> Candidate:
+    return Candidate(
+        **{
+            "study_seed": 7,
+            "ordinal": ordinal,
+            "model": ModelConfig(backbone="mlp", d_model=16, num_layers=2, d_expert=8),
+            "schedule": ScheduleConfig(shape="descending", min_experts=2, max_experts=8),
+            "experts_per_layer": (8, 4),
+            "router": RouterConfig(kind="top-k", k=2, softmax="after"),
+            "losses": LossWeights(load_balance=0.01),
+            "train": TrainConfig(epochs=3, batch_size=32, learning_rate=0.01),
+            **changes,
+        }
+    )
+
+
+def complete(ordinal: int, accuracy: float, activated: float, **metrics: float) -> Outcome:
+    return Outcome(
+        ordinal=ordinal,
+        status="complete",
+        epochs=3,
+        seconds=1.5,
+        metrics={
+            "accuracy": accuracy,
+            "activated_params": activated,
+            "total_params": 4 * activated,
+            **metrics,
+        },
+        routing=(
+            LayerRouting(
+                layer=0,
+                num_experts=2,
+                mean_k=1.5,
+                std_k=0.5,
+                k_histogram=(0, 5, 5),
+                load=(0.5, 1.0),
+                load_cv=0.25,
+                max_share=0.66,
+            ),
+            LayerRouting(
+                layer=1,
+                num_experts=1,
+                mean_k=1.0,
+                std_k=0.0,
+                k_histogram=(0, 10),
+                load=(1.0,),
+                load_cv=0.0,
+                max_share=1.0,
+            ),
+        ),
+        expert_events=((10, (8, 4)), (20, (7, 4))),
+        device="cuda:0",
+        pack_size=8,
+        pack_mode="loop",
+        pack_note="the backbone cannot be packed",
+    )
+
+
+def report(ordinal: int, epoch: int, accuracy: float = 0.5) -> Progress:
+    return Progress(
+        ordinal=ordinal,
+        epoch=epoch,
+        train_loss=float("nan"),
+        validation_loss=float("inf"),
+        accuracy=accuracy,
+        activated_params=123.25,
+        mean_k_per_layer=(1.5, 2.0),
+        experts_per_layer=(8, 4),
+        seconds=0.25,
+    )
+
+
+def add(store: Store, name: str, ordinal: int, **changes: Any) -> int:
+    return store.add_candidate(
+        name,
+        candidate(ordinal, **changes),
+        params=params(ordinal),
+        distributions=DISTRIBUTIONS,
+        cohort=ordinal // 4,
+        sampler_state={"ordinal": ordinal, "seen": [1, 2]},
+    )
+
+
+def add_complete(
+    store: Store, name: str, ordinal: int, accuracy: float, activated: float, *violations: float
+) -> int:
+    trial = add(store, name, ordinal)
+    store.finish(
+        name,
+        trial,
+        complete(ordinal, accuracy, activated),
+        values=[accuracy, activated],
+        violations=violations,
+        versions={"torch": "2.13.0"},
+    )
+    return trial
