@@ -7,6 +7,7 @@ from typing import Any
 
 # Before torch is imported: results are compared bit by bit, and many processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep instead of spinning
 
 import pytest
 from hypothesis import settings

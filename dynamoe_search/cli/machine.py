@@ -1,0 +1,167 @@
+"""Commands about this machine: doctor (what is here, what is missing, how to get it) and gc."""
+
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+
+from dynamoe_search.cli.options import AsJson, Storage
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "optuna",
+    "sqlalchemy",
+    "pydantic",
+    "moocore",
+    "numpy",
+    "scikit-learn",
+    "safetensors",
+    "typer",
+    "rich",
+)
+_DATA_SETS = {
+    "digits": "pip install scikit-learn",
+    "fashion-mnist": "apt install dataset-fashion-mnist, or let run download it",
+    "mnist": "let run download it, or --set data.path=FOLDER",
+    "cifar10": "let run download it, or --set data.path=FOLDER",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    value: str
+    ok: bool = True
+    required: bool = True
+    cure: str | None = None
+
+
+def doctor(storage: Storage = None, as_json: AsJson = False) -> None:
+    """Tell what this machine has: versions, devices, data, database; what is missing and how to get it."""
+    from dynamoe_search.cli import screens
+
+    findings = [*_versions(), *_devices(), *_data_sets(), _database(storage)]
+    if as_json:
+        screens.print_json([asdict(finding) for finding in findings])
+    else:
+        rows = []
+        for finding in findings:
+            mark = "ok" if finding.ok else "MISSING" if finding.required else "not here"
+            rows.append(
+                (mark, finding.name, finding.value, (not finding.ok and finding.cure) or "")
+            )
+        screens.console().print(screens.table(["", "what", "found", "how to get it"], rows))
+    if not all(finding.ok for finding in findings if finding.required):
+        raise typer.Exit(1)
+
+
+def _versions() -> Iterator[Finding]:
+    from dynamoe_search import __version__
+
+    yield Finding(name="dynamoe-search", value=__version__)
+    yield Finding(
+        name="python",
+        value=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        ok=sys.version_info >= (3, 11),
+        cure="install Python 3.11 or newer",
+    )
+    for package in _PACKAGES:
+        yield _package(package)
+    yield _package("optuna-dashboard", required=False)
+
+
+def _package(name: str, *, required: bool = True) -> Finding:
+    try:
+        return Finding(name=name, value=version(name), required=required)
+    except PackageNotFoundError:
+        return Finding(
+            name=name, value="-", ok=False, required=required, cure=f"pip install {name}"
+        )
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding(name="cpu", value=str(error), ok=False, cure="pip install torch")
+        return
+    yield Finding(name="cpu", value=f"{torch.get_num_threads()} threads")
+    if not torch.cuda.is_available():
+        built = (
+            f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "CPU torch"
+        )
+        yield Finding(
+            name="cuda",
+            value=f"no device ({built})",
+            ok=False,
+            required=False,
+            cure="an NVIDIA GPU, its driver, and a torch built for CUDA",
+        )
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        yield Finding(name=f"cuda:{index}", value=f"{properties.name}, {memory:.0f} GiB")
+
+
+def _data_sets() -> Iterator[Finding]:
+    from dynamoe_search.data import find_data
+    from dynamoe_search.specs import DataSection
+
+    for name, cure in _DATA_SETS.items():
+        where = find_data(DataSection.model_validate({"name": name}))
+        yield Finding(
+            name=f"data {name}",
+            value=where or "-",
+            ok=where is not None,
+            required=name == "digits",
+            cure=cure,
+        )
+
+
+def _database(storage: str | None) -> Finding:
+    from dynamoe_search.errors import StorageError
+    from dynamoe_search.store import Store
+
+    try:
+        with Store.open(storage) as store:
+            count = len(store.studies())
+            return Finding(name="database", value=f"{store.url}, {count} studies")
+    except StorageError as error:
+        return Finding(name="database", value=str(error), ok=False, cure="--storage URL")
+
+
+def gc(
+    storage: Storage = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be deleted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete files that belong to no study, and finish deletions that were cut short."""
+    from dynamoe_search.cli import screens
+    from dynamoe_search.cli.words import size
+    from dynamoe_search.store import Store
+    from dynamoe_search.store.garbage import find_garbage, remove_garbage
+
+    with Store.open(storage, create=storage is None) as store:
+        garbage = find_garbage(store)
+        if not dry_run:
+            remove_garbage(store, garbage)
+    if as_json:
+        screens.print_json([{**asdict(item), "removed": not dry_run} for item in garbage])
+        return
+    for item in garbage:
+        typer.echo(f"{item.kind} {item.name}: {size(item.num_bytes)}")
+    total = size(sum(item.num_bytes for item in garbage))
+    done = "would be removed" if dry_run else "removed"
+    typer.echo(f"{len(garbage)} things {done}, {total}" if garbage else "nothing to remove")
+
+
+COMMANDS: dict[str, Any] = {"doctor": doctor, "gc": gc}

@@ -1,0 +1,139 @@
+"""Options that several commands share, and how their values are read."""
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dynamoe_search.errors import UsageError
+
+STORAGE_VARIABLE = "DYNAMOE_SEARCH_STORAGE"
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SCALES = {"": 1.0, "%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+
+
+def duration(text: str) -> float:
+    """Returns a length of time in seconds from text such as `45s`, `30m`, `1h30m`, `2d` or a number of seconds."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise typer.BadParameter(f"{text!r} is no length of time; write 45s, 30m, 1h30m or 2d")
+    if len(parts) > 1 and not all(unit for _, unit in parts):
+        raise typer.BadParameter(
+            f"{text!r} has a number without a unit; write 45s, 30m, 1h30m or 2d"
+        )
+    seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+    if not 0 < seconds < math.inf:
+        raise typer.BadParameter(f"{text!r} must be longer than nothing")
+    return seconds
+
+
+def quantity(text: str) -> float:
+    """Returns a number from text such as `50k`, `1.5M`, `90%` or `0.9`."""
+    match = re.fullmatch(r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(%|k|K|M|G)?", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no number; write 50000, 50k, 1.5M, 0.9 or 90%")
+    return float(match[1]) * _SCALES[match[2] or ""]
+
+
+def bound(text: str) -> tuple[str, float]:
+    """Returns a measure and a number from text such as `activated_params=50k`."""
+    name, equals, number = text.partition("=")
+    if not equals or not name.strip():
+        raise typer.BadParameter(
+            f"{text!r} must be MEASURE=NUMBER, for example activated_params=50k"
+        )
+    return name.strip(), quantity(number.strip())
+
+
+def check_folder(path: Path) -> None:
+    """Makes sure, before hours of training, that a model can be written to a folder; makes it if it is missing.
+
+    Raises:
+        UsageError: It is a file, cannot be written, or holds something else than an earlier export.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        names = {entry.name for entry in path.iterdir()}
+    except OSError as error:
+        raise UsageError(f"--out {path} cannot be a folder: {error.strerror}") from error
+    if names and "config.json" not in names:
+        raise UsageError(f"--out {path} is not empty; name a new folder")
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"--out {path} cannot be written; check its permissions")
+
+
+Study = Annotated[
+    str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)
+]
+Trial = Annotated[
+    int,
+    typer.Argument(metavar="TRIAL", help="Number of the trial, as in `front`.", show_default=False),
+]
+StudyFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE|PRESET", help="A TOML file, or a preset's name.", show_default=False
+    ),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        envvar=STORAGE_VARIABLE,
+        help="Database of the studies, as SQLAlchemy and Optuna write it: sqlite:///FILE, postgresql://… "
+        "Default: a SQLite file in your data folder.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value of the study file, e.g. router.kind=top-k or train.epochs=5; may be repeated.",
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="Where to train: auto, cpu, cuda or cuda:1, …")
+]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Import the Python class that the study file names as its backbone."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        "--trials",
+        min=1,
+        help="Candidates of the whole study, the finished ones included.",
+        show_default=False,
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="TIME",
+        parser=duration,
+        help="Stop after this time, e.g. 45s, 30m, 1h30m.",
+        show_default=False,
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        min=1,
+        help="Training budget: epochs of all candidates of the study together.",
+        show_default=False,
+    ),
+]

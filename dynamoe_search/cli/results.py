@@ -1,0 +1,160 @@
+"""Commands that read what a study found: show, front, export."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dynamoe_search.cli.options import (
+    AsJson,
+    Quiet,
+    Storage,
+    Study,
+    Trial,
+    TrustCode,
+    bound,
+    check_folder,
+)
+
+
+def show(study: Study, trial: Trial, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Show one candidate: its architecture, how it was trained, what was measured, layer by layer."""
+    import json
+
+    from dynamoe_search.cli import screens
+    from dynamoe_search.records import to_json
+    from dynamoe_search.store import Store
+
+    with Store.open(storage, create=False) as store:
+        record = store.candidate(study, trial)
+        progress = store.progress(study, trial)
+    if as_json:
+        result = json.loads(to_json(record))
+        result["progress"] = [json.loads(to_json(report)) for report in progress]
+        screens.print_json(result)
+        return
+    screens.show_candidate(record, progress)
+
+
+def front(
+    study: Study,
+    at_most: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at-most",
+            metavar="MEASURE=NUMBER",
+            help="Only members up to this, e.g. activated_params=50k; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    at_least: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at-least",
+            metavar="MEASURE=NUMBER",
+            help="Only members from this on, e.g. accuracy=0.9 or accuracy=90%; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    knee: Annotated[
+        bool,
+        typer.Option("--knee", help="Only the member beyond which each gain costs more."),
+    ] = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Show the Pareto front of a study, the smallest design first."""
+    from dynamoe_search.cli import screens
+    from dynamoe_search.errors import UsageError
+    from dynamoe_search.store import Store, answers
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv cannot be had together; choose one")
+    highest = [bound(text) for text in at_most or ()]
+    lowest = [bound(text) for text in at_least or ()]
+    with Store.open(storage, create=False) as store:
+        record = store.study(study)
+        everyone = store.front(study)
+        points = [] if as_json or as_csv else store.candidates(study, status=("complete",))
+    members = answers.within(everyone, highest, lowest)
+    if knee:
+        members = answers.knee(members, record.objectives, record.maximise)
+    rows = [answers.front_row(member) for member in members]
+    if as_json:
+        screens.print_json(rows)
+    elif as_csv:
+        _write_csv(rows)
+    elif members:
+        screens.show_front(members, record.objectives, points)
+    else:
+        console = screens.console()
+        reason = (
+            "no member of the front keeps these bounds" if everyone else "the front is empty so far"
+        )
+        console.print(f"{study}: {reason}", markup=False)
+
+
+def _write_csv(rows: Sequence[dict[str, Any]]) -> None:
+    """Writes one line per member; lists are joined by spaces, tables become columns such as params.router.k."""
+    flat = []
+    for row in rows:
+        line: dict[str, Any] = {}
+        for name, value in row.items():
+            if isinstance(value, dict):
+                line |= {f"{name}.{key}": item for key, item in value.items()}
+            else:
+                line[name] = " ".join(map(str, value)) if isinstance(value, list) else value
+        flat.append(line)
+    columns = list(dict.fromkeys(name for line in flat for name in line))
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+
+
+def export(
+    study: Study,
+    trial: Trial,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder to write.", show_default=False)
+    ],
+    storage: Storage = None,
+    trust_code: TrustCode = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a candidate's weights (safetensors), config and model card to a folder."""
+    from dynamoe_search.store import Store
+
+    check_folder(out)
+    with Store.open(storage, create=False) as store:
+        epochs = store.candidate(study, trial).candidate.train.epochs  # before loading torch
+
+        from dynamoe_search.cli import screens
+        from dynamoe_search.cli.interrupts import stop_on_signals
+        from dynamoe_search.cli.progress import watching_epochs
+        from dynamoe_search.search import export_candidate
+
+        with stop_on_signals("nothing was written") as should_stop:
+            exported = export_candidate(
+                store,
+                study,
+                trial,
+                out,
+                trust_code=trust_code,
+                on_event=watching_epochs(epochs, quiet),
+                should_stop=should_stop,
+            )
+    if as_json:
+        screens.print_json({**asdict(exported), "folder": str(exported.folder)})
+        return
+    origin = "trained again" if exported.is_retrained else "weights of the study"
+    typer.echo(f"{out}: validation accuracy {exported.accuracy:.4f} ({origin})")
+    screens.show_loading(out)
+
+
+COMMANDS: dict[str, Any] = {"show": show, "front": front, "export": export}

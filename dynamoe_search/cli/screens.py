@@ -1,0 +1,328 @@
+"""How records look on a terminal. Nothing is computed here that is not about looks."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dynamoe_search.cli.pictures import scatter
+from dynamoe_search.cli.words import cell, seconds, size
+from dynamoe_search.records import (
+    CandidateRecord,
+    FrontMember,
+    Outcome,
+    Progress,
+    RouterConfig,
+    Spent,
+    StudyRecord,
+)
+
+if TYPE_CHECKING:  # these load torch
+    from dynamoe_search.search import Estimate, StudySummary
+    from dynamoe_search.specs import StudySpec
+
+_WIDE = 140  # columns where the output is no terminal
+
+
+def console(to_stderr: bool = False) -> Console:
+    """Returns a console for results (stdout) or for progress (stderr)."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDE
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON on stdout; what is not a finite number becomes null."""
+    sys.stdout.write(to_json(value, indent=2, inf_nan_mode="null").decode() + "\n")
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None
+) -> Table:
+    """Returns a table whose columns of numbers stand to the right."""
+    content = [list(row) for row in rows]
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        numbers = all(isinstance(row[index], int | float | None) for row in content)
+        grid.add_column(
+            column, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers
+        )
+    for row in content:
+        grid.add_row(*(Text(cell(value)) for value in row))
+    return grid
+
+
+def facts(pairs: Mapping[str, Any]) -> Table:
+    """Returns names and values, one pair a line; pairs without a value are left out."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in pairs.items():
+        if value is not None:
+            grid.add_row(name, Text(cell(value)))
+    return grid
+
+
+def show_front(
+    members: Sequence[FrontMember],
+    objectives: Sequence[str],
+    candidates: Sequence[CandidateRecord] = (),
+) -> None:
+    """Prints the front as a table and, with two objectives or more, as a plot of the first against the second."""
+    rows = [_front_cells(member, objectives) for member in members]
+    headings = ["trial", *objectives, "experts per layer", "mean K", "router", "schedule", ""]
+    out = console()
+    out.print(table(headings, rows))
+    if len(objectives) < 2 or len(members) < 2:
+        return
+    upwards, across = objectives[:2]
+    points = [(member.values[across], member.values[upwards]) for member in members]
+    others = [
+        (record.values[across], record.values[upwards]) for record in candidates if record.values
+    ]
+    out.print()
+    out.print(scatter(points, across, upwards, others), markup=False, highlight=False)
+
+
+def _front_cells(member: FrontMember, objectives: Sequence[str]) -> list[Any]:
+    candidate = member.candidate
+    return [
+        member.trial,
+        *(float(member.values[name]) for name in objectives),
+        candidate.experts_per_layer,
+        " ".join(f"{layer.mean_k:.2f}" for layer in member.routing),
+        _searched_router(member),
+        candidate.schedule.shape,
+        f"reference {candidate.reference}" if candidate.reference else "",
+    ]
+
+
+def _searched_router(member: FrontMember) -> str:
+    """Returns the kind of router with those of its settings that the study varies."""
+    settings = {
+        path.removeprefix("router."): value
+        for path, value in member.params.items()
+        if path.startswith("router.") and path != "router.kind"
+    }
+    return f"{member.candidate.router.kind} {cell(settings)}".strip()
+
+
+def router_words(router: RouterConfig) -> str:
+    """Returns a router's kind with the settings that it reads."""
+    settings = {
+        name: value
+        for name, value in asdict(router).items()
+        if value is not None and name != "kind"
+    }
+    return f"{router.kind} {cell(settings)}".strip()
+
+
+def show_candidate(record: CandidateRecord, progress: Sequence[Progress] = ()) -> None:
+    """Prints everything that is known of one candidate."""
+    candidate, outcome = record.candidate, record.outcome
+    out = console()
+    out.print(
+        facts(
+            {
+                "trial": record.trial,
+                "status": f"{record.status} ({record.reason})" if record.reason else record.status,
+                "reference": candidate.reference,
+                "model": asdict(candidate.model),
+                "schedule": {
+                    name: value
+                    for name, value in asdict(candidate.schedule).items()
+                    if value is not None
+                },
+                "experts per layer": candidate.experts_per_layer,
+                "router": router_words(candidate.router),
+                "losses": asdict(candidate.losses),
+                "adaptive": asdict(candidate.adaptive) if candidate.adaptive else None,
+                "training": asdict(candidate.train),
+                "pack": _pack(record),
+                "epochs": outcome.epochs if outcome else len(progress),
+                "time": f"{seconds(outcome.seconds)} on {outcome.device}" if outcome else None,
+                "versions": record.versions or None,
+                "finished": record.finished_at,
+            }
+        )
+    )
+    if outcome:
+        show_outcome(outcome)
+    if record.message:
+        out.print(f"\n{record.message}", markup=False)
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Prints what was measured of one model, in all and layer by layer."""
+    out = console()
+    if outcome.metrics:
+        out.print()
+        rows = [(name, float(value)) for name, value in outcome.metrics.items()]
+        out.print(table(["measure", "value"], rows))
+    if outcome.routing:
+        layers = [
+            (one.layer, one.num_experts, one.mean_k, one.std_k, one.load_cv, one.max_share)
+            for one in outcome.routing
+        ]
+        headings = ["layer", "experts", "mean K", "std K", "load CV", "largest share"]
+        out.print()
+        out.print(table(headings, layers))
+
+
+def show_loading(folder: Path) -> None:
+    """Prints how to load an exported model."""
+    out = console()
+    out.print("\nload it with:", markup=False)
+    out.print("  from dynamoe_search import load_model", markup=False)
+    out.print(f"  model = load_model({str(folder)!r})", markup=False)
+
+
+def _pack(record: CandidateRecord) -> str:
+    """Returns in what company a candidate was trained."""
+    text = f"cohort {record.cohort}"
+    if record.outcome is None:
+        return text
+    outcome = record.outcome
+    how = "together" if outcome.pack_mode == "vmap" else "one at a time"
+    note = f" ({outcome.pack_note})" if outcome.pack_note else ""
+    return f"{text}, {outcome.pack_size} candidates trained {how}{note}"
+
+
+def show_estimate(file: str, spec: "StudySpec", where: str | None, expected: "Estimate") -> None:
+    """Prints what a study file asks for and what it will cost."""
+    time = f"{seconds(expected.seconds)} ({expected.basis})"
+    missing = "not here yet; run downloads it" if spec.data.download else "not on this machine"
+    out = console()
+    out.print(f"{file}: nothing wrong", markup=False)
+    out.print(
+        facts(
+            {
+                "study": spec.study.name,
+                "question": spec.study.description or None,
+                "data": f"{spec.data.name}: {where or missing}",
+                "candidates": expected.trials,
+                "cohorts": expected.cohorts,
+                "epochs of all candidates": expected.epochs,
+                "largest design": f"{expected.parameters_max:,} parameters",
+                "time": time if expected.seconds is not None else expected.basis,
+                "memory": size(expected.memory_bytes),
+                "disk": size(expected.disk_bytes),
+            }
+        )
+    )
+    for note in expected.notes:
+        out.print(f"note: {note}", markup=False)
+
+
+def show_studies(records: Sequence[StudyRecord]) -> None:
+    """Prints one line per study."""
+    rows = [
+        (
+            record.name,
+            record.state,
+            f"{record.num_complete + record.num_failed + record.num_stopped}/{record.trials}",
+            record.num_failed,
+            record.num_front,
+            record.updated_at,
+        )
+        for record in records
+    ]
+    console().print(
+        table(["study", "state", "candidates", "failed", "on the front", "updated"], rows)
+    )
+
+
+def study_row(record: StudyRecord) -> dict[str, Any]:
+    """Returns a study as plain values under stable names."""
+    return {
+        "name": record.name,
+        "state": record.state,
+        "trials": record.trials,
+        "complete": record.num_complete,
+        "failed": record.num_failed,
+        "stopped": record.num_stopped,
+        "running": record.num_running,
+        "front": record.num_front,
+        "objectives": list(record.objectives),
+        "source": record.source,
+        "device": record.settings.device,
+        "is_stop_requested": record.is_stop_requested,
+        "host": record.host,
+        "pid": record.pid,
+        "created_at": record.created_at,
+        "updated_at": record.updated_at,
+    }
+
+
+def show_status(
+    record: StudyRecord, spent: Spent, failures: Sequence[CandidateRecord], url: str, files: str
+) -> None:
+    """Prints where a study stands."""
+    state: str = record.state
+    if state == "running":
+        state += f" (process {record.pid} on {record.host})"
+    if record.is_stop_requested:
+        state += ", asked to stop"
+    out = console()
+    out.print(
+        facts(
+            {
+                "study": record.name,
+                "from": record.source,
+                "state": state,
+                "candidates": f"{spent.complete} complete, {spent.failed} failed, "
+                f"{spent.running} without an outcome, of {record.trials}",
+                "on the front": record.num_front,
+                "objectives": ", ".join(
+                    f"{name} ({'up' if up else 'down'})"
+                    for name, up in zip(record.objectives, record.maximise, strict=True)
+                ),
+                "epochs": spent.epochs,
+                "training time": seconds(spent.seconds),
+                "device": record.settings.device,
+                "versions": record.settings.versions or None,
+                "created": record.created_at,
+                "updated": record.updated_at,
+                "database": url,
+                "files": files,
+            }
+        )
+    )
+    if failures:
+        rows = [
+            (one.trial, one.reason, (one.message or "").strip().splitlines()[-1:])
+            for one in failures
+        ]
+        out.print()
+        out.print(table(["failed trial", "reason", "message"], rows))
+
+
+_REASONS = {
+    "trials": "all trials are done",
+    "epochs": "the budget of epochs is used up",
+    "exhausted": "every design of the space has been tried",
+    "timeout": "the time is up",
+    "stop": "stopped by the command stop",
+    "interrupt": "interrupted",
+}
+
+
+def show_summary(summary: "StudySummary") -> None:
+    """Prints how a run ended, in two lines."""
+    out = console()
+    out.print(
+        f"\n{summary.name}: {_REASONS[summary.reason]}; {summary.complete} of {summary.trials} "
+        f"candidates complete, {summary.failed} failed, {summary.epochs:,} epochs in all, "
+        f"{seconds(summary.seconds)} in this run",
+        markup=False,
+    )
+    out.print(
+        f"front: {len(summary.front)} members, hypervolume {summary.hypervolume:.4f}", markup=False
+    )

@@ -1,0 +1,235 @@
+"""Commands about whole studies: run, resume, stop, delete, list, status."""
+
+import json
+import os
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dynamoe_search.cli.options import (
+    STORAGE_VARIABLE,
+    AsJson,
+    Changes,
+    Device,
+    Epochs,
+    Quiet,
+    Storage,
+    Study,
+    StudyFile,
+    Timeout,
+    Trials,
+    TrustCode,
+)
+
+if TYPE_CHECKING:  # these load torch or Optuna
+    from dynamoe_search.search import Limits, StudySummary
+    from dynamoe_search.store import Store
+
+
+def run(
+    file: StudyFile,
+    trials: Trials = None,
+    timeout: Timeout = None,
+    epochs: Epochs = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", help="Name of the study, instead of the file's.", show_default=False
+        ),
+    ] = None,
+    device: Device = "auto",
+    changes: Changes = None,
+    trust_code: TrustCode = False,
+    storage: Storage = None,
+    quiet: Quiet = False,
+) -> None:
+    """Search: train candidates, and keep the Pareto front in the database."""
+    from dynamoe_search.presets import read_study
+
+    overrides = list(changes or ())
+    if trials is not None:
+        overrides.append(f"study.trials={trials}")
+    loaded = read_study(file, overrides, name)  # before anything that loads torch
+
+    from dynamoe_search.search import Limits, create_study
+    from dynamoe_search.store import Store
+
+    with Store.open(storage) as store:
+        study = create_study(
+            store, loaded.spec, source=loaded.source, device=device, trust_code=trust_code
+        )
+        limits = Limits(timeout_seconds=timeout, epochs=epochs)
+        _search(store, study, storage, limits, trust_code=trust_code, quiet=quiet)
+
+
+def resume(
+    study: Study,
+    trials: Trials = None,
+    timeout: Timeout = None,
+    epochs: Epochs = None,
+    trust_code: TrustCode = False,
+    storage: Storage = None,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a study exactly where it was; --trials goes further than was asked for."""
+    from dynamoe_search.search import Limits
+    from dynamoe_search.store import Store
+
+    limits = Limits(trials=trials, timeout_seconds=timeout, epochs=epochs)
+    with Store.open(storage, create=False) as store:
+        _search(store, study, storage, limits, trust_code=trust_code, quiet=quiet)
+
+
+def _search(
+    store: "Store",
+    study: str,
+    storage: str | None,
+    limits: "Limits",
+    *,
+    trust_code: bool,
+    quiet: bool,
+) -> None:
+    """Runs a stored study, shows its front, and says what to do next."""
+    from dynamoe_search.cli import screens
+    from dynamoe_search.cli.interrupts import stop_on_signals
+    from dynamoe_search.cli.progress import watching
+    from dynamoe_search.search import run_study
+
+    again = _command("resume", study, storage=storage)
+    with stop_on_signals(f"go on with: {again}") as should_stop, watching(quiet) as on_event:
+        summary = run_study(
+            store,
+            study,
+            limits=limits,
+            on_event=on_event,
+            should_stop=should_stop,
+            trust_code=trust_code,
+        )
+    record = store.study(study)
+    if summary.front and summary.reason != "interrupt":
+        screens.show_front(
+            summary.front, record.objectives, store.candidates(study, status=("complete",))
+        )
+    screens.show_summary(summary)
+    if summary.reason in ("interrupt", "stop"):
+        typer.echo(f"stopped; go on with: {again}", err=True)
+        raise typer.Exit(1)
+    _suggest(summary, storage)
+
+
+def _suggest(summary: "StudySummary", storage: str | None) -> None:
+    """Prints the commands that make sense now."""
+    name = summary.name
+    lines = []
+    if summary.state != "finished":
+        lines.append(_command("resume", name, storage=storage))
+    elif summary.reason == "trials":
+        lines.append(_command("resume", name, "--trials", 2 * summary.trials, storage=storage))
+    if summary.front:
+        best = max(summary.front, key=lambda member: member.metrics.get("accuracy", 0.0))
+        lines.append(_command("front", name, "--knee", storage=storage))
+        lines.append(_command("show", name, best.trial, storage=storage))
+        out = f"{name}-{best.trial}"
+        lines.append(_command("export", name, best.trial, "--out", out, storage=storage))
+    typer.echo("\nnext:")
+    for line in lines:
+        typer.echo(f"  {line}")
+
+
+def _command(*words: object, storage: str | None) -> str:
+    """Returns a command of this program as it would be typed; passwords are not repeated."""
+    from dynamoe_search.store import masked
+
+    is_known = storage is None or storage == os.environ.get(STORAGE_VARIABLE)
+    more = () if is_known else ("--storage", masked(str(storage)))
+    return shlex.join(["dynamoe-search", *(str(word) for word in words), *more])
+
+
+def stop(study: Study, storage: Storage = None) -> None:
+    """Ask a running study, from another terminal, to stop after its current step."""
+    from dynamoe_search.store import Store
+
+    with Store.open(storage, create=False) as store:
+        record = store.study(study)
+        if record.state != "running":
+            typer.echo(f"{study} is not running ({record.state}); there is nothing to stop")
+            return
+        store.request_stop(study)
+    typer.echo(f"{study} (process {record.pid} on {record.host}) stops after its current step")
+
+
+def delete(
+    study: Study,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    storage: Storage = None,
+) -> None:
+    """Delete a study with all of its results and files."""
+    from dynamoe_search.store import Store
+
+    with Store.open(storage, create=False) as store:
+        record = store.study(study)
+        candidates = record.num_complete + record.num_failed + record.num_stopped
+        if not yes:
+            question = f"Delete {study} with its {candidates} candidates?"
+            typer.confirm(question, abort=True, err=True)
+        store.delete_study(study)
+    typer.echo(f"deleted {study}")
+
+
+def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
+    """List all studies."""
+    from dynamoe_search.cli import screens
+    from dynamoe_search.store import Store
+
+    # Nobody is wrong to ask before the first study, so the default database may be made here.
+    with Store.open(storage, create=storage is None) as store:
+        records = store.studies()
+        url = store.url
+    if as_json:
+        screens.print_json([screens.study_row(record) for record in records])
+    elif records:
+        screens.show_studies(records)
+    else:
+        typer.echo(f"no studies in {url}; start with: dynamoe-search run digits")
+
+
+def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Show where a study stands: what is done, what failed, what runs, how it was set up."""
+    from dynamoe_search.cli import screens
+    from dynamoe_search.records import to_json
+    from dynamoe_search.store import Store
+
+    with Store.open(storage, create=False) as store:
+        record = store.study(study)
+        spent = store.spent(study)
+        failures = store.candidates(study, status=("failed",))
+        files = store.files_of(study)
+        url = store.url
+    if as_json:
+        screens.print_json(
+            {
+                **screens.study_row(record),
+                "spent": json.loads(to_json(spent)),
+                "settings": json.loads(to_json(record.settings)),
+                "failures": [
+                    {"trial": one.trial, "reason": one.reason, "message": one.message}
+                    for one in failures
+                ],
+                "storage": url,
+                "files": str(files),
+                "spec": json.loads(record.spec_json),
+            }
+        )
+        return
+    screens.show_status(record, spent, failures, url, str(files))
+
+
+COMMANDS: dict[str, Any] = {
+    "run": run,
+    "resume": resume,
+    "list": list_studies,
+    "status": status,
+    "stop": stop,
+    "delete": delete,
+}

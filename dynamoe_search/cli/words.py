@@ -1,0 +1,51 @@
+"""Numbers, times and sizes as people read them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def cell(value: Any) -> str:
+    """Returns a value as people read it."""
+    match value:
+        case None:
+            text = "-"
+        case bool():
+            text = "yes" if value else "no"
+        case float():
+            text = _real(value)
+        case int():
+            text = f"{value:,}"
+        case list() | tuple():
+            text = " ".join(cell(item) for item in value)
+        case Mapping():
+            text = ", ".join(f"{name}={cell(item)}" for name, item in value.items())
+        case _:
+            text = str(value)
+    return text
+
+
+def _real(value: float) -> str:
+    if value.is_integer() and abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def seconds(value: float | None) -> str:
+    """Returns a length of time as people say it: 48 s, 12 min, 3.5 h."""
+    if value is None:
+        return "-"
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if value < limit:
+            return f"{value / divisor:.3g} {unit}"
+    return f"{value / 86400:.3g} days"
+
+
+def size(number: float | None) -> str:
+    """Returns a number of bytes as people say it."""
+    if number is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.3g} {unit}"
+        number /= 1024
+    return f"{number:.3g} TiB"

@@ -1,0 +1,226 @@
+"""What a study will cost, before it runs: the numbers that `check` prints."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+from dynamoe_search.data import DataInfo, describe, load_data
+from dynamoe_search.moe.accounting import count_parameters
+from dynamoe_search.moe.backbones import BACKBONES, build_model
+from dynamoe_search.moe.formulas import formula_counts, formula_flops, num_tokens
+from dynamoe_search.records import AdaptiveConfig, Candidate
+from dynamoe_search.search.designs import KIND, SHAPE, build_candidate, decide
+from dynamoe_search.search.distributions import middle_value
+from dynamoe_search.search.machine import resolve_device
+from dynamoe_search.search.sampling import Proposer
+from dynamoe_search.search.space import Space
+from dynamoe_search.specs import StudySpec, values_of
+from dynamoe_search.training import TrainSettings, train_population
+
+_BYTES = 4  # of a number in fp32
+_COPIES = 4  # weight, gradient and the two moments of AdamW
+_ROW_BYTES = 40_000  # of a candidate in the database, with its epochs and layers
+_FRONT_MEMBERS = 20  # whose weights are kept; a usual front has fewer
+_PILOT_STEPS = 8
+_LARGEST = ("model.d_model", "model.num_layers", "model.d_expert", "schedule.max_experts")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What a study will cost. Memory and disk are rough, and on the high side.
+
+    Attributes:
+        trials: Candidates, references included; fewer than asked for if the space is smaller.
+        cohorts: How many groups of candidates are proposed and trained together.
+        epochs: Candidate-epochs.
+        parameters_max: Parameters of the largest design.
+        memory_bytes: Of a full cohort of largest designs in training, with the data.
+        disk_bytes: Database and weights.
+        seconds: Time of the whole study, None if not measured.
+        basis: What the time stands on, in words.
+        notes: What else is worth knowing, one sentence each.
+    """
+
+    trials: int
+    cohorts: int
+    epochs: int
+    parameters_max: int
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float | None
+    basis: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LargestDesign:
+    """The most that a design of a space can have; no single design need have all of it."""
+
+    parameters: int
+    flops_per_token: int  # with all experts active
+    tokens: int  # of one example
+    num_slots: int  # of all layers
+
+
+def estimate(
+    spec: StudySpec, *, trust_code: bool = False, measure: bool = False, device: str = "auto"
+) -> Estimate:
+    """Returns what a study will cost.
+
+    Args:
+        spec: The study.
+        trust_code: Whether a backbone named as `package.module:Class` may be imported.
+        measure: Train one cohort for a few steps and extrapolate the time.
+        device: Where to measure.
+
+    Raises:
+        DataError: The data cannot be described or, with `measure`, read.
+        UsageError: The backbone is the user's own and `trust_code` is false.
+    """
+    space = Space(spec)
+    info = describe(spec.data)
+    largest = largest_design(space, info, trust_code=trust_code)
+    trials = spec.study.trials if space.size is None else _at_most(space)
+    cohort = min(trials, spec.search.cohort_size)
+    seconds, basis = None, "not measured"
+    if measure:
+        seconds = _measured_seconds(space, info, device, trust_code=trust_code)
+        basis = f"{_PILOT_STEPS} training steps of the first cohort, extrapolated"
+    return Estimate(
+        trials=trials,
+        cohorts=math.ceil(trials / spec.search.cohort_size),
+        epochs=trials * spec.train.epochs,
+        parameters_max=largest.parameters,
+        memory_bytes=cohort * _candidate_bytes(spec, largest) + _data_bytes(info),
+        disk_bytes=trials * _ROW_BYTES + _FRONT_MEMBERS * largest.parameters * _BYTES,
+        seconds=seconds,
+        basis=basis,
+        notes=tuple(_notes(space, trials)),
+    )
+
+
+def _at_most(space: Space) -> int:
+    """Trials that a finite space has designs for; reference designs may lie outside it."""
+    assert space.size is not None
+    return min(space.spec.study.trials, space.size + len(space.spec.study.references))
+
+
+def largest_design(space: Space, info: DataInfo, *, trust_code: bool = False) -> LargestDesign:
+    """Returns bounds on the size and the work of every design of a space."""
+    spec = space.spec
+    counts = [_largest_of_kind(space, kind) for kind in dict.fromkeys((*space.kinds, "top-k"))]
+    if spec.model.backbone not in BACKBONES:
+        # No formula for a user's own network: it is built; its work is bounded by its parameters.
+        totals = [
+            count_parameters(
+                build_model(one, info.input_shape, info.num_classes, trust_code=trust_code)
+            ).total
+            for one in counts
+        ]
+        most, tokens = max(totals), 1
+        return LargestDesign(
+            parameters=most, flops_per_token=2 * most, tokens=tokens, num_slots=_slots(counts)
+        )
+    shape, classes = info.input_shape, info.num_classes
+    return LargestDesign(
+        parameters=max(formula_counts(one, shape, classes).total for one in counts),
+        flops_per_token=math.ceil(
+            max(formula_flops(one, shape, classes, one.experts_per_layer) for one in counts)
+        ),
+        tokens=num_tokens(counts[0], shape),
+        num_slots=_slots(counts),
+    )
+
+
+def _slots(candidates: list[Candidate]) -> int:
+    return max(sum(candidate.slots_per_layer) for candidate in candidates)
+
+
+def _largest_of_kind(space: Space, kind: str) -> Candidate:
+    """A design with the largest value of everything that has a size, all slots open."""
+
+    def pick(path: str, value: object) -> object:
+        if path == KIND:
+            return kind
+        if path == SHAPE:
+            return "uniform"
+        return max(values_of(value)) if path in _LARGEST else middle_value(value)
+
+    spec = space.spec
+    schedule = spec.schedule.model_copy(update={"match": "max", "total_experts": None})
+    flat = spec.model_copy(update={"schedule": schedule})
+    candidate = build_candidate(decide(flat, pick), flat, 0)
+    per_layer = _largest_mean(space, candidate.adaptive)
+    return replace(
+        candidate, experts_per_layer=(per_layer,) * candidate.model.num_layers, adaptive=None
+    )
+
+
+def _largest_mean(space: Space, adaptive: AdaptiveConfig | None) -> int:
+    """Experts per layer of the largest design, averaged over layers and rounded up."""
+    schedule, layers = space.spec.schedule, space.spec.model.num_layers
+    most: int = max(values_of(schedule.max_experts))
+    if schedule.match == "total" and schedule.total_experts is not None:
+        total = max(values_of(schedule.total_experts))
+        most = max(most, math.ceil(total / max(values_of(layers))))
+    if any(values_of(space.spec.adaptive.enabled)) or adaptive is not None:
+        most = max(most, space.num_slots)
+    return most
+
+
+def _candidate_bytes(spec: StudySpec, largest: LargestDesign) -> int:
+    """Memory of one candidate in training: its tensors, and what the backward pass needs."""
+    tokens = spec.train.batch_size * largest.tokens
+    width: int = max(values_of(spec.model.d_model))
+    hidden: int = max(values_of(spec.model.d_expert))
+    layers: int = max(values_of(spec.model.num_layers))
+    per_token = layers * (8 * width + 4 * hidden) + 6 * largest.num_slots
+    return _BYTES * (_COPIES * largest.parameters + tokens * per_token)
+
+
+def _data_bytes(info: DataInfo) -> int:
+    return _BYTES * math.prod(info.input_shape) * (info.num_train + info.num_validation)
+
+
+def _notes(space: Space, trials: int) -> list[str]:
+    spec = space.spec
+    notes = []
+    if not space.distributions:
+        notes.append("every value is fixed, so there is one design; `train` trains it")
+    elif trials < spec.study.trials:
+        notes.append(
+            f"the space has at most {space.size} designs, fewer than study.trials "
+            f"({spec.study.trials}); the search ends when all are tried"
+        )
+    widths = {*values_of(spec.model.d_model), *values_of(spec.model.d_expert)}
+    if spec.train.precision != "fp32" and any(width % 8 for width in widths):
+        notes.append(
+            "on a GPU in bf16, grouped matrix products want model.d_model and model.d_expert "
+            "in multiples of 8"
+        )
+    return notes
+
+
+def _measured_seconds(space: Space, info: DataInfo, device: str, *, trust_code: bool) -> float:
+    """Trains the first cohort for a few steps and extrapolates to all examples, epochs and trials."""
+    spec = space.spec
+    proposer = Proposer(space)
+    size = min(spec.search.cohort_size, spec.study.trials)
+    proposals = [proposal for _ in range(size) if (proposal := proposer.propose()) is not None]
+    pilot = [
+        replace(one.candidate, train=replace(one.candidate.train, epochs=1)) for one in proposals
+    ]
+    num_examples = min(info.num_train, _PILOT_STEPS * spec.train.batch_size)
+    section = spec.data.model_copy(update={"max_train": num_examples})
+    data = load_data(section)
+    settings = TrainSettings(
+        num_slots=space.num_slots,
+        device=resolve_device(device),
+        expert_backend=spec.search.expert_backend,
+        trust_code=trust_code,
+    )
+    started = time.perf_counter()
+    train_population(pilot, data, settings)
+    per_candidate = (time.perf_counter() - started) / len(pilot)
+    scale = info.num_train / len(data.train.y) * spec.train.epochs
+    return per_candidate * scale * spec.study.trials

@@ -1,0 +1,224 @@
+"""One model at a time: a candidate of a study written out, or one fixed architecture trained."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from dynamoe_search.data import ImageData, load_data
+from dynamoe_search.errors import CandidateError, DynamoeError, UsageError
+from dynamoe_search.records import (
+    Candidate,
+    CandidateRecord,
+    Outcome,
+    Progress,
+    StudyRecord,
+    StudySettings,
+)
+from dynamoe_search.search import weights
+from dynamoe_search.search.designs import candidate_from
+from dynamoe_search.search.events import EpochFinished, OnEvent, ignore, never
+from dynamoe_search.search.machine import default_threads, library_versions, train_settings
+from dynamoe_search.search.space import Space
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.store import Store
+from dynamoe_search.training import Trained, TrainSettings, train_population
+from dynamoe_search.training.export import FORMAT, ExportedConfig, save_model
+
+ACCURACY_TOLERANCE = 0.01
+"""Largest change of accuracy after training again that another machine or version may explain."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """What `export_candidate` wrote.
+
+    Attributes:
+        folder: Where the model is.
+        is_retrained: Whether it was trained again, since its weights were not kept.
+        accuracy: Validation accuracy of the exported weights.
+        stored_accuracy: Validation accuracy that the study has for the trial.
+    """
+
+    folder: Path
+    is_retrained: bool
+    accuracy: float
+    stored_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedModel:
+    """One fixed architecture, trained.
+
+    Attributes:
+        candidate: The architecture.
+        outcome: Its measurements on the validation part.
+        state: The `state_dict` of its plain module, on the CPU.
+        config: What `training.export.save_model` writes beside the weights.
+    """
+
+    candidate: Candidate
+    outcome: Outcome
+    state: Mapping[str, Tensor]
+    config: ExportedConfig
+
+
+def export_candidate(
+    store: Store,
+    name: str,
+    trial: int,
+    out: Path,
+    *,
+    trust_code: bool = False,
+    on_event: OnEvent = ignore,
+    should_stop: Callable[[], bool] = never,
+) -> Exported:
+    """Writes the model of a candidate into a folder: weights, configuration and model card.
+
+    The weights of the front's members are kept by the study; another candidate is trained again
+    from its seed, which gives the same numbers on the same machine with the same versions.
+
+    Args:
+        store: The open database.
+        name: The study.
+        trial: Trial number of a complete candidate.
+        out: The folder to write; made if it is missing.
+        trust_code: Whether a backbone named as `package.module:Class` may be imported.
+        on_event: Told about every epoch if the candidate is trained again.
+        should_stop: Asked after every step of that training.
+
+    Raises:
+        DynamoeError: Trained again, the candidate has another accuracy than the study says.
+        Interrupted: `should_stop` returned true.
+        UsageError: There is no such study or trial, or the candidate is not complete.
+    """
+    study, record = store.study(name), store.candidate(name, trial)
+    if record.outcome is None or record.status != "complete":
+        raise UsageError(
+            f"trial {trial} of {name!r} is {record.status} and has no model; "
+            "choose one that is complete"
+        )
+    spec = StudySpec.model_validate_json(study.spec_json)
+    data = load_data(spec.data)
+    outcome, versions = record.outcome, record.versions
+    state = weights.load(store.files_of(name) / "models", trial)
+    is_retrained = state is None
+    if state is None:
+        settings = train_settings(spec, study.settings, trust_code=trust_code)
+        trained = _train(record.candidate, data, settings, on_event, should_stop)
+        state, outcome, versions = trained.state or {}, trained.outcome, library_versions()
+        _check_accuracy(study, record, outcome)
+    save_model(out, _config(spec, data, record.candidate, outcome, trial, versions), state)
+    return Exported(
+        folder=out,
+        is_retrained=is_retrained,
+        accuracy=outcome.metrics["accuracy"],
+        stored_accuracy=record.outcome.metrics["accuracy"],
+    )
+
+
+def train_one(
+    spec: StudySpec,
+    *,
+    device: str = "auto",
+    num_threads: int | None = None,
+    trust_code: bool = False,
+    on_event: OnEvent = ignore,
+    should_stop: Callable[[], bool] = never,
+) -> TrainedModel:
+    """Trains the one architecture that a study file with fixed values describes.
+
+    Args:
+        spec: A study in which nothing is left open.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        num_threads: CPU threads of torch; none means as many as torch would use.
+        trust_code: Whether a backbone named as `package.module:Class` may be imported.
+        on_event: Told about every epoch.
+        should_stop: Asked after every step.
+
+    Raises:
+        CandidateError: The training failed, for example because the loss was not finite.
+        DataError: The data cannot be read.
+        DeviceError: This machine has no such device.
+        Interrupted: `should_stop` returned true.
+        UsageError: Some value is left open; the message says which.
+    """
+    space = Space(spec)
+    if space.distributions:
+        raise UsageError(
+            f"one architecture has one value for everything, but {', '.join(space.distributions)} "
+            "can take several; fix them in the file or with --set, or search with run"
+        )
+    candidate = candidate_from({}, spec, 0)
+    frozen = StudySettings(
+        device=device,
+        num_slots=space.num_slots,
+        expert_backend=spec.search.expert_backend,
+        num_threads=num_threads or default_threads(),
+        cohort_size=1,
+    )
+    settings = train_settings(spec, frozen, trust_code=trust_code)
+    data = load_data(spec.data)
+    trained = _train(candidate, data, settings, on_event, should_stop)
+    return TrainedModel(
+        candidate=candidate,
+        outcome=trained.outcome,
+        state=trained.state or {},
+        config=_config(spec, data, candidate, trained.outcome, None, library_versions()),
+    )
+
+
+def _train(
+    candidate: Candidate,
+    data: ImageData,
+    settings: TrainSettings,
+    on_event: OnEvent,
+    should_stop: Callable[[], bool],
+) -> Trained:
+    def report(reports: list[Progress]) -> set[int]:
+        on_event(EpochFinished(reports=tuple(reports)))
+        return set()
+
+    (trained,) = train_population([candidate], data, settings, report, should_stop)
+    outcome = trained.outcome
+    if outcome.status != "complete":
+        message = (outcome.message or "").strip().splitlines() or ["no message"]
+        raise CandidateError(
+            outcome.reason or "exception", f"the training failed ({outcome.reason}): {message[-1]}"
+        )
+    return trained
+
+
+def _check_accuracy(study: StudyRecord, record: CandidateRecord, outcome: Outcome) -> None:
+    assert record.outcome is not None
+    stored, found = record.outcome.metrics["accuracy"], outcome.metrics["accuracy"]
+    if abs(stored - found) > ACCURACY_TOLERANCE:
+        raise DynamoeError(
+            f"trial {record.trial} of {study.name!r} had accuracy {stored:.4f} and has "
+            f"{found:.4f} when trained again; it was computed on {record.outcome.device} with "
+            f"{record.versions}: export it there"
+        )
+
+
+def _config(
+    spec: StudySpec,
+    data: ImageData,
+    candidate: Candidate,
+    outcome: Outcome,
+    trial: int | None,
+    versions: Mapping[str, str],
+) -> ExportedConfig:
+    return ExportedConfig(
+        format=FORMAT,
+        study=spec.study.name,
+        trial=trial,
+        input_shape=data.input_shape,
+        num_classes=data.num_classes,
+        candidate=candidate,
+        outcome=outcome,
+        data=spec.data,
+        mean=data.mean,
+        std=data.std,
+        versions=dict(versions),
+    )

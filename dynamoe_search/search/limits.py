@@ -1,0 +1,73 @@
+"""What ends a run: limits in trials and epochs, a time limit, and people who ask for it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dynamoe_search.search.events import EndReason
+from dynamoe_search.store import Store
+
+_STOP_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How far a run goes; whichever limit is reached first ends it.
+
+    Attributes:
+        trials: Candidates of the study, earlier runs included; None keeps what the study asks for.
+        timeout_seconds: Wall time of this run.
+        epochs: Candidate-epochs of the study, earlier runs included; the last cohort is cut so that
+            it is not exceeded.
+    """
+
+    trials: int | None = None
+    timeout_seconds: float | None = None
+    epochs: int | None = None
+
+
+class Stopper:
+    """Asks everybody who may end a run, and remembers who did.
+
+    The database is asked at most once a second, since this is called after every training step.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        timeout_seconds: float | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.reason: EndReason | None = None
+        self._store, self._name, self._should_stop = store, name, should_stop
+        self._start = time.monotonic()
+        self._timeout_seconds = timeout_seconds
+        self._poll_at = self._start
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the run began."""
+        return time.monotonic() - self._start
+
+    def asks_now(self) -> bool:
+        """Tells whether to stop, with a look into the database."""
+        self._poll_at = time.monotonic()
+        return self()
+
+    def __call__(self) -> bool:
+        """Tells whether to stop; cheap enough to be asked after every training step."""
+        if self.reason is None:
+            self.reason = self._find_reason()
+        return self.reason is not None
+
+    def _find_reason(self) -> EndReason | None:
+        if self._should_stop():
+            return "interrupt"
+        if self._timeout_seconds is not None and self.seconds >= self._timeout_seconds:
+            return "timeout"
+        if time.monotonic() < self._poll_at:
+            return None
+        self._poll_at = time.monotonic() + _STOP_POLL_SECONDS
+        self._store.heartbeat(self._name)
+        return "stop" if self._store.stop_requested(self._name) else None

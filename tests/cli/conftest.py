@@ -1,0 +1,76 @@
+"""The program as a user runs it, on real SQLite files, and one small study that has been searched."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dynamoe_search.cli.app import app
+
+Run = Callable[..., Result]
+
+STUDY = """\
+# a study of seconds
+[study]
+name = "tiny"
+description = "Does it run?"
+trials = 6
+references = ["dense"]
+
+[data]
+name = "digits"
+max_train = 256
+
+[model]
+d_model = 8
+num_layers = 2
+d_expert = 8
+
+[schedule]
+shape = ["uniform", "descending"]
+min_experts = 1
+max_experts = [2, 4]
+
+[router]
+kind = ["top-k", "top-any"]
+k = [1, 2]
+
+[train]
+epochs = 2
+batch_size = 64
+learning_rate = { low = 1e-3, high = 1e-2, log = true }
+
+[search]
+cohort_size = 3
+startup_trials = 3
+"""
+
+
+def invoke(*arguments: object, input: str | None = None) -> Result:  # noqa: A002 - as CliRunner has it
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
+
+
+@pytest.fixture
+def cli() -> Run:
+    """Runs the program in this process: `cli("front", "tiny", "--storage", url)`."""
+    return invoke
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a database that holds the finished study `tiny`; tests only read it."""
+    folder = tmp_path_factory.mktemp("searched")
+    path = folder / "study.toml"
+    path.write_text(STUDY)
+    url = f"sqlite:///{folder / 'studies.db'}"
+    result = invoke("run", path, "--storage", url, "--device", "cpu", "--quiet")
+    assert result.exit_code == 0, result.output
+    return url

@@ -1,0 +1,107 @@
+"""Ctrl-C, SIGTERM and `stop` on a real process: it ends after the current step, and resume goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def running(study_file: Path, storage_url: str) -> Iterator["subprocess.Popen[str]"]:
+    """A search that takes much longer than the test, in its own process."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, ROOT / "cli.py", "run", study_file, "--storage", storage_url),
+            *("--trials", "500", "--device", "cpu"),
+        ],
+        cwd=study_file.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("cohort 1"):
+            break
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_after_the_step_and_resume_goes_on(
+    number: signal.Signals, running: "subprocess.Popen[str]", cli: Run, storage_url: str
+) -> None:
+    running.send_signal(number)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert f"stopped; go on with: dynamoe-search resume tiny --storage {storage_url}" in stderr
+    assert "Traceback" not in stderr
+    (row,) = json.loads(cli("list", "--json", "--storage", storage_url).stdout)
+    assert row["state"] == "interrupted"
+    asked = row["complete"] + row["running"]
+    result = cli("resume", "tiny", "--trials", asked, "--storage", storage_url)
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(cli("list", "--json", "--storage", storage_url).stdout)
+    assert (row["state"], row["complete"]) == ("finished", asked)
+
+
+def test_second_signal_ends_at_once(running: "subprocess.Popen[str]") -> None:
+    running.send_signal(signal.SIGSTOP)  # both signals are there before a step can end
+    running.send_signal(signal.SIGINT)
+    running.send_signal(signal.SIGTERM)
+    running.send_signal(signal.SIGCONT)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "stopped at once; go on with: dynamoe-search resume tiny" in stderr
+
+
+def test_stop_from_another_terminal(
+    running: "subprocess.Popen[str]", cli: Run, storage_url: str
+) -> None:
+    refused = cli("delete", "tiny", "--yes", "--storage", storage_url)
+    assert refused.exit_code == 2
+    twice = cli("resume", "tiny", "--storage", storage_url)
+    assert twice.exit_code == 2
+    started = time.monotonic()
+    result = cli("stop", "tiny", "--storage", storage_url)
+    assert result.exit_code == 0
+    assert "stops after its current step" in result.stdout
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "go on with: dynamoe-search resume tiny" in stderr
+    assert time.monotonic() - started < 30
+
+
+def test_the_three_ways_to_start_are_the_same(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ways = (
+        [sys.executable, str(ROOT / "cli.py")],
+        [sys.executable, "-m", "dynamoe_search"],
+        [sys.executable, "-c", "from dynamoe_search.cli.app import main; main()"],
+    )
+    pages = {
+        subprocess.run(
+            [*way, "--help"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for way in ways
+    }
+    assert len(pages) == 1
+    assert "dynamoe-search" in pages.pop()

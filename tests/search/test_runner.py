@@ -1,0 +1,327 @@
+"""The loop of a study, with the real trainer on tiny studies of digits."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from dynamoe_search.errors import UsageError
+from dynamoe_search.records import CandidateRecord
+from dynamoe_search.search import (
+    CandidateFinished,
+    CohortStarted,
+    EpochFinished,
+    Event,
+    FrontChanged,
+    Limits,
+    StudyEnded,
+    StudyStarted,
+    StudySummary,
+    create_study,
+    run_study,
+)
+from dynamoe_search.search.sampling import Proposer
+from dynamoe_search.search.space import Space
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.store import Store
+
+MakeSpec = Callable[..., StudySpec]
+Facts = list[dict[str, Any]]
+
+SECTIONS: dict[str, Any] = {
+    "study": {"trials": 5, "references": ["dense", "top-2"]},
+    "model": {"d_model": 8},
+    "schedule": {"shape": ["uniform", "descending"], "max_experts": {"low": 2, "high": 4}},
+    "router": {"kind": ["top-any", "top-k"], "threshold": {"low": -1.0, "high": 1.0}},
+    "train": {"learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}, "epochs": 2},
+    "search": {"cohort_size": 3, "startup_trials": 2},
+}
+
+
+class Crash(BaseException):
+    """What a killed process looks like from inside."""
+
+
+def small(tiny_spec: MakeSpec, **sections: dict[str, Any]) -> StudySpec:
+    """A search over a few settings, five trials in two cohorts."""
+    names = SECTIONS.keys() | sections.keys()
+    return tiny_spec(**{name: SECTIONS.get(name, {}) | sections.get(name, {}) for name in names})
+
+
+def run(url: str, spec: StudySpec, **options: Any) -> StudySummary:
+    """Creates the study if it is new, and runs it."""
+    with Store.open(url) as store:
+        if spec.study.name not in [record.name for record in store.studies()]:
+            create_study(store, spec, source="test", device="cpu", num_threads=1)
+        return run_study(store, spec.study.name, **options)
+
+
+def facts(url: str, name: str = "tiny") -> Facts:
+    """Everything of a study that must not depend on interruptions; seconds do."""
+
+    def of(record: CandidateRecord) -> dict[str, Any]:
+        outcome = record.outcome
+        assert outcome is not None
+        return {
+            "trial": record.trial,
+            "cohort": record.cohort,
+            "candidate": record.candidate,
+            "params": record.params,
+            "status": record.status,
+            "values": record.values,
+            "metrics": outcome.metrics,
+            "routing": outcome.routing,
+        }
+
+    with Store.open(url) as store:
+        return [of(record) for record in store.candidates(name)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Event]]:
+    """The URL of a study that ran to its end, and what it told."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('undisturbed') / 'studies.db'}"
+    base = {
+        "study": {"name": "tiny"},
+        "data": {"name": "digits", "max_train": 256},
+        "model": {"num_layers": 2, "d_expert": 8},
+        "schedule": {"min_experts": 1},
+        "train": {"batch_size": 64},
+    }
+    names = base.keys() | SECTIONS.keys()
+    spec = StudySpec.model_validate(
+        {name: base.get(name, {}) | SECTIONS.get(name, {}) for name in names}
+    )
+    events: list[Event] = []
+    run(url, spec, on_event=events.append)
+    return url, events
+
+
+def test_a_study_ends_with_its_trials_and_a_front(undisturbed: tuple[str, list[Event]]) -> None:
+    url, events = undisturbed
+    found = facts(url)
+    assert [fact["trial"] for fact in found] == [0, 1, 2, 3, 4]
+    assert [fact["cohort"] for fact in found] == [0, 0, 0, 1, 1]
+    assert {fact["status"] for fact in found} == {"complete"}
+    assert [fact["candidate"].reference for fact in found[:3]] == ["dense", "top-2", None]
+    with Store.open(url) as store:
+        assert store.study("tiny").state == "finished"
+        members = {member.trial for member in store.front("tiny")}
+        kept = {path.stem for path in (store.files_of("tiny") / "models").iterdir()}
+        assert kept == {str(trial) for trial in members}
+        study = optuna.load_study(study_name="tiny", storage=store.storage_for_optuna())
+        assert {trial.number for trial in study.best_trials} == members
+        assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
+        assert len(store.progress("tiny")) == 10
+        assert store.spent("tiny").epochs == 10
+    assert [type(event) for event in events if not isinstance(event, FrontChanged)] == [
+        StudyStarted,
+        *(CohortStarted, *[EpochFinished] * 2, *[CandidateFinished] * 3),
+        *(CohortStarted, *[EpochFinished] * 2, *[CandidateFinished] * 2),
+        StudyEnded,
+    ]
+    ended = events[-1]
+    assert isinstance(ended, StudyEnded)
+    summary = ended.summary
+    assert (summary.state, summary.reason, summary.complete) == ("finished", "trials", 5)
+    assert 0 < summary.hypervolume < 1
+    assert {member.trial for member in summary.front} == members
+
+
+@pytest.mark.parametrize("event_number", [0, 1, 2, 3, 4, 6, 8, 11])
+def test_a_crash_at_any_event_changes_nothing(
+    undisturbed: tuple[str, list[Event]], storage_url: str, tiny_spec: MakeSpec, event_number: int
+) -> None:
+    seen = 0
+
+    def crash(_: Event) -> None:
+        nonlocal seen
+        if seen == event_number:
+            raise Crash
+        seen += 1
+
+    spec = small(tiny_spec)
+    with pytest.raises(Crash):
+        run(storage_url, spec, on_event=crash)
+    summary = run(storage_url, spec)
+    assert summary.complete == 5
+    assert facts(storage_url) == facts(undisturbed[0])
+    with Store.open(storage_url) as store, Store.open(undisturbed[0]) as other:
+        assert store.front("tiny") == other.front("tiny")
+
+
+@pytest.mark.parametrize("num_steps", [1, 6, 12, 17])
+def test_a_stop_after_any_step_changes_nothing(
+    undisturbed: tuple[str, list[Event]], storage_url: str, tiny_spec: MakeSpec, num_steps: int
+) -> None:
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > num_steps
+
+    spec = small(tiny_spec)
+    summary = run(storage_url, spec, should_stop=should_stop)
+    assert (summary.state, summary.reason) == ("interrupted", "interrupt")
+    assert run(storage_url, spec).state == "finished"
+    assert facts(storage_url) == facts(undisturbed[0])
+
+
+def test_a_cohort_that_was_half_proposed_is_filled_up(
+    undisturbed: tuple[str, list[Event]], storage_url: str, tiny_spec: MakeSpec
+) -> None:
+    spec = small(tiny_spec)
+    with Store.open(storage_url) as store:
+        create_study(store, spec, source="test", device="cpu", num_threads=1)
+        proposal = Proposer(Space(spec)).propose()
+        assert proposal is not None
+        store.add_candidate(
+            "tiny",
+            proposal.candidate,
+            params=proposal.params,
+            distributions=proposal.distributions,
+            cohort=0,
+            sampler_state=proposal.sampler_state,
+        )
+    run(storage_url, spec)
+    assert facts(storage_url) == facts(undisturbed[0])
+
+
+@pytest.mark.slow
+def test_a_killed_process_changes_nothing(
+    undisturbed: tuple[str, list[Event]], storage_url: str, tiny_spec: MakeSpec
+) -> None:
+    spec = small(tiny_spec)
+    script = f"""
+import os, signal
+from dynamoe_search.search import CandidateFinished, create_study, run_study
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.store import Store
+
+def kill(event):
+    if isinstance(event, CandidateFinished) and event.record.trial == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with Store.open({storage_url!r}) as store:
+    spec = StudySpec.model_validate_json({spec.model_dump_json()!r})
+    create_study(store, spec, source="test", device="cpu", num_threads=1)
+    run_study(store, "tiny", on_event=kill)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert run(storage_url, spec).complete == 5
+    assert facts(storage_url) == facts(undisturbed[0])
+
+
+def test_the_budget_of_epochs_is_kept_exactly(storage_url: str, tiny_spec: MakeSpec) -> None:
+    spec = small(tiny_spec)
+    summary = run(storage_url, spec, limits=Limits(epochs=9))
+    assert (summary.reason, summary.state, summary.epochs) == ("epochs", "interrupted", 8)
+    assert run(storage_url, spec, limits=Limits(epochs=9)).epochs == 8
+    assert run(storage_url, spec).epochs == 10
+
+
+def test_more_trials_go_further(storage_url: str, tiny_spec: MakeSpec) -> None:
+    spec = small(tiny_spec, study={"trials": 2, "references": []})
+    assert run(storage_url, spec).complete == 2
+    assert run(storage_url, spec).complete == 2
+    summary = run(storage_url, spec, limits=Limits(trials=4))
+    assert (summary.complete, summary.trials, summary.state) == (4, 4, "finished")
+
+
+def test_time_that_is_up_ends_before_the_first_cohort(
+    storage_url: str, tiny_spec: MakeSpec
+) -> None:
+    summary = run(storage_url, small(tiny_spec), limits=Limits(timeout_seconds=0.0))
+    assert (summary.reason, summary.complete, summary.running) == ("timeout", 0, 0)
+
+
+def test_the_stop_command_is_heard(storage_url: str, tiny_spec: MakeSpec) -> None:
+    def ask(event: Event) -> None:
+        if isinstance(event, CandidateFinished):
+            with Store.open(storage_url) as other:
+                other.request_stop("tiny")
+
+    summary = run(storage_url, small(tiny_spec), on_event=ask)
+    assert (summary.reason, summary.complete) == ("stop", 3)
+    assert run(storage_url, small(tiny_spec)).complete == 5
+
+
+def test_a_study_without_new_designs_ends(storage_url: str, tiny_spec: MakeSpec) -> None:
+    spec = tiny_spec(study={"trials": 9}, model={"d_expert": [8, 12]})
+    summary = run(storage_url, spec)
+    assert (summary.reason, summary.state, summary.complete) == ("exhausted", "finished", 2)
+
+
+def test_a_candidate_that_fails_is_stored_and_the_search_goes_on(
+    storage_url: str, tiny_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fragile_backbone.py").write_text(
+        "from dynamoe_search.moe.backbones import MLPMoE\n"
+        "class Fragile(MLPMoE):\n"
+        "    def __init__(self, input_shape, num_classes, config, layers):\n"
+        "        super().__init__(input_shape, num_classes, config, layers)\n"
+        "        self.is_fragile = config.d_expert == 12\n"
+        "    def forward(self, x):\n"
+        "        if self.is_fragile:\n"
+        "            raise RuntimeError('twelve is too many')\n"
+        "        return super().forward(x)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = tiny_spec(
+        study={"trials": 4},
+        model={"backbone": "fragile_backbone:Fragile", "d_expert": [8, 12], "d_model": [8, 16]},
+    )
+    with Store.open(storage_url) as store:
+        with pytest.raises(UsageError, match="--trust-code"):
+            create_study(store, spec, source="test", device="cpu", num_threads=1)
+        create_study(store, spec, source="test", device="cpu", num_threads=1, trust_code=True)
+        summary = run_study(store, "tiny", trust_code=True)
+        assert (summary.complete, summary.failed, summary.state) == (2, 2, "finished")
+        failed = store.candidates("tiny", status=("failed",))
+    assert {record.candidate.model.d_expert for record in failed} == {12}
+    assert {record.reason for record in failed} == {"exception"}
+    assert all("twelve is too many" in (record.message or "") for record in failed)
+
+
+def test_designs_that_violate_a_constraint_stay_off_the_front(
+    storage_url: str, tiny_spec: MakeSpec
+) -> None:
+    bound = 1200.0
+    spec = small(tiny_spec, study={"constraints": {"max_activated_params": bound}})
+    summary = run(storage_url, spec)
+    with Store.open(storage_url) as store:
+        records = store.candidates("tiny")
+        study = optuna.load_study(study_name="tiny", storage=store.storage_for_optuna())
+        best = {trial.number for trial in study.best_trials}
+    sizes = {record.trial: (record.values or {})["activated_params"] for record in records}
+    assert min(sizes.values()) <= bound < max(sizes.values())
+    assert [record.feasible for record in records] == [
+        sizes[record.trial] <= bound for record in records
+    ]
+    assert {member.trial for member in summary.front} == best
+    assert all(sizes[trial] <= bound for trial in best)
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "qmc"])
+def test_other_samplers_and_measured_objectives(
+    storage_url: str, tiny_spec: MakeSpec, sampler: str
+) -> None:
+    spec = small(
+        tiny_spec,
+        study={"objectives": ["validation_loss", "latency_ms", "peak_memory_mb"]},
+        search={"sampler": sampler},
+        train={"epochs": 1},
+    )
+    summary = run(storage_url, spec)
+    assert (summary.complete, summary.failed) == (5, 0)
+    for member in summary.front:
+        assert list(member.values) == ["validation_loss", "latency_ms", "peak_memory_mb"]
