@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 
 def new_stream() -> Tensor:
-    """Returns the initial value of a `stream` buffer, a 0-d int64 zero on the CPU."""
-    return torch.zeros((), dtype=torch.int64)
+    """Returns the first value of a `stream` buffer, drawn from torch's global generator: 0-d int64 on the CPU.
+
+    The trainer evaluates with it, so a module that is built again from the same seed draws the same in evaluation.
+    """
+    return torch.randint(2**62, ())
 
 
 def normal(stream: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:

@@ -225,8 +225,15 @@ class Population:
 
     def evaluate(self) -> list[Evaluation]:
         """Returns the evaluation of every candidate on the validation part."""
-        for name in self.cohort.streams:  # what a module that is loaded from a file has, too
-            self.cohort.buffers[name] = torch.zeros_like(self.cohort.buffers[name])
+        cohort = self.cohort
+        for name in cohort.streams:  # the first value, which a module that is loaded from a file has, too
+            first = [
+                self.models[position if position < len(self.models) else 0].get_buffer(
+                    _plain_name(name)
+                )
+                for position in cohort.owner[name].tolist()
+            ]
+            cohort.buffers[name] = torch.stack(first)
         with self._autocast():
             evaluations = evaluate(self.cohort, self.data.validation)
         return evaluations[: len(self.candidates)]
