@@ -56,6 +56,14 @@ def row(candidate: Candidate, trained: Trained) -> str:
     )
 
 
+def _conditions(num: int) -> str:
+    return (
+        "Command: `python -m benchmarks.routers_and_schedules`. Validation accuracy on 240 images; 4 layers, "
+        f"d_model and d_expert 32, batch 64, learning rate 0.01, seed 0; torch {torch.__version__}, "
+        f"Python {platform.python_version()}, CPU, one pack of {num} candidates."
+    )
+
+
 def main() -> None:
     """Trains and prints the table."""
     spec = spec_of("top-any", "uniform")
@@ -64,9 +72,7 @@ def main() -> None:
     lines = [
         "# Every router and every schedule after ten epochs on digits",
         "",
-        "Command: `python -m benchmarks.routers_and_schedules`. Validation accuracy on 240 images; 4 layers, "
-        f"d_model and d_expert 32, batch 64, learning rate 0.01, seed 0; torch {torch.__version__}, "
-        f"Python {platform.python_version()}, CPU, one pack of {len(designs)} candidates.",
+        _conditions(len(designs)),
         "",
         "| router | schedule | experts per layer | accuracy | activated parameters | mean experts per token |",
         "| --- | --- | --- | --: | --: | --- |",

@@ -143,7 +143,7 @@ def test_all_problems_are_told_at_once_with_path_value_and_cure(tmp_path: Path) 
         enabled = {low = 0, high = 1}
         [train]
         epochs = 0
-        clip_norm = 0
+        clip_norm = -1
         """,
     )
     found = problems_of(source)
