@@ -6,7 +6,8 @@ layer, pairs = number of (token, expert) assignments.
 Outside `torch.func.vmap` the pool holds one candidate. Under vmap the pool holds the experts of all candidates side by
 side, `start` says where each candidate's begin, and the vmap rule computes the whole pack at once; counts are ragged
 and nothing is padded. Two backends give the same result: `grouped` computes the chosen pairs only, `dense` computes
-every expert for every token (worth it when most experts are chosen).
+every expert for every token (worth it when most experts are chosen, and what `grouped` turns to where torch has no
+grouped product: float64, and widths that are not multiples of 16 bytes, so of 4 in fp32 and of 8 in bf16).
 """
 
 import math
@@ -50,9 +51,7 @@ class Experts(nn.Module):
         pool = (self.w1, self.b1, self.w2, self.b2)
         dtype = tokens.dtype
         device = tokens.device.type
-        if torch.is_autocast_enabled(
-            device
-        ):  # grouped products keep fp32 under autocast: cast on purpose
+        if torch.is_autocast_enabled(device):  # grouped products keep fp32: cast on purpose
             low = torch.get_autocast_dtype(device)
             tokens, pool = tokens.to(low), tuple(weight.to(low) for weight in pool)  # type: ignore[assignment]
         if has_candidate_axis(tokens):
@@ -114,7 +113,7 @@ def pool_forward(
     num_slots = gate.shape[-1]
     slots = torch.arange(num_slots, device=tokens.device)
     exists = slots < (start[1:] - start[:-1])[:, None]  # (candidates, slots)
-    if backend == "dense":
+    if backend == "dense" or not _has_grouped_product(pool[0]):
         return _dense(tokens, gate, mask, exists, *pool)
     num_tokens = tokens.shape[1]
     by_expert = mask.transpose(1, 2) & exists[..., None]  # (candidates, slots, tokens)
@@ -136,13 +135,22 @@ def pool_forward(
     )
 
 
+def _has_grouped_product(w1: Tensor) -> bool:
+    """Tells whether torch can multiply matrices of this type and width in groups."""
+    widths = w1.shape[1:]
+    return w1.element_size() <= 4 and all(n * w1.element_size() % 16 == 0 for n in widths)
+
+
 def _dense(tokens: Tensor, gate: Tensor, mask: Tensor, exists: Tensor, *pool: Tensor) -> Tensor:
     """Every expert on every token; the gate of what was not chosen counts as 0."""
     w1, b1, w2, b2 = pool
-    owner = exists.nonzero()[:, 0]  # (G,)
+    owner, slot = exists.nonzero(as_tuple=True)  # (G,) each
     hidden = F.gelu(torch.baddbmm(b1[:, None], tokens.index_select(0, owner), w1))
     out = torch.baddbmm(b2[:, None], hidden, w2)  # (G, tokens, d_model)
-    weight = (gate * mask).transpose(1, 2)[exists]  # (G, tokens)
+    token = torch.arange(tokens.shape[1], device=tokens.device)
+    pair = (owner[:, None] * len(token) + token) * gate.shape[-1] + slot[:, None]  # (G, tokens)
+    # not by transposing: the gate's gradient must be contiguous, or the layout decides how the router adds it up
+    weight = (gate * mask).reshape(-1).index_select(0, pair.reshape(-1)).view_as(pair)
     total = tokens.new_zeros(tokens.shape)
     return total.index_add(0, owner, out * weight[..., None].to(out.dtype))
 
@@ -188,15 +196,15 @@ class _GroupedExperts(torch.autograd.Function):
         a = F.gelu(u)
         d = upstream.reshape(-1, width).index_select(0, rows)  # (pairs, d_model)
         da = F.grouped_mm(d, w2.transpose(1, 2), offs=ends)  # (pairs, d_expert)
-        dweight = (da * a).sum(1) + (d * b2.index_select(0, group)).sum(1)
+        dweight = (da * a).sum(1, dtype=torch.float32)
+        dweight += (d * b2.index_select(0, group)).sum(1, dtype=torch.float32)
         dgate = ctx.gate_like.new_zeros(math.prod(ctx.gate_shape))
         dgate.index_copy_(0, pair, dweight.to(dgate.dtype))
         du = torch.ops.aten.gelu_backward(da.mul_(weight[:, None]), u)
         d = d * weight[:, None]
         dw2 = F.grouped_mm(a.t(), d, offs=ends)
         dw1 = F.grouped_mm(x.t(), du, offs=ends)
-        db1 = du.new_zeros(num_experts, w1.shape[2]).index_add_(0, group, du)
-        db2 = d.new_zeros(num_experts, width).index_add_(0, group, d)
+        db1, db2 = (_sum_by_group(rows_of_bias, group, num_experts) for rows_of_bias in (du, d))
         dx = torch.zeros_like(upstream).view(-1, width)
         dx.index_add_(0, rows, F.grouped_mm(du, w1.transpose(1, 2), offs=ends))
         return (
@@ -208,3 +216,9 @@ class _GroupedExperts(torch.autograd.Function):
             dw2,
             db2,
         )
+
+
+def _sum_by_group(rows: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """Returns the sums (groups, width) of rows (rows, width), added up in fp32: bf16 would stop counting at 256."""
+    total = rows.new_zeros(num_groups, rows.shape[1], dtype=torch.float32)
+    return total.index_add_(0, group, rows.float()).to(rows.dtype)

@@ -42,6 +42,7 @@ class MoELayer(nn.Module):
         tokens = self.norm(x).reshape(-1, x.shape[-1])  # (tokens, d_model)
         routing: Routing = self.router(tokens, self.is_open)
         y = self.experts(tokens, routing.gate, routing.mask)
-        alone = (~routing.mask.any(-1)).to(tokens.dtype)  # (tokens,)
-        routing = routing._replace(unrouted=(alone @ tokens.detach()))
+        alone = (~routing.mask.any(-1)).float()  # (tokens,)
+        with torch.autocast(x.device.type, enabled=False):
+            routing = routing._replace(unrouted=alone @ tokens.detach().float())
         return x + y.reshape(x.shape), routing

@@ -18,14 +18,7 @@ from torch.func import functional_call, vmap
 from dynamoe_search.moe.candidate_axis import with_candidate_axis
 from dynamoe_search.moe.routing import Routing
 
-_FIELDS = (
-    "gate",
-    "mask",
-    "probs",
-    "logits",
-    "weight",
-    "null_load",
-)  # what a group returns per candidate
+_FIELDS = ("gate", "mask", "probs", "logits", "weight")  # what a group returns, besides null_load
 
 
 class RouterGroup:
@@ -61,7 +54,8 @@ class RouterGroup:
         def one(tokens: Tensor, is_open: Tensor, *own: Tensor) -> tuple[Any, dict[str, Tensor]]:
             state = dict(zip(self.names, own, strict=True))
             routing: Routing = functional_call(self.module, state, (tokens, is_open))
-            return tuple(getattr(routing, field) for field in _FIELDS), routing.state
+            null_load = tokens.new_zeros(()) if routing.null_load is None else routing.null_load
+            return (*(getattr(routing, field) for field in _FIELDS), null_load), routing.state
 
         alone = len(self.members) == 1
         inputs = (tokens, is_open, *tensors)
@@ -77,8 +71,9 @@ class RouterGroup:
 class RouterPack(nn.Module):
     """Stands where a single candidate's router stands in the module that a pack is run with.
 
-    Its parameters and buffers are named `g<group>_<name>` and have the group's members as leading axis; under vmap
-    they are passed unbatched. New running state comes back in `Routing.state` under the same names, unbatched too.
+    Its parameters and buffers are named `g<group>_<name>`, with dashes for the dots of a name, and have the group's
+    members as leading axis; under vmap they are passed unbatched. New running state comes back in `Routing.state` under
+    the same names, unbatched too.
 
     Args:
         routers: One router per candidate.
@@ -115,9 +110,9 @@ class RouterPack(nn.Module):
                 tensors = [pad_experts(tensor, dim, num_slots) for tensor in tensors]
             stacked = torch.stack([tensor.detach() for tensor in tensors])
             if name in parameters:
-                self.register_parameter(f"g{index}_{name}", nn.Parameter(stacked))
+                self.register_parameter(_stacked_name(index, name), nn.Parameter(stacked))
             else:
-                self.register_buffer(f"g{index}_{name}", stacked, persistent=False)
+                self.register_buffer(_stacked_name(index, name), stacked, persistent=False)
 
     def owners(self, name: str) -> tuple[int, ...]:
         """Returns the positions in the pack of the candidates along the leading axis of the tensor `name`."""
@@ -132,7 +127,7 @@ class RouterPack(nn.Module):
 
     def plain(self, name: str, tensor: Tensor, num_slots: int) -> tuple[str, Tensor]:
         """Returns the name in a single router of a stacked tensor, and one candidate's row of it without padding."""
-        group, _, short = name[1:].partition("_")
+        group, _, short = name[1:].replace("-", ".").partition("_")
         dim = self.groups[int(group)].module.expert_dims.get(short)
         return short, tensor if dim is None else tensor.narrow(dim, 0, num_slots)
 
@@ -145,7 +140,7 @@ class RouterPack(nn.Module):
                 dim = group.module.expert_dims.get(name)
                 if dim is not None:
                     own = [pad_experts(tensor, dim, num_slots) for tensor in own]
-                stacked[f"g{index}_{name}"] = torch.stack(own)
+                stacked[_stacked_name(index, name)] = torch.stack(own)
         return stacked
 
     def train(self, mode: bool = True) -> "RouterPack":
@@ -158,13 +153,13 @@ class RouterPack(nn.Module):
     def forward(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Routes one candidate's view of the pack; only meaningful under vmap."""
         tensors = [
-            getattr(self, f"g{index}_{name}")
+            getattr(self, _stacked_name(index, name))
             for index, group in self.groups.items()
             for name in group.names
         ]
         outputs = _Route.apply(self, tokens, is_open, *tensors)  # type: ignore[no-untyped-call]
-        fields = dict(zip(_FIELDS, outputs, strict=False))
-        state = dict(zip(self.state_names, outputs[len(_FIELDS) :], strict=True))
+        fields = dict(zip((*_FIELDS, "null_load"), outputs, strict=False))
+        state = dict(zip(self.state_names, outputs[len(fields) :], strict=True))
         return Routing(**fields, is_open=is_open, unrouted=torch.zeros_like(tokens[0]), state=state)
 
     state_names: tuple[str, ...] = ()  # set by the rule, which is the first to know what came back
@@ -186,7 +181,7 @@ class RouterPack(nn.Module):
                     tokens.index_select(0, members), is_open.index_select(0, members), own
                 )
             parts.append(fields)
-            states |= {f"g{index}_{name}": value for name, value in state.items()}
+            states |= {_stacked_name(index, name): value for name, value in state.items()}
         self.state_names = tuple(states)
         whole = tuple(
             torch.cat(pieces) if len(pieces) > 1 else pieces[0]
@@ -196,6 +191,10 @@ class RouterPack(nn.Module):
             inverse = self.inverse.to(tokens.device)
             whole = tuple(field.index_select(0, inverse) for field in whole)
         return whole, tuple(states.values())
+
+
+def _stacked_name(group: int, name: str) -> str:
+    return f"g{group}_{name.replace('.', '-')}"  # torch allows no dots in the name of a tensor
 
 
 def pad_experts(tensor: Tensor, dim: int, num_slots: int) -> Tensor:

@@ -12,6 +12,7 @@ A cohort never has fewer than two members, because a batched product of one matr
 many: a single candidate is accompanied by a copy of itself, a ghost, that is never reported.
 """
 
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from dynamoe_search.moe.layer import MoELayer
 from dynamoe_search.moe.packs import RouterPack, pad_experts
 from dynamoe_search.moe.randomness import Dropout
 from dynamoe_search.moe.routing import Routing
+from dynamoe_search.training.failures import is_out_of_memory
+from dynamoe_search.training.one_by_one import run_one_by_one
 
 Mode = Literal["vmap", "loop"]
 _STACKED: Any = Routing(**dict.fromkeys(Routing._fields, 0) | {"state": None})  # type: ignore[arg-type]
@@ -66,9 +69,7 @@ class Cohort:
     ) -> None:
         self.num_candidates = len(models)
         self.num_slots = num_slots
-        self.models = list(
-            models
-        )  # shapes and names of the plain modules; their values are not read again
+        self.models = list(models)  # plain modules; from here on only names and shapes are read
         self.template = deepcopy(models[0])
         self.mode: Mode = "vmap"
         self.note: str | None = None
@@ -77,9 +78,7 @@ class Cohort:
         self.owner: dict[str, Tensor] = {}
         self.layers: list[Layer] = []
         self.slots: dict[str, Tensor] = {}  # layer path -> (P,) experts that exist
-        self.loop_seeds = [0] * len(
-            models
-        )  # seed of a plain module's own randomness, for mode `loop`
+        self.loop_seeds = [0] * len(models)  # of the plain modules' own randomness, for mode `loop`
         self._find_layers(models, backend)
         self._stack(models)
         self._move(device)
@@ -99,6 +98,8 @@ class Cohort:
                 [model.get_submodule(f"{prefix}router") for model in models], self.num_slots
             )
             layer.experts.backend = backend  # type: ignore[assignment]
+            for model in models:
+                model.get_submodule(f"{prefix}experts").backend = backend  # type: ignore[assignment]
             counts = [model.get_parameter(pools[0]).shape[0] for model in models]
             self.slots[prefix] = torch.tensor(counts)
 
@@ -109,10 +110,11 @@ class Cohort:
         everyone = torch.arange(self.num_candidates)
         for name, tensor in (*self.template.named_parameters(), *self.template.named_buffers()):
             kind = self.parameters if isinstance(tensor, nn.Parameter) else self.buffers
-            pack = self._router_of(name)
-            if pack is not None:
+            router = self._router_of(name)
+            if router is not None:
+                pack, stacked = router
                 kind[name] = tensor.detach().clone()
-                self.owner[name] = torch.tensor(pack.owners(name.rpartition(".router.")[2]))
+                self.owner[name] = torch.tensor(pack.owners(stacked))
                 continue
             if name in starts:
                 continue
@@ -127,11 +129,12 @@ class Cohort:
             self.owner[name] = everyone
         self._refresh_starts()
 
-    def _router_of(self, name: str) -> RouterPack | None:
+    def _router_of(self, name: str) -> tuple[RouterPack, str] | None:
+        """Returns the router pack that a tensor belongs to, and the tensor's name in it."""
         for layer in self.layers:
             if name.startswith(f"{layer.path}router."):
-                router: RouterPack = self.template.get_submodule(f"{layer.path}router")  # type: ignore[assignment]
-                return router
+                pack: Any = self.template.get_submodule(f"{layer.path}router")
+                return pack, name.removeprefix(f"{layer.path}router.")
         return None
 
     def _refresh_starts(self) -> None:
@@ -145,7 +148,7 @@ class Cohort:
         for name, tensor in self.parameters.items():
             self.parameters[name] = tensor.to(device).requires_grad_()
         for name, tensor in self.buffers.items():
-            if not name.endswith("stream"):  # seeds are read on the CPU
+            if not _is_stream(name):  # seeds are read on the CPU
                 self.buffers[name] = tensor.to(device)
         self.owner = {name: owner.to(device) for name, owner in self.owner.items()}
 
@@ -165,18 +168,22 @@ class Cohort:
             for path, module in self.template.named_modules()
             if isinstance(module, Dropout) and not module.is_active
         }
-        return [name for name in self.buffers if name.endswith("stream") and name not in quiet]
+        return [name for name in self.buffers if _is_stream(name) and name not in quiet]
 
     def choose_mode(self, x: Tensor) -> None:
-        """Tries a pass over a few examples and falls back to one candidate at a time if vmap refuses the module.
+        """Tries passes over a few examples and falls back to one candidate at a time if vmap refuses the module.
 
         Args:
             x: (batch, ...) at least one example; the running state is left as it was.
         """
         try:
-            with torch.no_grad():
-                self.forward(x)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+            for mode in (False, True):
+                self.train(mode)
+                with torch.no_grad():
+                    self.forward(x)
+        except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             self.mode = "loop"
             self.note = str(error).strip().partition("\n")[0][:200]
 
@@ -195,7 +202,7 @@ class Cohort:
             except the routers' running state, which keeps the leading axis of its router group.
         """
         if self.mode == "loop":
-            return self._loop(x)
+            return run_one_by_one(self, x)
         run = vmap(
             lambda tensors, x: functional_call(self.template, tensors, (x,)),
             in_dims=(self._dims(), 0),
@@ -203,41 +210,6 @@ class Cohort:
         )
         tensors = {**self.parameters, **self.buffers}
         return run(tensors, x.expand(self.num_candidates, *x.shape))  # type: ignore[no-any-return]
-
-    def _loop(self, x: Tensor) -> tuple[Tensor, list[Routing]]:
-        """Runs one plain module after the other, for modules that vmap refuses."""
-        outputs = []
-        for position in range(self.num_candidates):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.loop_seeds[position])
-                model = self.models[position].train(self.template.training)
-                outputs.append(functional_call(model, self.single(position), (x,)))
-        logits = torch.stack([output[0] for output in outputs])
-        routings = [
-            self._stack_routings(index, [output[1][index] for output in outputs])
-            for index in range(len(self.layers))
-        ]
-        return logits, routings
-
-    def _stack_routings(self, index: int, own: Sequence[Routing]) -> Routing:
-        """Puts the plain routings of one layer into the shape that `forward` returns."""
-
-        def stack(field: str, dim: int | None) -> Tensor:
-            tensors = [getattr(routing, field) for routing in own]
-            if dim is not None:
-                tensors = [pad_experts(tensor, dim, self.num_slots) for tensor in tensors]
-            return torch.stack(tensors)
-
-        pack: Any = self.template.get_submodule(f"{self.layers[index].path}router")
-        wide = {field: stack(field, 1) for field in ("gate", "mask", "probs", "logits")}
-        return Routing(
-            **wide,
-            weight=stack("weight", 0),
-            is_open=stack("is_open", 0),
-            unrouted=stack("unrouted", None),
-            null_load=stack("null_load", None),
-            state=pack.stack_state([routing.state for routing in own], self.num_slots),
-        )
 
     def keep(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """Cuts the cohort down to the candidates at `positions` (repeats allowed, order kept).
@@ -291,31 +263,38 @@ class Cohort:
                 own = tensor.index_select(0, rows.to(tensor.device))
                 plain, value = self._plain(name, own, position)
                 state[plain] = value
+        for layer in self.layers:
+            count = int(self.slots[layer.path][position])
+            state[layer.start] = torch.tensor([0, count], device=self.device)
         return state
 
     def _plain(self, name: str, own: Tensor, position: int) -> tuple[str, Tensor]:
         """Returns name and value that a stacked tensor's rows have in the plain module."""
+        router = self._router_of(name)
         for layer in self.layers:
             slots = int(self.slots[layer.path][position])
             if name in layer.pools:
                 return name, own
             if name == layer.path + "is_open":
                 return name, own[0, :slots]
-            if name.startswith(f"{layer.path}router."):
-                pack: Any = self.template.get_submodule(f"{layer.path}router")
-                stacked = name.removeprefix(f"{layer.path}router.")
-                short, tensor = pack.plain(stacked, own[0], slots)
+            if router is not None and name.startswith(f"{layer.path}router."):
+                short, tensor = router[0].plain(router[1], own[0], slots)
                 return f"{layer.path}router.{short}", tensor
         return name, own[0]
 
     def unstack(self, position: int) -> dict[str, Tensor]:
         """Returns the `state_dict` of the plain module of one candidate, on the CPU."""
-        persistent = self.models[position].state_dict().keys()
+        own = self.single(position)
+        first: dict[int, str] = {}  # a tensor that has two names is stacked under its first
         return {
-            name: tensor.detach().cpu().clone()
-            for name, tensor in self.single(position).items()
-            if name in persistent
+            name: own[first.setdefault(id(tensor), name)].detach().cpu().clone()
+            for name, tensor in self.models[position].state_dict(keep_vars=True).items()
         }
+
+
+def _is_stream(name: str) -> bool:
+    """Tells whether a stacked tensor holds seeds: `stream` in the plain module, or `g0_stream` of a router."""
+    return re.search(r"(^|[._-])stream$", name) is not None
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:

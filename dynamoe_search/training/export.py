@@ -68,12 +68,19 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
 
 def save_model(folder: Path, config: ExportedConfig, state: Mapping[str, Tensor]) -> None:
-    """Writes weights, configuration and model card of one trained candidate into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_state(folder / WEIGHTS, state)
+    """Writes weights, configuration and model card of one trained candidate into `folder`.
+
+    Raises:
+        UsageError: if the folder cannot be made or written.
+    """
     text = json.dumps(json.loads(to_json(config)), indent=2)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    (folder / CARD).write_text(_card(config), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_state(folder / WEIGHTS, state)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+        (folder / CARD).write_text(_card(config), encoding="utf-8")
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(f"the model cannot be written to {folder}: {error}") from error
 
 
 def load_config(folder: str | Path) -> ExportedConfig:
@@ -84,11 +91,16 @@ def load_config(folder: str | Path) -> ExportedConfig:
     """
     path = Path(folder) / CONFIG
     try:
-        return from_json(ExportedConfig, path.read_bytes())
+        config = from_json(ExportedConfig, path.read_bytes())
     except OSError as error:
         raise UsageError(f"{folder} holds no exported model: {path.name} cannot be read") from error
     except ValidationError as error:
         raise UsageError(f"{path} is not the configuration of an exported model") from error
+    if config.format != FORMAT:
+        raise UsageError(
+            f"{path} has format {config.format}, and this version reads format {FORMAT}"
+        )
+    return config
 
 
 def load_model(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
@@ -105,9 +117,14 @@ def load_model(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
         UsageError: if the folder holds no exported model, or its weights do not fit its configuration.
     """
     config = load_config(folder)
-    model = build_model(
-        config.candidate, config.input_shape, config.num_classes, trust_code=trust_code
-    )
+    try:
+        model = build_model(
+            config.candidate, config.input_shape, config.num_classes, trust_code=trust_code
+        )
+    except UsageError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"{folder}/{CONFIG} describes no model: {error}") from error
     try:
         model.load_state_dict(load_state(Path(folder) / WEIGHTS))
     except RuntimeError as error:
@@ -159,6 +176,8 @@ touched.
     from dynamoe_search import load_model
     model = load_model("path/to/this/folder")
     logits, routing = model(x)  # x: (batch, {", ".join(str(side) for side in config.input_shape)})
+
+`load_validation("path/to/this/folder")` gives the images that the accuracy above was measured on.
 
 Study seed {candidate.study_seed}, ordinal {candidate.ordinal}. Made with {versions}.
 """

@@ -3,10 +3,14 @@
 import copy
 import statistics
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dynamoe_search.data import ImageData
 
@@ -48,12 +52,44 @@ def _peak_cuda(module: nn.Module, x: Tensor) -> int:
 
 
 def _peak_cpu(module: nn.Module, x: Tensor) -> int:
-    """The largest running sum of what the CPU allocator gave out and took back during a pass, in bytes."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    live = _LiveTensors((x, *module.parameters(), *module.buffers()))
+    with live:
         module(x)
-    alive = peak = 0
-    events = [event for event in profiler.events() or [] if event.name == "[memory]"]
-    for event in sorted(events, key=lambda event: event.time_range.start):
-        alive += event.cpu_memory_usage
-        peak = max(peak, alive)
-    return peak
+    return live.peak
+
+
+class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches every operation; `peak` is the largest sum in bytes of the results that were alive at a time.
+
+    Args:
+        known: Tensors that were there before, and do not count.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._known = {_storage_of(tensor) for tensor in known}
+        self._alive: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs one operation and counts what is alive after it."""
+        out = func(*args, **(kwargs or {}))
+        self._alive = {
+            storage: size
+            for storage, size in self._alive.items()
+            if not storage.expired()  # type: ignore[no-untyped-call]
+        }
+        for result in tree_leaves(out):
+            if isinstance(result, Tensor):
+                storage = _storage_of(result)
+                if storage not in self._known:
+                    self._alive[storage] = result.untyped_storage().nbytes()
+        self.peak = max(self.peak, sum(self._alive.values()))
+        return out
+
+
+def _storage_of(tensor: Tensor) -> StorageWeakRef:
+    """The memory behind a tensor and its views, without keeping it alive."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]

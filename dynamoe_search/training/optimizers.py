@@ -11,7 +11,8 @@ class StackedAdamW:
     """AdamW whose rows (along each tensor's leading axis) belong to candidates.
 
     Each row has its own step count, so that a row can start again (a fresh expert) or belong to a candidate that
-    joined later. Weight decay is decoupled and acts on matrices only: rows with two or more axes.
+    joined later. Weight decay is decoupled and acts on matrices only: rows with two or more axes. A tensor without a
+    gradient counts as one with gradient 0, since whether there is one may depend on the other candidates.
 
     Args:
         parameters: Tensors by name; `step` reads their `.grad`.
@@ -69,16 +70,16 @@ class StackedAdamW:
         """
         norms = self.gradient_norms(parameters, owner)
         scale = (self.clip_norm / (norms + 1e-6)).clamp(max=1.0)
+        scale = torch.where(self.clip_norm.isinf(), 1.0, scale)  # whatever the norm is
         rate = self.learning_rate * factor
         keep = 1 - rate * self.weight_decay
         first, second = self.betas
         betas = torch.tensor(self.betas, device=rate.device)
         for name, tensor in parameters.items():
-            if tensor.grad is None:
-                continue
             own = owner[name]
             shape = (-1, *(1,) * (tensor.dim() - 1))
-            gradient = tensor.grad * scale[own].view(shape)
+            gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            gradient = gradient * scale[own].view(shape)
             mean, square, powers = self.mean[name], self.square[name], self.powers[name]
             powers *= betas
             mean.lerp_(gradient, 1 - first)

@@ -26,6 +26,7 @@ from dynamoe_search.training.adaptation import Adaptation
 from dynamoe_search.training.batches import augment, epoch_order
 from dynamoe_search.training.cohort import Cohort
 from dynamoe_search.training.evaluation import Evaluation, cross_entropy, evaluate
+from dynamoe_search.training.failures import check_alike
 from dynamoe_search.training.optimizers import StackedAdamW, schedule_factor
 from dynamoe_search.training.settings import Interrupted, TrainSettings
 
@@ -60,6 +61,7 @@ class Population:
             )
             for candidate in self.candidates
         ]
+        check_alike(self.models)
         members = self._with_ghost(list(range(len(self.candidates))))
         self.cohort = Cohort(
             [self.models[position] for position in members],
@@ -108,9 +110,7 @@ class Population:
             self.cohort.owner,
             learning_rate=vector([train.learning_rate for train in own]),
             weight_decay=vector([train.weight_decay for train in own]),
-            clip_norm=vector(
-                [float("inf") if train.clip_norm is None else train.clip_norm for train in own]
-            ),
+            clip_norm=vector([train.clip_norm or float("inf") for train in own]),
         )
 
     @property
@@ -226,7 +226,8 @@ class Population:
     def evaluate(self) -> list[Evaluation]:
         """Returns the evaluation of every candidate on the validation part."""
         cohort = self.cohort
-        for name in cohort.streams:  # the first value, which a module that is loaded from a file has, too
+        # the first value, which a module that is loaded from a file has, too
+        for name in cohort.streams:
             first = [
                 self.models[position if position < len(self.models) else 0].get_buffer(
                     _plain_name(name)
@@ -298,7 +299,7 @@ def _on(split: Split, device: torch.device) -> Split:
 @cache
 def _plain_name(name: str) -> str:
     """The name of a stacked tensor in a single model: a router's group number depends on company, so it is cut out."""
-    return re.sub(r"\.router\.g\d+_", ".router.", name)
+    return re.sub(r"(^|\.)router\.g\d+_", r"\1router.", name).replace("-", ".")
 
 
 def stopwatch() -> Callable[[], float]:

@@ -2,24 +2,27 @@
 
 import logging
 import math
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from dynamoe_search.data import ImageData
-from dynamoe_search.errors import CandidateError, InputError
+from dynamoe_search.errors import InputError
 from dynamoe_search.moe.accounting import flops_per_token
-from dynamoe_search.records import Candidate, Outcome, Progress
+from dynamoe_search.records import Candidate, Outcome
 from dynamoe_search.training.evaluation import Evaluation
+from dynamoe_search.training.failures import (
+    Caller,
+    MixedModulesError,
+    OnProgress,
+    ShouldStop,
+    failed,
+)
 from dynamoe_search.training.measurement import measure_module
 from dynamoe_search.training.population import Population, stopwatch
 from dynamoe_search.training.settings import Interrupted, Trained, TrainSettings
 
 logger = logging.getLogger(__name__)
-
-OnProgress = Callable[[list[Progress]], set[int]]
-ShouldStop = Callable[[], bool]
 
 
 def train_population(
@@ -31,10 +34,10 @@ def train_population(
 ) -> list[Trained]:
     """Trains candidates and returns how each ended, in the order in which they were given.
 
-    Candidates with equal `pack_key` are trained as one pack. A candidate's numbers do not depend on its company: on the
-    CPU they are the same bit for bit in any pack. A candidate whose loss stops being finite fails alone. If a pack
-    runs out of memory or raises, it is halved and each half starts again, until the candidate at fault stands alone
-    and fails.
+    Candidates with equal `pack_key` and study seed are trained as one pack. A candidate's numbers do not depend on its
+    company: on the CPU they are the same bit for bit in any pack. A candidate whose loss stops being finite fails
+    alone. If a pack runs out of memory or raises, it is halved and each half starts again, until the candidate at fault
+    stands alone and fails.
 
     Args:
         candidates: At most one per ordinal.
@@ -50,86 +53,57 @@ def train_population(
     """
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
-    packs: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        packs.setdefault(candidate.pack_key, []).append(candidate)
+    caller = Caller(on_progress, should_stop)
+    packs: dict[tuple[str, int], list[Candidate]] = {}
+    for candidate in candidates:  # the study's seed decides the order of the examples
+        packs.setdefault((candidate.pack_key, candidate.study_seed), []).append(candidate)
     trained: dict[int, Trained] = {}
     for pack in packs.values():
-        for result in _train_or_halve(pack, data, settings, on_progress, should_stop):
+        for result in _train_or_halve(pack, data, settings, caller):
             trained[result.outcome.ordinal] = result
     return [trained[candidate.ordinal] for candidate in candidates]
 
 
 def _train_or_halve(
-    pack: list[Candidate],
-    data: ImageData,
-    settings: TrainSettings,
-    on_progress: OnProgress | None,
-    should_stop: ShouldStop | None,
+    pack: list[Candidate], data: ImageData, settings: TrainSettings, caller: Caller
 ) -> list[Trained]:
     try:
-        return _train_pack(pack, data, settings, on_progress, should_stop)
+        return _train_pack(pack, data, settings, caller)
     except (Interrupted, InputError):
         raise
-    except Exception as error:  # noqa: BLE001 - the one place that runs candidates
+    except MixedModulesError as error:
+        parts = [[pack[position] for position in group] for group in error.groups]
+    except Exception as error:  # a candidate's own code, or memory
+        if error is caller.error:
+            raise
         if len(pack) == 1:
-            return [_failed(pack[0], error, settings)]
+            return [failed(pack[0], error, settings.device)]
         logger.info("a pack of %d failed (%s); halving it", len(pack), error)
-    middle = len(pack) // 2
-    return [
-        result
-        for half in (pack[:middle], pack[middle:])
-        for result in _train_or_halve(half, data, settings, on_progress, should_stop)
-    ]
-
-
-def _failed(candidate: Candidate, error: Exception, settings: TrainSettings) -> Trained:
-    if isinstance(error, CandidateError):
-        reason, message = error.reason, str(error)
-    elif isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate" in str(error):
-        reason, message = "out-of-memory", str(error)
-    else:
-        reason = "exception"
-        message = "".join(traceback.format_exception(error))
-    outcome = Outcome(
-        ordinal=candidate.ordinal,
-        status="failed",
-        epochs=0,
-        seconds=0.0,
-        reason=reason,
-        message=message,
-        device=settings.device,
-    )
-    return Trained(outcome=outcome)
+        parts = [pack[: len(pack) // 2], pack[len(pack) // 2 :]]
+    return [result for part in parts for result in _train_or_halve(part, data, settings, caller)]
 
 
 def _train_pack(
-    pack: list[Candidate],
-    data: ImageData,
-    settings: TrainSettings,
-    on_progress: OnProgress | None,
-    should_stop: ShouldStop | None,
+    pack: list[Candidate], data: ImageData, settings: TrainSettings, caller: Caller
 ) -> list[Trained]:
     population = Population(pack, data, settings)
     lap = stopwatch()
     seconds = dict.fromkeys((candidate.ordinal for candidate in pack), 0.0)
     finished: list[Trained] = []
     while population.candidates:
-        population.train_epoch(should_stop)
+        population.train_epoch(caller.should_stop)
         evaluations = population.evaluate()
         elapsed = lap()
         for candidate in population.candidates:
             seconds[candidate.ordinal] += elapsed / len(population.candidates)
-        failed = _not_finite(population, evaluations)
+        wild = _not_finite(population, evaluations)
         finished += [
             _end(population, position, evaluations[position], seconds, len(pack), "failed")
-            for position in failed
+            for position in wild
         ]
-        alive = [p for p in range(len(population.candidates)) if p not in failed]
+        alive = [p for p in range(len(population.candidates)) if p not in wild]
         reports = population.progress(evaluations, elapsed)
-        stop: set[int] = set()
-        if on_progress is not None and alive:
-            stop = on_progress([reports[position] for position in alive])
+        stop = caller.on_progress([reports[position] for position in alive])
         going = []
         for position in alive:
             candidate = population.candidates[position]
@@ -169,9 +143,9 @@ def _end(
     """Makes the record of a candidate's end, and its weights unless it failed."""
     candidate = population.candidates[position]
     cohort = population.cohort
-    failed = status == "failed"
+    is_failed = status == "failed"
     metrics: dict[str, float] = {}
-    if not failed:
+    if not is_failed:
         counts = population.counts(position)
         module = population.plain_model(position)
         metrics = {
@@ -194,13 +168,13 @@ def _end(
         epochs=population.epoch,
         seconds=seconds[candidate.ordinal],
         metrics=metrics,
-        routing=() if failed else evaluation.routing,
+        routing=() if is_failed else evaluation.routing,
         expert_events=population.adaptation.events(position),
-        reason="nan" if failed else None,
-        message=f"the loss was not finite in epoch {population.epoch}" if failed else None,
+        reason="nan" if is_failed else None,
+        message=f"the loss was not finite in epoch {population.epoch}" if is_failed else None,
         device=str(population.device),
         pack_size=pack_size,
         pack_mode=cohort.mode,
         pack_note=cohort.note,
     )
-    return Trained(outcome=outcome, state=None if failed else cohort.unstack(position))
+    return Trained(outcome=outcome, state=None if is_failed else cohort.unstack(position))

@@ -8,8 +8,11 @@ A backbone is a module class that is called as `Class(input_shape, num_classes, 
 - layers: the candidate's MoE layers, already built, first to last,
 
 and whose `forward(x)` takes (batch, channels, height, width) and returns the logits (batch, classes) and a list with
-one `Routing` per MoE layer. A user's own class follows the same contract; it may not keep running statistics in
-buffers (as `nn.BatchNorm` does), since a candidate's state is its parameters and its routers'.
+one `Routing` per MoE layer. A user's own class follows the same contract. It may not change its buffers (as
+`nn.BatchNorm` does with its running statistics), since a candidate's state is its parameters and its routers'. Only
+candidates whose modules agree on all numbers and texts kept outside tensors are trained together: a rate that is
+searched belongs into a buffer, as in `moe.randomness.Dropout`. On the CPU its numbers are independent of its company to
+the last bit if it keeps away from torch's `sigmoid`, `silu`, `softplus` and `pow`, see `routers.selection.sigmoid`.
 """
 
 import importlib
@@ -18,6 +21,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dynamoe_search.errors import UsageError
 from dynamoe_search.moe.backbones.mlp import MLPMoE
@@ -65,7 +69,7 @@ def find_backbone(name: str, *, trust_code: bool = False) -> Backbone:
         )
     try:
         backbone: Backbone = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise UsageError(f"backbone {name!r} cannot be imported: {error}") from error
     return backbone
 
@@ -80,6 +84,9 @@ def build_model(
     """Returns the candidate's network with the initial weights that belong to its study seed and ordinal.
 
     The global random state is left as it was.
+
+    Raises:
+        UsageError: if the backbone cannot be had (see `find_backbone`), has no MoE layer or changes its buffers.
     """
     config = candidate.model
     backbone = find_backbone(config.backbone, trust_code=trust_code)
@@ -97,7 +104,26 @@ def build_model(
                 candidate.slots_per_layer, candidate.experts_per_layer, strict=True
             )
         ]
-        return backbone(input_shape, num_classes, config, layers)
+        model = backbone(input_shape, num_classes, config, layers)
+        if config.backbone not in BACKBONES:
+            _check(model, config.backbone, input_shape)
+        return model
+
+
+def _check(model: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
+    """Raises `UsageError` if a user's network cannot be trained here, found out with a pass of two random examples."""
+    if not any(isinstance(module, MoELayer) for module in model.modules()):
+        raise UsageError(f"backbone {name!r} holds none of the MoE layers that it was given")
+    before = dict(model.named_buffers())
+    after = {name: buffer.clone() for name, buffer in before.items()}
+    with torch.no_grad():
+        functional_call(model, after, (torch.randn(2, *input_shape),))
+    changed = [name for name, buffer in before.items() if not torch.equal(buffer, after[name])]
+    if changed:
+        raise UsageError(
+            f"backbone {name!r} changes its buffer {changed[0]} while it trains, and running statistics such as those "
+            "of nn.BatchNorm are not kept; use nn.LayerNorm or nn.GroupNorm"
+        )
 
 
 __all__ = ["BACKBONES", "Backbone", "MLPMoE", "ViTMoE", "build_model", "find_backbone"]

@@ -1,0 +1,71 @@
+"""What all candidates share: the order of examples, their augmentation, and the loss they are trained on."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dynamoe_search.training.batches import augment, epoch_order
+from dynamoe_search.training.evaluation import cross_entropy
+
+
+def test_every_epoch_visits_every_example_once_in_an_order_of_its_own() -> None:
+    orders = {(seed, epoch): epoch_order(50, seed, epoch) for seed in (0, 1) for epoch in range(3)}
+    for (seed, epoch), order in orders.items():
+        assert order.sort().values.tolist() == list(range(50))
+        assert torch.equal(order, epoch_order(50, seed, epoch))
+    assert len({tuple(order.tolist()) for order in orders.values()}) == 6
+
+
+def test_images_are_only_shifted_and_mirrored() -> None:
+    x = torch.rand(64, 3, 16, 24) + 1  # nowhere 0, so that the border is known
+    y = augment(x, 5, 3)
+    assert y.shape == x.shape
+    assert y.is_contiguous()
+    seen = set()
+    for old, new in zip(x, y, strict=True):
+        fits = [
+            (down, right, flip)
+            for down in range(-2, 3)
+            for right in range(-3, 4)
+            for flip in (False, True)
+            if torch.equal(new, shifted_slowly(old, down, right, flip=flip))
+        ]
+        assert len(fits) == 1
+        seen.add(fits[0])
+    assert {down for down, _, _ in seen} == set(range(-2, 3))
+    assert {right for _, right, _ in seen} == set(range(-3, 4))
+    assert {flip for *_, flip in seen} == {False, True}
+
+
+def shifted_slowly(image: torch.Tensor, down: int, right: int, *, flip: bool) -> torch.Tensor:
+    _, height, width = image.shape
+    wide = torch.zeros(3, height + 4, width + 6)
+    wide[:, 2:-2, 3:-3] = image
+    out = wide[:, 2 + down : 2 + down + height, 3 + right : 3 + right + width]
+    return out.flip(2) if flip else out
+
+
+def test_grey_images_are_not_mirrored() -> None:
+    x = torch.arange(1.0, 65.0).view(1, 1, 8, 8).repeat(40, 1, 1, 1)
+    y = augment(x, 0, 0)
+    rows = y[:, 0, 4, 2:6]
+    assert bool((rows.diff(dim=1) > 0).all())
+
+
+def test_augmentation_depends_on_seed_and_step_alone() -> None:
+    x = torch.rand(16, 3, 8, 8)
+    assert torch.equal(augment(x, 1, 2), augment(x, 1, 2))
+    assert not torch.equal(augment(x, 1, 2), augment(x, 1, 3))
+    assert not torch.equal(augment(x, 1, 2), augment(x, 2, 2))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_cross_entropy_is_torchs_for_every_candidate(smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits, y = torch.randn(3, 9, 5, requires_grad=True), torch.randint(5, (9,))
+    ours = cross_entropy(logits, y, smoothing)
+    assert ours.shape == (3, 9)
+    for own, rows in zip(ours, logits, strict=True):
+        expected = F.cross_entropy(rows, y, label_smoothing=smoothing, reduction="none")
+        torch.testing.assert_close(own, expected)
+    assert cross_entropy(logits.bfloat16(), y).dtype == torch.float32

@@ -1,0 +1,90 @@
+"""What must hold on a CUDA device. Skipped without one; `benchmarks/gpu.sh` runs it in one call."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+
+from dynamoe_search.records import Candidate
+from dynamoe_search.training import TrainSettings, train_population
+from dynamoe_search.training.population import Population
+from tests.training.populations import NUM_SLOTS, digits, mixed_pack
+
+pytestmark = pytest.mark.gpu
+SETTINGS = TrainSettings(num_slots=NUM_SLOTS, device="cuda")
+STEPS = 50
+
+
+def with_precision(pack: list[Candidate], precision: str) -> list[Candidate]:
+    return [
+        replace(one, train=replace(one.train, precision=precision, learning_rate=1e-3))
+        for one in pack
+    ]
+
+
+def losses(pack: list[Candidate], device: str = "cuda") -> torch.Tensor:
+    """Task losses (steps, candidates) over the first steps of training."""
+    population = Population(pack, digits(), replace(SETTINGS, device=device))
+    population.cohort.train(True)
+    data = population.data.train
+    batches = ((data.x[i : i + 48], data.y[i : i + 48]) for i in range(0, 150, 3))
+    steps = [population._train_step(x, y).cpu() for x, y in islice(batches, STEPS)]
+    return torch.stack(steps)[:, : len(pack)]
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "vit"])
+def test_company_changes_losses_by_less_than_a_hundred_thousandth_in_fp32(backbone: str) -> None:
+    pack = with_precision(mixed_pack(backbone), "fp32")
+    whole = losses(pack)
+    for company in ([4, 12], [1, 7, 8]):
+        part = losses([pack[i] for i in company])
+        torch.testing.assert_close(part, whole[:, company], rtol=0, atol=1e-5)
+
+
+def test_bf16_trains_every_router_close_to_fp32() -> None:
+    low, full = (losses(with_precision(mixed_pack(), name)) for name in ("bf16", "fp32"))
+    assert low.isfinite().all()
+    assert (low[-10:].mean(0) - full[-10:].mean(0)).abs().max() < 0.1
+
+
+def record_dtypes(population: Population) -> Callable[[], list[torch.dtype]]:
+    """Notes the dtype of every matrix that enters a grouped product."""
+    found: list[torch.dtype] = []
+    before = torch.nn.functional.grouped_mm
+
+    def grouped_mm(a: torch.Tensor, b: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+        found.extend((a.dtype, b.dtype))
+        return before(a, b, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "grouped_mm", grouped_mm)
+        data = population.data.train
+        population.gradients(data.x[:48], data.y[:48])
+    return lambda: found
+
+
+def test_expert_products_are_bf16_and_routers_fp32() -> None:
+    pack = [  # widths in bf16 must be multiples of 8, else there is no grouped product
+        replace(one, model=replace(one.model, d_expert=16))
+        for one in with_precision(mixed_pack(), "auto")
+    ]
+    population = Population(pack, digits(), SETTINGS)
+    population.cohort.train(True)
+    assert set(record_dtypes(population)()) == {torch.bfloat16}
+    with population._autocast():
+        _, routings = population.cohort.forward(population.data.train.x[:8])
+    for routing in routings:
+        for field in ("gate", "probs", "logits"):
+            assert getattr(routing, field).dtype == torch.float32
+
+
+def test_a_study_on_the_device_ends_like_one_on_the_cpu() -> None:
+    pack = with_precision(mixed_pack()[:12], "fp32")
+    gpu = train_population(pack, digits(), SETTINGS)
+    cpu = train_population(pack, digits(), replace(SETTINGS, device="cpu"))
+    for one, other in zip(gpu, cpu, strict=True):
+        assert one.outcome.status == "complete"
+        assert one.outcome.metrics["total_params"] == other.outcome.metrics["total_params"]
+        assert abs(one.outcome.metrics["accuracy"] - other.outcome.metrics["accuracy"]) < 0.15
