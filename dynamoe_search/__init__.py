@@ -4,7 +4,8 @@ The public names are loaded when they are first used, so that `import dynamoe_se
 
     StudySpec, read_study                               study files
     Store, create_study, run_study, Limits, estimate    searching
-    train_one, export_candidate, load_model             one model
+    train_one, export_candidate                         one model
+    load_model, load_validation                         an exported one, and what it was compared on
     build_model, MoELayer                               modules to build on
     Candidate, Progress, Outcome, FrontMember           records
     DynamoeError, InputError, SpecError, UsageError, DataError, StorageError, DeviceError,
@@ -41,7 +42,7 @@ _HOMES = {
     ),
     "dynamoe_search.specs": ("StudySpec",),
     "dynamoe_search.store": ("Store",),
-    "dynamoe_search.training.export": ("load_model",),
+    "dynamoe_search.training.export": ("load_model", "load_validation"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -5,9 +5,10 @@ All are frozen dataclasses. `to_json` and `from_json` turn any of them into text
 
 import hashlib
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter
 
@@ -16,18 +17,18 @@ Record = TypeVar("Record")
 
 def to_json(record: Any) -> str:
     """Returns a record as JSON text with a stable key order."""
-    return _adapter(type(record)).dump_json(record).decode()
+    return _adapter(cast(Hashable, type(record))).dump_json(record).decode()
 
 
 def from_json(kind: type[Record], text: str | bytes) -> Record:
     """Returns a record from JSON text; raises `pydantic.ValidationError` if it is not one of this kind."""
-    return _adapter(kind).validate_json(text)  # type: ignore[no-any-return]
+    return _adapter(cast(Hashable, kind)).validate_json(text)  # type: ignore[no-any-return]
 
 
 @cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     """Building an adapter takes milliseconds, using one microseconds."""
-    return TypeAdapter(kind)
+    return TypeAdapter(cast(Any, kind))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +120,7 @@ class TrainConfig:
     warmup_fraction: float = 0.05
     decay: str = "cosine"
     final_lr_fraction: float = 0.0
-    clip_norm: float | None = 1.0
+    clip_norm: float = 1.0  # 0 switches it off
     label_smoothing: float = 0.0
     augment: bool = False
     precision: str = "auto"
@@ -222,7 +223,7 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     routing: tuple[LayerRouting, ...] = ()
     expert_events: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (step, open experts per layer)
-    reason: str | None = None  # stable word: nan, out-of-memory, exception
+    reason: str | None = None  # stable word: nan, out-of-memory, exception, pruned
     message: str | None = None  # for people, with the traceback of an exception
     device: str = "cpu"
     pack_size: int = 1  # candidates that were trained together

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -102,10 +103,21 @@ Changes = Annotated[
 Device = Annotated[
     str, typer.Option("--device", help="Where to train: auto, cpu, cuda or cuda:1, …")
 ]
+
+
+def _look_in_this_folder(trusted: bool) -> bool:
+    """Lets a backbone be imported from the current folder, as `python -m` would."""
+    if trusted and "" not in sys.path:
+        sys.path.insert(0, "")
+    return trusted
+
+
 TrustCode = Annotated[
     bool,
     typer.Option(
-        "--trust-code", help="Import the Python class that the study file names as its backbone."
+        "--trust-code",
+        help="Import the Python class that the study file names as its backbone.",
+        callback=_look_in_this_folder,
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]

@@ -39,6 +39,7 @@ class Tally:
     trials: int = 0
     finished: int = 0
     failed: int = 0
+    pruned: int = 0
     cohort: int = 0
     epochs_per_candidate: int = 1
     epochs: int = 0  # candidate-epochs of this run
@@ -61,6 +62,7 @@ class Tally:
             case CandidateFinished():
                 self.finished += 1
                 self.failed += event.record.status == "failed"
+                self.pruned += event.record.status == "stopped"
                 self.ahead = max(0, self.ahead - self.epochs_per_candidate)
             case FrontChanged():
                 self.front = event.members
@@ -73,7 +75,7 @@ class Tally:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time until all candidates are trained, None before the first epoch."""
+        """Time until all candidates are trained, if none of those left is pruned; None before the first epoch."""
         rate = self.epochs_per_second
         if rate is None:
             return None
@@ -92,6 +94,7 @@ class Tally:
         parts = [
             f"{self.finished}/{self.trials} trials done",
             f"{self.failed} failed",
+            *([f"{self.pruned} pruned"] if self.pruned else []),
             f"{len(self.front)} on the front",
             f"{rate:.1f} epochs/s" if rate else "starting",
         ]

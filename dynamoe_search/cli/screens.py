@@ -166,6 +166,10 @@ def show_outcome(outcome: Outcome) -> None:
         out.print()
         rows = [(name, float(value)) for name, value in outcome.metrics.items()]
         out.print(table(["measure", "value"], rows))
+    if outcome.expert_events:
+        events = [(step, " ".join(map(str, counts))) for step, counts in outcome.expert_events]
+        out.print()
+        out.print(table(["step", "open experts per layer"], events))
     if outcome.routing:
         layers = [
             (one.layer, one.num_experts, one.mean_k, one.std_k, one.load_cv, one.max_share)
@@ -262,7 +266,12 @@ def study_row(record: StudyRecord) -> dict[str, Any]:
 
 
 def show_status(
-    record: StudyRecord, spent: Spent, failures: Sequence[CandidateRecord], url: str, files: str
+    record: StudyRecord,
+    spent: Spent,
+    failures: Sequence[CandidateRecord],
+    pruned: Sequence[CandidateRecord],
+    url: str,
+    files: str,
 ) -> None:
     """Prints where a study stands."""
     state: str = record.state
@@ -278,7 +287,7 @@ def show_status(
                 "from": record.source,
                 "state": state,
                 "candidates": f"{spent.complete} complete, {spent.failed} failed, "
-                f"{spent.running} without an outcome, of {record.trials}",
+                f"{_pruned(spent.stopped)}{spent.running} without an outcome, of {record.trials}",
                 "on the front": record.num_front,
                 "objectives": ", ".join(
                     f"{name} ({'up' if up else 'down'})"
@@ -302,6 +311,13 @@ def show_status(
         ]
         out.print()
         out.print(table(["failed trial", "reason", "message"], rows))
+    if pruned:
+        out.print()
+        out.print(table(["pruned trial", "message"], [(one.trial, one.message) for one in pruned]))
+
+
+def _pruned(number: int) -> str:
+    return f"{number} pruned, " if number else ""
 
 
 _REASONS = {
@@ -319,7 +335,8 @@ def show_summary(summary: "StudySummary") -> None:
     out = console()
     out.print(
         f"\n{summary.name}: {_REASONS[summary.reason]}; {summary.complete} of {summary.trials} "
-        f"candidates complete, {summary.failed} failed, {summary.epochs:,} epochs in all, "
+        f"candidates complete, {summary.failed} failed, {_pruned(summary.pruned)}"
+        f"{summary.epochs:,} epochs in all, "
         f"{seconds(summary.seconds)} in this run",
         markup=False,
     )

@@ -204,6 +204,7 @@ def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> No
         record = store.study(study)
         spent = store.spent(study)
         failures = store.candidates(study, status=("failed",))
+        pruned = store.candidates(study, status=("stopped",))
         files = store.files_of(study)
         url = store.url
     if as_json:
@@ -216,13 +217,14 @@ def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> No
                     {"trial": one.trial, "reason": one.reason, "message": one.message}
                     for one in failures
                 ],
+                "pruned": [{"trial": one.trial, "message": one.message} for one in pruned],
                 "storage": url,
                 "files": str(files),
                 "spec": json.loads(record.spec_json),
             }
         )
         return
-    screens.show_status(record, spent, failures, url, str(files))
+    screens.show_status(record, spent, failures, pruned, url, str(files))
 
 
 COMMANDS: dict[str, Any] = {

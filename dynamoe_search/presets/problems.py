@@ -147,11 +147,11 @@ def _field(keys: Sequence[int | str]) -> FieldInfo | None:
 def _fields(keys: Sequence[int | str]) -> dict[str, FieldInfo]:
     """Returns the fields of the study, of a section, or of a range inside a section."""
     model: type[BaseModel] = StudySpec
-    for depth, key in enumerate(keys):
+    for key in keys:
         field = model.model_fields.get(str(key))
         if field is None:
             return {}
         inner = field.annotation
         is_section = isinstance(inner, type) and issubclass(inner, BaseModel)
-        model = inner if is_section and depth == 0 else FloatRange  # type: ignore[assignment]
+        model = inner if is_section else FloatRange  # type: ignore[assignment]
     return dict(model.model_fields)

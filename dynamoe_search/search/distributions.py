@@ -59,9 +59,10 @@ def middle_value(value: Any) -> Any:
         return only_value(value)
     if isinstance(distribution, CategoricalDistribution):
         choices = distribution.choices
-        if any(isinstance(choice, bool | str) for choice in choices):
+        numbers = [one for one in choices if isinstance(one, int | float)]
+        if len(numbers) < len(choices) or isinstance(numbers[0], bool):
             return choices[0]
-        return sorted(choices)[len(choices) // 2]
+        return sorted(numbers)[len(numbers) // 2]
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     low, high = distribution.low, distribution.high
     middle = math.sqrt(low * high) if distribution.log else (low + high) / 2

@@ -192,6 +192,8 @@ def _notes(space: Space, trials: int) -> list[str]:
             f"the space has at most {space.size} designs, fewer than study.trials "
             f"({spec.study.trials}); the search ends when all are tried"
         )
+    if spec.search.pruner.kind != "none":
+        notes.append("epochs and time are at most this: candidates that are pruned take less")
     widths = {*values_of(spec.model.d_model), *values_of(spec.model.d_expert)}
     if spec.train.precision != "fp32" and any(width % 8 for width in widths):
         notes.append(

@@ -22,6 +22,7 @@ class StudySummary:
         trials: How many candidates the study asks for.
         complete: Candidates that were trained to their end.
         failed: Candidates that failed.
+        pruned: Candidates that were stopped before their last epoch.
         running: Candidates that were proposed and have no outcome yet.
         epochs: Candidate-epochs of all outcomes.
         seconds: Wall time of this run.
@@ -36,6 +37,7 @@ class StudySummary:
     trials: int
     complete: int
     failed: int
+    pruned: int
     running: int
     epochs: int
     seconds: float
@@ -72,7 +74,7 @@ class EpochFinished:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CandidateFinished:
-    """A candidate is complete or failed, and stored."""
+    """A candidate is complete, failed or pruned, and stored."""
 
     record: CandidateRecord
 

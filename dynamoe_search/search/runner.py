@@ -2,8 +2,9 @@
 
 Everything that decides what happens next is in the database, and nothing depends on the clock (the
 time limit apart), so a study that was killed at any moment goes on as if nothing had happened: a
-proposed candidate without an outcome is trained again under its own trial number, and a cohort that
-was cut short is filled up with the designs that it would have got.
+proposed candidate without an outcome is trained again under its own trial number, a cohort that was
+cut short is filled up with the designs that it would have got, and packs are trained in the order that
+the whole cohort gives them, so that a pruner sees the same rivals (see `search.rungs`).
 """
 
 from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ from dynamoe_search.search.objectives import (
     values,
     violations,
 )
+from dynamoe_search.search.rungs import Rungs
 from dynamoe_search.search.sampling import Known, Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
@@ -157,6 +159,7 @@ class _Cohort:
 
     number: int
     members: tuple[CandidateRecord, ...]
+    pack_keys: tuple[str, ...]  # in the order of training, of members that are finished too
 
 
 class _Run:
@@ -181,6 +184,7 @@ class _Run:
         self._settings = train_settings(self._spec, record.settings, trust_code=trust_code)
         self._data = load_data(self._spec.data)
         self._front: set[int] = set()
+        self._rungs = Rungs(self._spec.search.pruner, self._spec.train.epochs)
 
     @property
     def _models(self) -> Path:
@@ -190,6 +194,8 @@ class _Run:
         """Runs cohort after cohort and returns why it ended."""
         self._store.replay_tells(self._name)
         self._refresh_front(is_news=False)
+        if self._rungs.are_used:
+            self._rungs.load(self._store.candidates(self._name), self._store.progress(self._name))
         self._on_event(self._started())
         while not self._stopper.asks_now():
             cohort = self._next_cohort()
@@ -235,7 +241,8 @@ class _Run:
         waiting = [record for record in members if record.outcome is None]
         allowed = waiting[: max(0, room - num_finished)]
         if allowed:
-            return _Cohort(number=number, members=tuple(allowed))
+            keys = dict.fromkeys(record.candidate.pack_key for record in members)
+            return _Cohort(number=number, members=tuple(allowed), pack_keys=tuple(keys))
         return limit if room <= num_finished else "exhausted"
 
     def _room(self, before: Sequence[CandidateRecord]) -> tuple[int, EndReason]:
@@ -282,10 +289,11 @@ class _Run:
 
     def _train(self, cohort: _Cohort) -> None:
         """Trains a cohort pack by pack; each pack is stored as soon as it is trained."""
-        packs: dict[str, list[CandidateRecord]] = {}
+        packs: dict[str, list[CandidateRecord]] = {key: [] for key in cohort.pack_keys}
         for member in cohort.members:
-            packs.setdefault(member.candidate.pack_key, []).append(member)
-        for pack in packs.values():
+            packs[member.candidate.pack_key].append(member)
+        for pack in filter(None, packs.values()):
+            self._rungs.begin_pack(pack)
             results = train_population(
                 [record.candidate for record in pack],
                 self._data,
@@ -300,10 +308,10 @@ class _Run:
     def _report(self, reports: list[Progress]) -> set[int]:
         self._store.add_progress(self._name, reports)
         self._on_event(EpochFinished(reports=tuple(reports)))
-        return set()
+        return self._rungs.judge(reports)
 
     def _finish(self, record: CandidateRecord, trained: Trained) -> None:
-        outcome, measured, excess = _judged(trained.outcome, self._spec)
+        outcome, measured, excess = _judged(self._rungs.explained(trained.outcome), self._spec)
         if measured is not None and trained.state is not None:
             weights.save(self._models, record.trial, trained.state)
         self._store.finish(
@@ -336,6 +344,7 @@ class _Run:
             trials=record.trials,
             complete=spent.complete,
             failed=spent.failed,
+            pruned=spent.stopped,
             running=spent.running,
             epochs=spent.epochs,
             seconds=self._stopper.seconds,

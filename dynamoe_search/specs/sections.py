@@ -15,6 +15,7 @@ from dynamoe_search.specs.vocabulary import (
     DataName,
     Match,
     Objective,
+    PrunerKind,
     Reference,
     SamplerKind,
     SearchRamp,
@@ -209,14 +210,37 @@ class TrainSection(Frozen):
     """How the learning rate falls after the warm-up."""
     final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
     """Learning rate at the last step as a share of the peak, for `cosine` and `linear`."""
-    clip_norm: float | None = Field(default=1.0, gt=0)
-    """Largest gradient norm of one candidate; none switches clipping off."""
+    clip_norm: float = Field(default=1.0, ge=0)
+    """Largest gradient norm of one candidate; 0 switches clipping off."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Probability mass spread over all classes."""
     augment: bool = False
     """Random shifts and mirror images (shifts only for data in grey)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` is bf16 autocast on CUDA and fp32 on the CPU; routers and losses are always fp32."""
+
+
+class PrunerSection(Frozen):
+    """Which candidates stop before their last epoch, for good.
+
+    At each rung, candidates are compared with all that reached it: lowest validation error so far,
+    validation loss and activated parameters. Reference designs are compared, but never stopped.
+    The default is `none` until candidates can be paused and go on later: a rule that stops for good
+    saves epochs, and loses a member of the front now and then.
+    """
+
+    kind: PrunerKind = "none"
+    """`pareto`: beaten by too many; `moasha`: not among the first 1/eta; `median`: in the worse half, off the front."""
+    rungs: Annotated[tuple[int, ...], Field(strict=False)] | None = None
+    """Epochs after which candidates are compared; none means 1, 2, 3, 5, 8, 12, 18, ... below train.epochs."""
+    alpha: float = Field(default=0.12, ge=0, le=1)
+    """`pareto`: share of a rung that may beat a candidate (lower error and loss, no more activated parameters)."""
+    guard: float = Field(default=0.05, ge=0, lt=1)
+    """`pareto`: from 8 records on, also stop those in this worst share in error and loss alike; 0 switches it off."""
+    eta: float = Field(default=2.0, gt=1)
+    """`moasha`: one in eta goes on (published with 3)."""
+    min_records: int = Field(default=8, ge=1)
+    """Stop nobody at a rung that fewer candidates have reached, unless a number is not finite."""
 
 
 class SearchSection(Frozen):
@@ -230,6 +254,8 @@ class SearchSection(Frozen):
     """How many candidates are proposed and trained together."""
     expert_backend: Literal["grouped", "dense"] = "grouped"
     """`grouped` computes only the chosen experts; `dense` computes all of them (for high K)."""
+    pruner: PrunerSection = Field(default_factory=PrunerSection)
+    """Which candidates stop early; a section of its own, `[search.pruner]`."""
 
 
 __all__ = [
@@ -237,6 +263,7 @@ __all__ = [
     "DataSection",
     "LossesSection",
     "ModelSection",
+    "PrunerSection",
     "RouterSection",
     "ScheduleSection",
     "SearchSection",

@@ -1,6 +1,7 @@
 """`StudySpec`: a whole study file, with the checks that need more than one section."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import get_args
 
 from pydantic import Field, model_validator
@@ -19,7 +20,13 @@ from dynamoe_search.specs.sections import (
     StudySection,
     TrainSection,
 )
-from dynamoe_search.specs.vocabulary import LOSS_NAMES, ROUTER_LOSSES, Objective
+from dynamoe_search.specs.vocabulary import (
+    BOUNDS_KEPT_BY_RIVALS,
+    LOSS_NAMES,
+    PRUNED_ON,
+    ROUTER_LOSSES,
+    Objective,
+)
 
 
 class StudySpec(Frozen):
@@ -51,6 +58,7 @@ def conflicts(spec: StudySpec) -> Iterator[Problem]:
     yield from _router_conflicts(spec)
     yield from _adaptive_conflicts(spec)
     yield from _study_conflicts(spec)
+    yield from _pruner_conflicts(spec)
 
 
 def _model_conflicts(spec: StudySpec) -> Iterator[Problem]:
@@ -160,3 +168,31 @@ def _study_conflicts(spec: StudySpec) -> Iterator[Problem]:
                 got=name,
                 allowed=f"must be min_ or max_ and one of {', '.join(known)}",
             )
+
+
+def _pruner_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    pruner = spec.search.pruner
+    if pruner.kind == "none":
+        return
+    rungs, epochs = pruner.rungs, spec.train.epochs
+    plan = rungs or ()
+    wrong = {
+        "must have an epoch; leave it out for the usual ones": rungs == (),
+        "must be epochs, which count from 1": any(rung < 1 for rung in plan),
+        "must increase": any(later <= rung for rung, later in pairwise(plan)),
+        f"must be below train.epochs ({epochs}), where candidates end anyway": any(
+            rung >= epochs for rung in plan
+        ),
+    }
+    for allowed, is_wrong in wrong.items():
+        if is_wrong:
+            yield Problem(path="search.pruner.rungs", got=str(list(plan)), allowed=allowed)
+    unseen: list[str] = [name for name in spec.study.objectives if name not in PRUNED_ON]
+    unseen += [name for name in spec.study.constraints if name not in BOUNDS_KEPT_BY_RIVALS]
+    if unseen:
+        yield Problem(
+            path="search.pruner.kind",
+            got=f'"{pruner.kind}"',
+            allowed=f"compares {', '.join(PRUNED_ON)} only and could stop the best in "
+            f'{", ".join(unseen)}; set it to "none"',
+        )

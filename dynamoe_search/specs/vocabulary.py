@@ -39,6 +39,7 @@ Objective = Literal[
     "peak_memory_mb",
 ]
 SamplerKind = Literal["tpe", "nsga2", "random", "qmc"]
+PrunerKind = Literal["none", "pareto", "moasha", "median"]
 Reference = Literal["dense", "top-1", "top-2", "uniform"]
 
 _Choices = Field(strict=False, min_length=1)
@@ -110,3 +111,11 @@ ROUTER_LOSSES: dict[RouterKind, tuple[LossName, ...]] = {
 
 MAXIMISED: frozenset[Objective] = frozenset({"accuracy"})
 """Objectives that are maximised; all others are minimised."""
+
+PRUNED_ON: tuple[Objective, ...] = ("accuracy", "validation_loss", "activated_params")
+"""What candidates report after every epoch, and so all that a pruner can compare."""
+
+BOUNDS_KEPT_BY_RIVALS: frozenset[str] = frozenset(
+    {"min_accuracy", "max_validation_loss", "max_activated_params"}
+)
+"""Constraints that whoever beats a candidate keeps if the candidate does; a pruner may ignore them."""

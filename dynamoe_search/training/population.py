@@ -224,7 +224,7 @@ class Population:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low)
 
     def evaluate(self) -> list[Evaluation]:
-        """Returns the evaluation of every candidate on the validation part."""
+        """Returns the evaluation of every candidate on the validation part, in fp32: what an exported model gives again."""
         cohort = self.cohort
         # the first value, which a module that is loaded from a file has, too
         for name in cohort.streams:
@@ -235,8 +235,7 @@ class Population:
                 for position in cohort.owner[name].tolist()
             ]
             cohort.buffers[name] = torch.stack(first)
-        with self._autocast():
-            evaluations = evaluate(self.cohort, self.data.validation)
+        evaluations = evaluate(self.cohort, self.data.validation)
         return evaluations[: len(self.candidates)]
 
     def counts(self, position: int) -> ParameterCounts:

@@ -124,7 +124,7 @@ SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit(
             folder, lambda c: c["candidate"]["model"].update(backbone="vit", num_heads=3)
         ),
-        "num_heads must divide",
+        "describes no model",
     ),
     "a width below nothing": (
         lambda folder: edit(folder, lambda c: c["candidate"]["model"].update(d_model=-4)),

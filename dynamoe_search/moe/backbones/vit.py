@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dynamoe_search.errors import UsageError
+from dynamoe_search.errors import CandidateError
 from dynamoe_search.moe.attention import attend
 from dynamoe_search.moe.layer import MoELayer
 from dynamoe_search.moe.randomness import Dropout
@@ -40,7 +40,7 @@ class ViTMoE(nn.Module):
     Source: Dosovitskiy et al., 2021, arXiv:2010.11929, with the mean of the tokens in place of a class token.
 
     Raises:
-        UsageError: if the patch size does not divide the image or the heads do not divide the width.
+        CandidateError: if the patch size does not divide the image or the heads do not divide the width.
     """
 
     def __init__(
@@ -54,12 +54,14 @@ class ViTMoE(nn.Module):
         channels, height, width = input_shape
         patch = config.patch_size
         if height % patch or width % patch:
-            raise UsageError(
-                f"model.patch_size must divide the image ({height} x {width}), got {patch}"
+            raise CandidateError(
+                "impossible-design",
+                f"model.patch_size must divide the image ({height} x {width}), got {patch}",
             )
         if config.d_model % config.num_heads:
-            raise UsageError(
-                f"model.num_heads must divide model.d_model ({config.d_model}), got {config.num_heads}"
+            raise CandidateError(
+                "impossible-design",
+                f"model.num_heads must divide model.d_model ({config.d_model}), got {config.num_heads}",
             )
         self.patch = patch
         num_tokens = (height // patch) * (width // patch)

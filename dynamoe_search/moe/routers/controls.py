@@ -19,7 +19,8 @@ class RandomK(Router):
     """Draws the number of experts from a histogram and the experts uniformly; all weigh 1 / k.
 
     With the histogram of another rule it tells whether it matters *which* tokens get more experts.
-    The draw comes from `stream` in training and in evaluation.
+    The draw comes from `stream` in training and in evaluation, where it belongs to a token's place in its batch: unlike
+    all other rules, the experts of a token change if the examples are put in another order.
 
     Args:
         num_experts: Expert slots.
@@ -31,6 +32,7 @@ class RandomK(Router):
     """
 
     kind = "random-k"
+    is_batch_dependent = True
     expert_dims: ClassVar[dict[str, int]] = {"survival": 0}
     survival: Tensor
     stream: Tensor

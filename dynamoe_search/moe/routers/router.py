@@ -25,7 +25,7 @@ class Router(nn.Module):
     kind: ClassVar[str]
     """The rule's name in a study file."""
     is_batch_dependent: ClassVar[bool] = False
-    """Whether a token's experts depend on its batch in training; in evaluation they never do."""
+    """Whether a token's experts depend on its batch in training; in evaluation only those of `random-k` do."""
     expert_dims: ClassVar[dict[str, int]] = {"weight": 0}
     """Which axis of a parameter or buffer is over experts; packs pad it with zeros."""
 
