@@ -244,6 +244,7 @@ class StudySettings:
     cohort_size: int  # candidates proposed at a time
     reference_point: tuple[float, ...] = ()  # of the hypervolume, one value per objective
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries that computed
+    data_hash: str = ""  # of the training and the validation part; empty if unknown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -264,6 +265,7 @@ class StudyRecord:
     trials: int  # how many candidates are asked for
     created_at: str  # UTC, ISO 8601
     updated_at: str
+    max_epochs: int | None = None  # training budget in candidate-epochs; None is no limit
     is_stop_requested: bool = False
     host: str | None = None  # of the latest run
     pid: int | None = None
@@ -296,6 +298,11 @@ class CandidateRecord:
     versions: dict[str, str] = field(default_factory=dict)
     finished_at: str | None = None
 
+    @property
+    def experts_per_layer(self) -> tuple[int, ...]:
+        """Open experts when the training ended; those at its start if it has not."""
+        return _experts_at_end(self.candidate, self.outcome.routing if self.outcome else ())
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrontMember:
@@ -308,6 +315,15 @@ class FrontMember:
     metrics: dict[str, float]
     params: dict[str, Any]
     routing: tuple[LayerRouting, ...] = ()
+
+    @property
+    def experts_per_layer(self) -> tuple[int, ...]:
+        """Open experts when the training ended."""
+        return _experts_at_end(self.candidate, self.routing)
+
+
+def _experts_at_end(candidate: Candidate, routing: tuple[LayerRouting, ...]) -> tuple[int, ...]:
+    return tuple(layer.num_experts for layer in routing) or candidate.experts_per_layer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -184,6 +184,57 @@ def test_conflicts_between_sections_are_told_at_once() -> None:
     assert "(from --set)" in found["schedule.min_experts"]
 
 
+def test_conflicts_are_told_together_with_what_is_wrong_in_other_sections() -> None:
+    found = problems_of(
+        "digits",
+        "train.epochs=0",
+        "schedule.min_experts=9",
+        "router.kind=topk",
+        "losses.z=0.1",
+        'search.pruner={kind = "pareto", rungs = [99]}',
+    )
+    # not search.pruner.rungs, which depends on train.epochs, and not losses.z, which does on router.kind
+    assert set(found) == {"train.epochs", "schedule.min_experts", "router.kind"}
+    assert "(from --set)" in found["schedule.min_experts"]
+
+
+def test_a_study_without_its_name_is_still_checked(tmp_path: Path) -> None:
+    source = write(tmp_path, '[data]\nname = "npz"\n[model]\nbackbone = "vit"\nnum_heads = 3\n')
+    assert set(problems_of(source)) == {"study", "data.path", "model.num_heads"}
+
+
+@pytest.mark.parametrize(
+    ("d_model", "cure"),
+    [
+        ("{low = 8, high = 32}", "write step = 4"),
+        ("{low = 8, high = 32, step = 6}", "write step = 8"),
+        ("{low = 8, high = 32, log = true}", "write a list"),
+        ("{low = 10, high = 32, step = 4}", "a multiple of 4, which 10 is not"),
+    ],
+)
+def test_a_range_keeps_to_multiples(d_model: str, cure: str) -> None:
+    found = problems_of("digits", f"model.d_model={d_model}")
+    assert cure in found["model.d_model"]
+    assert "(from --set)" in found["model.d_model"]
+
+
+def test_a_range_of_multiples_is_fine() -> None:
+    spec = read_study("digits", ["model.d_model={low = 8, high = 32, step = 4}"]).spec
+    assert spec.model.d_model == IntRange(low=8, high=32, step=4)
+
+
+def test_heads_divide_every_value_of_a_range() -> None:
+    changes = ["model.backbone=vit", "model.d_model={low = 16, high = 32, step = 4}"]
+    found = problems_of("digits", *changes, "model.num_heads=8")
+    assert "must divide every model.d_model (20, 28)" in found["model.num_heads"]
+    assert read_study("digits", [*changes, "model.num_heads=4"])
+
+
+def test_the_usual_references_are_all_four(tmp_path: Path) -> None:
+    spec = read_study(write(tmp_path, '[study]\nname = "a"\n')).spec
+    assert spec.study.references == ("dense", "top-1", "top-2", "uniform")
+
+
 def test_problems_of_options_say_so() -> None:
     found = problems_of("digits", "router.k=x", "epochs", "train.epochs=[1,a]", name="a/b")
     assert 'got "x" (from --set)' in found["router.k"]

@@ -1,4 +1,4 @@
-"""The tutorial is run as it stands: its commands in one shell, then its Python, in an empty folder."""
+"""Pages are run as they stand: the tutorial's commands in one shell, then its Python, in an empty folder."""
 
 import json
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parent.parent / "docs" / "tutorials" / "first-study.md"
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = DOCS / "tutorials" / "first-study.md"
 
 
 @pytest.mark.slow
@@ -20,11 +21,23 @@ def test_tutorial_runs(tmp_path: Path) -> None:
     commands = [line for line in lines if not line.startswith("pip install")]
     assert len(commands) > 10
     run(["bash", "-euo", "pipefail", "-c", "\n".join(commands)], tmp_path)
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.S | re.M))
+    code = python_of(page)
     printed = run([sys.executable, "-c", code], tmp_path)
     stored = json.loads((tmp_path / "my-model" / "config.json").read_text("utf-8"))
     accuracy = float(printed.strip().removeprefix("tensor(").removesuffix(")"))
     assert accuracy == pytest.approx(stored["outcome"]["metrics"]["accuracy"], abs=1e-4)
+
+
+def test_the_page_about_python_runs(tmp_path: Path) -> None:
+    page = (DOCS / "how-to" / "use-from-python.md").read_text("utf-8")
+    printed = run([sys.executable, "-W", "error", "-c", python_of(page)], tmp_path)
+    assert len(printed.splitlines()) >= 1
+    assert (tmp_path / "best" / "model.safetensors").exists()
+
+
+def python_of(page: str) -> str:
+    """The Python on a page, in one piece."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.S | re.M))
 
 
 def run(command: list[str], folder: Path) -> str:

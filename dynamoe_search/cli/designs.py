@@ -12,6 +12,7 @@ from dynamoe_search.cli.options import (
     Device,
     Quiet,
     StudyFile,
+    Threads,
     TrustCode,
     check_folder,
 )
@@ -170,6 +171,7 @@ def train(
     file: StudyFile,
     changes: Changes = None,
     device: Device = "auto",
+    threads: Threads = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write the trained model to this folder.", show_default=False),
@@ -198,6 +200,7 @@ def train(
         trained = train_one(
             loaded.spec,
             device=device,
+            num_threads=threads,
             trust_code=trust_code,
             on_event=watching_epochs(loaded.spec.train.epochs, quiet),
             should_stop=should_stop,

@@ -103,6 +103,15 @@ Changes = Annotated[
 Device = Annotated[
     str, typer.Option("--device", help="Where to train: auto, cpu, cuda or cuda:1, …")
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="CPU threads of torch; a study keeps its number. Default: as many as torch would use.",
+        show_default=False,
+    ),
+]
 
 
 def _look_in_this_folder(trusted: bool) -> bool:

@@ -34,6 +34,8 @@ def show(study: Study, trial: Trial, storage: Storage = None, as_json: AsJson = 
         progress = store.progress(study, trial)
     if as_json:
         result = json.loads(to_json(record))
+        result["experts_per_layer"] = list(record.experts_per_layer)
+        result["experts_per_layer_at_start"] = list(record.candidate.experts_per_layer)
         result["progress"] = [json.loads(to_json(report)) for report in progress]
         screens.print_json(result)
         return

@@ -96,7 +96,7 @@ def _front_cells(member: FrontMember, objectives: Sequence[str]) -> list[Any]:
     return [
         member.trial,
         *(float(member.values[name]) for name in objectives),
-        candidate.experts_per_layer,
+        member.experts_per_layer,
         " ".join(f"{layer.mean_k:.2f}" for layer in member.routing),
         _searched_router(member),
         candidate.schedule.shape,
@@ -140,7 +140,8 @@ def show_candidate(record: CandidateRecord, progress: Sequence[Progress] = ()) -
                     for name, value in asdict(candidate.schedule).items()
                     if value is not None
                 },
-                "experts per layer": candidate.experts_per_layer,
+                "experts per layer": record.experts_per_layer,
+                "at the start": candidate.experts_per_layer if candidate.adaptive else None,
                 "router": router_words(candidate.router),
                 "losses": asdict(candidate.losses),
                 "adaptive": asdict(candidate.adaptive) if candidate.adaptive else None,

@@ -17,12 +17,14 @@ from dynamoe_search.cli.options import (
     Storage,
     Study,
     StudyFile,
+    Threads,
     Timeout,
     Trials,
     TrustCode,
 )
 
 if TYPE_CHECKING:  # these load torch or Optuna
+    from dynamoe_search.records import StudyRecord
     from dynamoe_search.search import Limits, StudySummary
     from dynamoe_search.store import Store
 
@@ -39,6 +41,7 @@ def run(
         ),
     ] = None,
     device: Device = "auto",
+    threads: Threads = None,
     changes: Changes = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
@@ -57,7 +60,12 @@ def run(
 
     with Store.open(storage) as store:
         study = create_study(
-            store, loaded.spec, source=loaded.source, device=device, trust_code=trust_code
+            store,
+            loaded.spec,
+            source=loaded.source,
+            device=device,
+            num_threads=threads,
+            trust_code=trust_code,
         )
         limits = Limits(timeout_seconds=timeout, epochs=epochs)
         _search(store, study, storage, limits, trust_code=trust_code, quiet=quiet)
@@ -72,7 +80,7 @@ def resume(
     storage: Storage = None,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a study exactly where it was; --trials goes further than was asked for."""
+    """Go on with a study exactly where it was; --trials and --epochs go further than was asked for."""
     from dynamoe_search.search import Limits
     from dynamoe_search.store import Store
 
@@ -115,14 +123,17 @@ def _search(
     if summary.reason in ("interrupt", "stop"):
         typer.echo(f"stopped; go on with: {again}", err=True)
         raise typer.Exit(1)
-    _suggest(summary, storage)
+    _suggest(summary, record, storage)
 
 
-def _suggest(summary: "StudySummary", storage: str | None) -> None:
+def _suggest(summary: "StudySummary", record: "StudyRecord", storage: str | None) -> None:
     """Prints the commands that make sense now."""
     name = summary.name
     lines = []
-    if summary.state != "finished":
+    if summary.reason == "epochs":
+        more = _more_epochs(summary, record)
+        lines.append(_command("resume", name, "--epochs", more, storage=storage))
+    elif summary.state != "finished":
         lines.append(_command("resume", name, storage=storage))
     elif summary.reason == "trials":
         lines.append(_command("resume", name, "--trials", 2 * summary.trials, storage=storage))
@@ -135,6 +146,12 @@ def _suggest(summary: "StudySummary", storage: str | None) -> None:
     typer.echo("\nnext:")
     for line in lines:
         typer.echo(f"  {line}")
+
+
+def _more_epochs(summary: "StudySummary", record: "StudyRecord") -> int:
+    """Returns twice the budget of epochs, or more if that would not pay for a candidate."""
+    one_candidate = int(json.loads(record.spec_json)["train"]["epochs"])
+    return max(2 * (record.max_epochs or 0), summary.epochs + one_candidate)
 
 
 def _command(*words: object, storage: str | None) -> str:

@@ -3,6 +3,7 @@
 Legend: n examples, C channels, H rows, W columns; `x` is (n, C, H, W) float32, `y` (n,) int64.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,7 @@ class ImageData:
     source: str  # where it was read from
     mean: tuple[float, ...]  # of the training part, per channel (per feature for flat data)
     std: tuple[float, ...]  # what is divided by; 1 where the training part is constant
+    data_hash: str = ""  # of both parts as they were read; empty for data made by hand
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,18 +211,32 @@ def search_parts(raw: RawImages, section: DataSection, *, has_test: bool) -> Ima
         DataError: Too few examples.
     """
     parts = part_indices(raw.y, section, has_test=has_test)
-    train = raw.x[parts.train]
-    standardize = Standardizer(train, is_flat=raw.is_flat, source=raw.source)
+    train = raw.x[parts.train], raw.y[parts.train]
+    validation = raw.x[parts.validation], raw.y[parts.validation]
+    standardize = Standardizer(train[0], is_flat=raw.is_flat, source=raw.source)
     return ImageData(
         name=section.name,
-        train=standardize(train, raw.y[parts.train]),
-        validation=standardize(raw.x[parts.validation], raw.y[parts.validation]),
+        train=standardize(*train),
+        validation=standardize(*validation),
         input_shape=raw.input_shape,
         num_classes=raw.num_classes,
         source=raw.source,
         mean=standardize.mean,
         std=standardize.std,
+        data_hash=_hash(*train, *validation),
     )
+
+
+def _hash(*arrays: Array) -> str:
+    """Gives the SHA-256 of arrays: of their types, shapes and bytes.
+
+    They are taken before they are standardised, which machines may round differently.
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def held_out_test(raw: RawImages, official_test: RawImages | None, section: DataSection) -> Split:

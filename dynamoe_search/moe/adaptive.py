@@ -113,23 +113,6 @@ def update_slots(
     )
 
 
-def write_opened(weight: Tensor, threshold: Tensor, update: SlotUpdate) -> tuple[Tensor, Tensor]:
-    """Returns the router's tensors with the opened slots' new rows and thresholds in place.
-
-    Args:
-        weight: (candidates, slots, d_model) router rows; not changed.
-        threshold: (candidates, slots); not changed.
-        update: From `update_slots` for the same candidates and slots.
-    """
-    slots = torch.arange(weight.shape[1], device=weight.device)
-    is_new = slots == update.opened[:, None]  # (candidates, slots)
-    row, start = update.router_row.to(weight.dtype), update.threshold.to(threshold.dtype)
-    return (
-        torch.where(is_new[..., None], row[:, None], weight),
-        torch.where(is_new, start[:, None], threshold),
-    )
-
-
 def _step_of_period(step: int, config: AdaptiveConfig) -> int:
     """1 for the first step of a period, `period` for its last."""
     return (step - 1) % config.period + 1

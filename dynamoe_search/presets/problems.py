@@ -1,7 +1,7 @@
 """What pydantic found wrong with a study file, in plain words: dotted path, value got, what is allowed."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from dynamoe_search.errors import Problem
 from dynamoe_search.presets.toml import to_toml_value
-from dynamoe_search.specs import FloatRange, StudySpec
+from dynamoe_search.specs import FloatRange, StudySpec, conflicts
 
 _TAGS = ("value", "choice", "range")  # names of the three forms, which pydantic adds to the path
 _LONGEST = 60
@@ -38,20 +38,34 @@ _PLAIN = {
 def explain(
     error: ValidationError, raw: Mapping[str, Any], changed: Mapping[tuple[str, ...], str]
 ) -> list[Problem]:
-    """Returns one problem for everything that a validation found.
+    """Returns one problem for everything that is wrong, within sections and between them.
 
     Args:
         error: What pydantic raised for the whole study.
         raw: The tables that were validated.
         changed: Paths that came from an option rather than from the file, and which option.
     """
-    problems: list[Problem] = []
-    for details in error.errors(include_url=False):
-        if details["type"] == "conflicts":
-            problems += [_with_origin(problem, changed) for problem in details["ctx"]["problems"]]
-        else:
-            problems.append(_with_origin(_explain_one(details, raw), changed))
-    return problems
+    problems = [
+        _explain_one(details, raw)
+        for details in error.errors(include_url=False)
+        if details["type"] != "conflicts"
+    ]
+    problems += _conflicts_of_sound_sections(raw)
+    return [_with_origin(problem, changed) for problem in problems]
+
+
+def _conflicts_of_sound_sections(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields the conflicts that pydantic looks for only once every section is right by itself."""
+    sound: dict[str, Any] = {}
+    broken: list[str] = []
+    for name, field in StudySpec.model_fields.items():
+        section: Any = field.annotation
+        try:
+            if name in raw or field.is_required():
+                sound[name] = section.model_validate(raw.get(name))
+        except ValidationError:
+            broken.append(name)
+    yield from conflicts(StudySpec.model_construct(**sound), without=broken)
 
 
 def _explain_one(details: ErrorDetails, raw: Mapping[str, Any]) -> Problem:

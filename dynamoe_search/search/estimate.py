@@ -1,27 +1,25 @@
 """What a study will cost, before it runs: the numbers that `check` prints."""
 
 import math
-import time
 from dataclasses import dataclass, replace
 
-from dynamoe_search.data import DataInfo, describe, load_data
+from dynamoe_search.data import DataInfo, describe
+from dynamoe_search.errors import InputError, UsageError
 from dynamoe_search.moe.accounting import count_parameters
 from dynamoe_search.moe.backbones import BACKBONES, build_model
 from dynamoe_search.moe.formulas import formula_counts, formula_flops, num_tokens
 from dynamoe_search.records import AdaptiveConfig, Candidate
 from dynamoe_search.search.designs import KIND, SHAPE, build_candidate, decide
 from dynamoe_search.search.distributions import middle_value
-from dynamoe_search.search.machine import resolve_device
-from dynamoe_search.search.sampling import Proposer
+from dynamoe_search.search.notes import notes
+from dynamoe_search.search.pilot import PILOT_STEPS, measured_seconds
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec, values_of
-from dynamoe_search.training import TrainSettings, train_population
 
 _BYTES = 4  # of a number in fp32
 _COPIES = 4  # weight, gradient and the two moments of AdamW
 _ROW_BYTES = 40_000  # of a candidate in the database, with its epochs and layers
 _FRONT_MEMBERS = 20  # whose weights are kept; a usual front has fewer
-_PILOT_STEPS = 8
 _LARGEST = ("model.d_model", "model.num_layers", "model.d_expert", "schedule.max_experts")
 
 
@@ -75,7 +73,7 @@ def estimate(
 
     Raises:
         DataError: The data cannot be described or, with `measure`, read.
-        UsageError: The backbone is the user's own and `trust_code` is false.
+        UsageError: The largest design cannot be built, see `largest_design`.
     """
     space = Space(spec)
     info = describe(spec.data)
@@ -84,8 +82,8 @@ def estimate(
     cohort = min(trials, spec.search.cohort_size)
     seconds, basis = None, "not measured"
     if measure:
-        seconds = _measured_seconds(space, info, device, trust_code=trust_code)
-        basis = f"{_PILOT_STEPS} training steps of the first cohort, extrapolated"
+        seconds = measured_seconds(space, info, trials, device=device, trust_code=trust_code)
+        basis = f"{2 * PILOT_STEPS} training steps of the first cohort, extrapolated"
     return Estimate(
         trials=trials,
         cohorts=math.ceil(trials / spec.search.cohort_size),
@@ -95,7 +93,7 @@ def estimate(
         disk_bytes=trials * _ROW_BYTES + _FRONT_MEMBERS * largest.parameters * _BYTES,
         seconds=seconds,
         basis=basis,
-        notes=tuple(_notes(space, trials)),
+        notes=tuple(notes(space, info, trials)),
     )
 
 
@@ -106,18 +104,19 @@ def _at_most(space: Space) -> int:
 
 
 def largest_design(space: Space, info: DataInfo, *, trust_code: bool = False) -> LargestDesign:
-    """Returns bounds on the size and the work of every design of a space."""
+    """Returns bounds on the size and the work of every design of a space.
+
+    Raises:
+        UsageError: The backbone is the user's own and `trust_code` is false, or it cannot be built
+            for these data; or the patches of a `vit` do not fit the images.
+    """
     spec = space.spec
+    _check_patches(spec, info)
     counts = [_largest_of_kind(space, kind) for kind in dict.fromkeys((*space.kinds, "top-k"))]
     if spec.model.backbone not in BACKBONES:
         # No formula for a user's own network: it is built; its work is bounded by its parameters.
-        totals = [
-            count_parameters(
-                build_model(one, info.input_shape, info.num_classes, trust_code=trust_code)
-            ).total
-            for one in counts
-        ]
-        most, tokens = max(totals), 1
+        most = max(_built_size(one, info, trust_code=trust_code) for one in counts)
+        tokens = 1
         return LargestDesign(
             parameters=most, flops_per_token=2 * most, tokens=tokens, num_slots=_slots(counts)
         )
@@ -130,6 +129,30 @@ def largest_design(space: Space, info: DataInfo, *, trust_code: bool = False) ->
         tokens=num_tokens(counts[0], shape),
         num_slots=_slots(counts),
     )
+
+
+def _check_patches(spec: StudySpec, info: DataInfo) -> None:
+    _, height, width = info.input_shape
+    patch = spec.model.patch_size
+    if spec.model.backbone == "vit" and (height % patch or width % patch):
+        raise UsageError(
+            f"model.patch_size must divide the image ({height} x {width}), got {patch}"
+        )
+
+
+def _built_size(candidate: Candidate, info: DataInfo, *, trust_code: bool) -> int:
+    """Parameters of a design that is built, with whatever the user's own code raises in one sentence."""
+    shape, classes = info.input_shape, info.num_classes
+    try:
+        return count_parameters(build_model(candidate, shape, classes, trust_code=trust_code)).total
+    except InputError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise UsageError(
+            f"backbone {candidate.model.backbone!r} cannot be built for images of shape {shape} "
+            f"and {classes} classes: {type(error).__name__}: {text}"
+        ) from error
 
 
 def _slots(candidates: list[Candidate]) -> int:
@@ -180,49 +203,3 @@ def _candidate_bytes(spec: StudySpec, largest: LargestDesign) -> int:
 
 def _data_bytes(info: DataInfo) -> int:
     return _BYTES * math.prod(info.input_shape) * (info.num_train + info.num_validation)
-
-
-def _notes(space: Space, trials: int) -> list[str]:
-    spec = space.spec
-    notes = []
-    if not space.distributions:
-        notes.append("every value is fixed, so there is one design; `train` trains it")
-    elif trials < spec.study.trials:
-        notes.append(
-            f"the space has at most {space.size} designs, fewer than study.trials "
-            f"({spec.study.trials}); the search ends when all are tried"
-        )
-    if spec.search.pruner.kind != "none":
-        notes.append("epochs and time are at most this: candidates that are pruned take less")
-    widths = {*values_of(spec.model.d_model), *values_of(spec.model.d_expert)}
-    if spec.train.precision != "fp32" and any(width % 8 for width in widths):
-        notes.append(
-            "on a GPU in bf16, grouped matrix products want model.d_model and model.d_expert "
-            "in multiples of 8"
-        )
-    return notes
-
-
-def _measured_seconds(space: Space, info: DataInfo, device: str, *, trust_code: bool) -> float:
-    """Trains the first cohort for a few steps and extrapolates to all examples, epochs and trials."""
-    spec = space.spec
-    proposer = Proposer(space)
-    size = min(spec.search.cohort_size, spec.study.trials)
-    proposals = [proposal for _ in range(size) if (proposal := proposer.propose()) is not None]
-    pilot = [
-        replace(one.candidate, train=replace(one.candidate.train, epochs=1)) for one in proposals
-    ]
-    num_examples = min(info.num_train, _PILOT_STEPS * spec.train.batch_size)
-    section = spec.data.model_copy(update={"max_train": num_examples})
-    data = load_data(section)
-    settings = TrainSettings(
-        num_slots=space.num_slots,
-        device=resolve_device(device),
-        expert_backend=spec.search.expert_backend,
-        trust_code=trust_code,
-    )
-    started = time.perf_counter()
-    train_population(pilot, data, settings)
-    per_candidate = (time.perf_counter() - started) / len(pilot)
-    scale = info.num_train / len(data.train.y) * spec.train.epochs
-    return per_candidate * scale * spec.study.trials

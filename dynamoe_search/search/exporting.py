@@ -20,6 +20,7 @@ from dynamoe_search.search import weights
 from dynamoe_search.search.designs import candidate_from
 from dynamoe_search.search.events import EpochFinished, OnEvent, ignore, never
 from dynamoe_search.search.machine import default_threads, library_versions, train_settings
+from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
@@ -89,6 +90,7 @@ def export_candidate(
         should_stop: Asked after every step of that training.
 
     Raises:
+        DataError: The data cannot be read, or are not those that the study began with.
         DynamoeError: Trained again, the candidate has another accuracy than the study says.
         Interrupted: `should_stop` returned true.
         UsageError: There is no such study or trial, or the candidate is not complete.
@@ -100,7 +102,7 @@ def export_candidate(
             "choose one that is complete"
         )
     spec = StudySpec.model_validate_json(study.spec_json)
-    data = load_data(spec.data)
+    data = load_same_data(study)
     outcome, versions = record.outcome, record.versions
     state = weights.load(store.files_of(name) / "models", trial)
     is_retrained = state is None

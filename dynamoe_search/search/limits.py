@@ -18,7 +18,7 @@ class Limits:
         trials: Candidates of the study, earlier runs included; None keeps what the study asks for.
         timeout_seconds: Wall time of this run.
         epochs: Candidate-epochs of the study, earlier runs included; the last cohort is cut so that
-            it is not exceeded.
+            it is not exceeded. None keeps the study's budget, if it has one.
     """
 
     trials: int | None = None

@@ -55,6 +55,13 @@ def default_threads() -> int:
     return torch.get_num_threads()
 
 
+def measured_objectives(spec: StudySpec) -> frozenset[str]:
+    """Returns those of a study's objectives and constraints that take a measurement."""
+    constrained = {name.partition("_")[2] for name in spec.study.constraints}
+    wanted = constrained | set(spec.study.objectives)
+    return frozenset(wanted & {"latency_ms", "peak_memory_mb"})
+
+
 def train_settings(
     spec: StudySpec, settings: StudySettings, *, trust_code: bool = False
 ) -> TrainSettings:
@@ -63,13 +70,11 @@ def train_settings(
     Raises:
         DeviceError: The study's device is not here.
     """
-    constrained = {name.partition("_")[2] for name in spec.study.constraints}
-    wanted = constrained | set(spec.study.objectives)
     return TrainSettings(
         num_slots=settings.num_slots,
         device=resolve_device(settings.device),
         expert_backend=settings.expert_backend,
         num_threads=settings.num_threads,
-        measure=frozenset(wanted & {"latency_ms", "peak_memory_mb"}),
+        measure=measured_objectives(spec),
         trust_code=trust_code,
     )

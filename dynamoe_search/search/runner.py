@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dynamoe_search.data import DataInfo, load_data
-from dynamoe_search.errors import CandidateError
+from dynamoe_search.errors import CandidateError, UsageError
 from dynamoe_search.records import (
     CandidateRecord,
     Outcome,
@@ -49,6 +49,7 @@ from dynamoe_search.search.objectives import (
     violations,
 )
 from dynamoe_search.search.rungs import Rungs
+from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.search.sampling import Known, Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
@@ -105,6 +106,7 @@ def create_study(
             max_flops=largest.flops_per_token,
         ),
         versions=library_versions(),
+        data_hash=data.data_hash,
     )
     store.create_study(spec, source=source, settings=settings)
     return spec.study.name
@@ -124,26 +126,30 @@ def run_study(
     Args:
         store: The open database.
         name: The study.
-        limits: How far to go; a number of trials given here is stored with the study.
+        limits: How far to go; numbers of trials and epochs given here are stored with the study.
         on_event: Told about everything that happens, in this thread.
         should_stop: Asked after every training step; the candidates in training then stay without
             an outcome and are trained again when the study goes on.
         trust_code: Whether a backbone named as `package.module:Class` may be imported.
 
     Raises:
-        DataError: The data cannot be read.
+        DataError: The data cannot be read, or are not those that the study began with.
         DeviceError: The study's device is not here.
-        UsageError: There is no such study, or another process is running it.
+        UsageError: There is no such study, another process is running it, or more candidates are
+            finished than `limits.trials`.
     """
     limits = limits or Limits()
+    _check_trials(store.study(name), limits)
     store.begin_run(name)
     has_finished = False
     try:
         store.clear_stop(name)
         if limits.trials is not None:
             store.set_trials(name, limits.trials)
+        if limits.epochs is not None:
+            store.set_max_epochs(name, limits.epochs)
         stopper = Stopper(store, name, limits.timeout_seconds, should_stop)
-        run = _Run(store, store.study(name), limits, on_event, stopper, trust_code=trust_code)
+        run = _Run(store, store.study(name), on_event, stopper, trust_code=trust_code)
         reason = run.until_end()
         has_finished = reason in ("trials", "exhausted")
     finally:
@@ -151,6 +157,15 @@ def run_study(
     summary = run.summary(reason)
     on_event(StudyEnded(summary=summary))
     return summary
+
+
+def _check_trials(record: StudyRecord, limits: Limits) -> None:
+    num_finished = record.num_complete + record.num_failed + record.num_stopped
+    if limits.trials is not None and limits.trials < num_finished:
+        raise UsageError(
+            f"the study {record.name!r} has {num_finished} finished trials already, "
+            f"which is more than {limits.trials}; ask for {num_finished} or more"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,20 +184,19 @@ class _Run:
         self,
         store: Store,
         record: StudyRecord,
-        limits: Limits,
         on_event: OnEvent,
         stopper: Stopper,
         *,
         trust_code: bool,
     ) -> None:
         self._store, self._name, self._record = store, record.name, record
-        self._limits, self._on_event, self._stopper = limits, on_event, stopper
+        self._on_event, self._stopper = on_event, stopper
         self._spec = StudySpec.model_validate_json(record.spec_json)
         self._space = Space(self._spec)
         self._versions = library_versions()
         self._known: dict[int, Known] = {}  # finished candidates by trial, each made once
         self._settings = train_settings(self._spec, record.settings, trust_code=trust_code)
-        self._data = load_data(self._spec.data)
+        self._data = load_same_data(record)
         self._front: set[int] = set()
         self._rungs = Rungs(self._spec.search.pruner, self._spec.train.epochs)
 
@@ -249,9 +263,9 @@ class _Run:
         """Returns how many members the limits allow after these candidates, and which limit binds."""
         trials = self._record.trials - len(before)
         room = min(trials, self._record.settings.cohort_size)
-        if self._limits.epochs is not None:
+        if self._record.max_epochs is not None:
             spent = sum(record.outcome.epochs for record in before if record.outcome is not None)
-            affordable = (self._limits.epochs - spent) // self._spec.train.epochs
+            affordable = (self._record.max_epochs - spent) // self._spec.train.epochs
             if affordable < room:
                 return max(0, affordable), "epochs"
         return max(0, room), "trials"

@@ -1,5 +1,6 @@
 """Values that a study may vary: a scalar is fixed, a list is a choice, `{low, high, log, step}` is a range."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
@@ -87,6 +88,14 @@ def values_of(value: Any) -> Iterator[Any]:
         yield value
 
 
+def whole_numbers_of(value: Any) -> Iterator[int]:
+    """Yields every number that a searchable whole number can take."""
+    if isinstance(value, IntRange):
+        yield from range(value.low, value.high + 1, value.step)
+    else:
+        yield from values_of(value)
+
+
 def is_fixed(value: Any) -> bool:
     """Tells whether a searchable value can take one value only."""
     if isinstance(value, IntRange | FloatRange):
@@ -96,7 +105,7 @@ def is_fixed(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Bounds that hold for the scalar, for each member of a choice and for both ends of a range."""
+    """Bounds that hold for the scalar, for each member of a choice and for every value of a range."""
 
     ge: float | None = None
     gt: float | None = None
@@ -125,6 +134,29 @@ class Within:
             and (self.multiple_of is None or number % self.multiple_of == 0)
         )
 
+    def _check_steps(self, value: Any) -> None:
+        """Refuses a range that leaves the multiples between its ends."""
+        if self.multiple_of is None or not isinstance(value, IntRange) or value.low == value.high:
+            return
+        if value.log:
+            raise PydanticCustomError(
+                "log_between_multiples",
+                "must be a multiple of {multiple}, which a range with log does not keep to; "
+                "write a list, or step = {multiple} without log",
+                {"multiple": self.multiple_of},
+            )
+        if value.step % self.multiple_of:
+            raise PydanticCustomError(
+                "step_between_multiples",
+                "must be a multiple of {multiple}, which steps of {step} do not keep to; "
+                "write step = {good}",
+                {
+                    "multiple": self.multiple_of,
+                    "step": value.step,
+                    "good": math.ceil(value.step / self.multiple_of) * self.multiple_of,
+                },
+            )
+
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
@@ -136,6 +168,7 @@ class Within:
                         "must be {bounds}, which {member} is not",
                         {"bounds": self.describe(), "member": member},
                     )
+            self._check_steps(value)
             return value
 
         return core_schema.no_info_after_validator_function(check, handler(source))

@@ -43,7 +43,9 @@ class StudySection(Frozen):
         default=("accuracy", "activated_params"), strict=False, min_length=1, max_length=4
     )
     """What the Pareto front is made of; accuracy is maximised, everything else minimised."""
-    references: tuple[Reference, ...] = Field(default=("dense", "top-1", "top-2"), strict=False)
+    references: tuple[Reference, ...] = Field(
+        default=("dense", "top-1", "top-2", "uniform"), strict=False
+    )
     """Well-known designs that are trained first, for comparison."""
     constraints: dict[str, float] = Field(default_factory=dict)
     """Bounds such as `max_activated_params = 50000`, `min_accuracy = 0.9`: candidates outside are not on the front."""

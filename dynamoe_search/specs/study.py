@@ -1,6 +1,6 @@
 """`StudySpec`: a whole study file, with the checks that need more than one section."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import pairwise
 from typing import get_args
 
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dynamoe_search.errors import Problem
-from dynamoe_search.specs.searchable import Frozen, values_of
+from dynamoe_search.specs.searchable import Frozen, values_of, whole_numbers_of
 from dynamoe_search.specs.sections import (
     AdaptiveSection,
     DataSection,
@@ -51,25 +51,30 @@ class StudySpec(Frozen):
         return self
 
 
-def conflicts(spec: StudySpec) -> Iterator[Problem]:
-    """Yields every combination of values that cannot be built, all at once."""
-    yield from _model_conflicts(spec)
-    yield from _schedule_conflicts(spec)
-    yield from _router_conflicts(spec)
-    yield from _adaptive_conflicts(spec)
-    yield from _study_conflicts(spec)
-    yield from _pruner_conflicts(spec)
+def conflicts(spec: StudySpec, without: Collection[str] = ()) -> Iterator[Problem]:
+    """Yields every combination of values that cannot be built, all at once.
+
+    Args:
+        spec: The study.
+        without: Sections that cannot be relied on; checks that read one of them are left out.
+    """
+    for sections, check in _CHECKS:
+        if not set(sections) & set(without):
+            yield from check(spec)
 
 
-def _model_conflicts(spec: StudySpec) -> Iterator[Problem]:
-    if spec.model.backbone == "vit":
-        for width in values_of(spec.model.d_model):
-            if width % spec.model.num_heads:
-                yield Problem(
-                    path="model.num_heads",
-                    got=str(spec.model.num_heads),
-                    allowed=f"must divide model.d_model ({width})",
-                )
+def _head_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    heads = spec.model.num_heads
+    odd = [width for width in whole_numbers_of(spec.model.d_model) if width % heads]
+    if spec.model.backbone == "vit" and odd:
+        yield Problem(
+            path="model.num_heads",
+            got=str(heads),
+            allowed=f"must divide every model.d_model ({', '.join(map(str, odd[:3]))})",
+        )
+
+
+def _data_conflicts(spec: StudySpec) -> Iterator[Problem]:
     if spec.data.name in ("npz", "folder") and spec.data.path is None:
         yield Problem(
             path="data.path",
@@ -88,14 +93,18 @@ def _schedule_conflicts(spec: StudySpec) -> Iterator[Problem]:
             got=str(highest),
             allowed=f"must be at most the smallest schedule.max_experts ({lowest})",
         )
-    if schedule.total_experts is None:
-        return
-    if schedule.match != "total":
+    if schedule.total_experts is not None and schedule.match != "total":
         yield Problem(
             path="schedule.total_experts",
             got=str(schedule.total_experts),
             allowed='is used only with schedule.match = "total"',
         )
+
+
+def _total_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    schedule = spec.schedule
+    if schedule.total_experts is None:
+        return
     layers = max(values_of(spec.model.num_layers))
     if min(values_of(schedule.total_experts)) < layers:
         yield Problem(
@@ -105,7 +114,7 @@ def _schedule_conflicts(spec: StudySpec) -> Iterator[Problem]:
         )
 
 
-def _router_conflicts(spec: StudySpec) -> Iterator[Problem]:
+def _loss_conflicts(spec: StudySpec) -> Iterator[Problem]:
     kinds = tuple(values_of(spec.router.kind))
     for name in LOSS_NAMES:
         weight = getattr(spec.losses, name)
@@ -116,12 +125,28 @@ def _router_conflicts(spec: StudySpec) -> Iterator[Problem]:
                 got=str(weight),
                 allowed=f"has a gradient only with router.kind {', '.join(usable)}; here it is {', '.join(kinds)}",
             )
+
+
+def _histogram_conflicts(spec: StudySpec) -> Iterator[Problem]:
     histogram = spec.router.histogram
     if min(histogram) < 0 or abs(sum(histogram) - 1) > 1e-6:
         yield Problem(
             path="router.histogram",
             got=str(list(histogram)),
             allowed="must be probabilities that sum to 1",
+        )
+
+
+def _period_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    adaptive = spec.adaptive
+    if not any(values_of(adaptive.enabled)):
+        return
+    if not adaptive.record_from < adaptive.update_at <= adaptive.period:
+        yield Problem(
+            path="adaptive.update_at",
+            got=str(adaptive.update_at),
+            allowed=f"must be above adaptive.record_from ({adaptive.record_from}) "
+            f"and at most adaptive.period ({adaptive.period})",
         )
 
 
@@ -134,13 +159,6 @@ def _adaptive_conflicts(spec: StudySpec) -> Iterator[Problem]:
             path="adaptive.enabled",
             got="true",
             allowed='needs "top-any" among router.kind, whose thresholds can leave a token without an expert',
-        )
-    if not adaptive.record_from < adaptive.update_at <= adaptive.period:
-        yield Problem(
-            path="adaptive.update_at",
-            got=str(adaptive.update_at),
-            allowed=f"must be above adaptive.record_from ({adaptive.record_from}) "
-            f"and at most adaptive.period ({adaptive.period})",
         )
     most = max(values_of(spec.schedule.max_experts))
     if adaptive.max_experts < most:
@@ -170,7 +188,7 @@ def _study_conflicts(spec: StudySpec) -> Iterator[Problem]:
             )
 
 
-def _pruner_conflicts(spec: StudySpec) -> Iterator[Problem]:
+def _rung_conflicts(spec: StudySpec) -> Iterator[Problem]:
     pruner = spec.search.pruner
     if pruner.kind == "none":
         return
@@ -187,6 +205,12 @@ def _pruner_conflicts(spec: StudySpec) -> Iterator[Problem]:
     for allowed, is_wrong in wrong.items():
         if is_wrong:
             yield Problem(path="search.pruner.rungs", got=str(list(plan)), allowed=allowed)
+
+
+def _pruner_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    pruner = spec.search.pruner
+    if pruner.kind == "none":
+        return
     unseen: list[str] = [name for name in spec.study.objectives if name not in PRUNED_ON]
     unseen += [name for name in spec.study.constraints if name not in BOUNDS_KEPT_BY_RIVALS]
     if unseen:
@@ -196,3 +220,19 @@ def _pruner_conflicts(spec: StudySpec) -> Iterator[Problem]:
             allowed=f"compares {', '.join(PRUNED_ON)} only and could stop the best in "
             f'{", ".join(unseen)}; set it to "none"',
         )
+
+
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[StudySpec], Iterator[Problem]]], ...] = (
+    (("model",), _head_conflicts),
+    (("data",), _data_conflicts),
+    (("schedule",), _schedule_conflicts),
+    (("schedule", "model"), _total_conflicts),
+    (("router", "losses"), _loss_conflicts),
+    (("router",), _histogram_conflicts),
+    (("adaptive",), _period_conflicts),
+    (("adaptive", "router", "schedule"), _adaptive_conflicts),
+    (("study",), _study_conflicts),
+    (("search", "train"), _rung_conflicts),
+    (("search", "study"), _pruner_conflicts),
+)
+"""Every check between values, with the sections that it reads."""

@@ -137,6 +137,10 @@ class Store:
         """Changes how many candidates a study is asked for."""
         self._update(name, trials=trials)
 
+    def set_max_epochs(self, name: str, epochs: int) -> None:
+        """Changes how many candidate-epochs a study may train in all."""
+        self._update(name, max_epochs=epochs)
+
     def delete_study(self, name: str) -> None:
         """Deletes a study everywhere: Optuna's tables, the folder with its files, our tables.
 

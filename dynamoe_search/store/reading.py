@@ -267,6 +267,7 @@ def _study(row: sa.Row[Any], counts: dict[str, int]) -> StudyRecord:
         trials=row.trials,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        max_epochs=row.max_epochs,
         is_stop_requested=bool(row.is_stop_requested),
         host=row.host,
         pid=row.pid,

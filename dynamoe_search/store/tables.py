@@ -60,6 +60,7 @@ studies = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("trials", sa.Integer, nullable=False),
+    sa.Column("max_epochs", sa.Integer),
     sa.Column("device", sa.String(80), nullable=False),
     sa.Column("spec_json", sa.Text, nullable=False),
     sa.Column("objectives_json", sa.Text, nullable=False),

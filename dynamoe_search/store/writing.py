@@ -1,5 +1,6 @@
 """What is written to our tables; every function is a part of one transaction."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -211,7 +212,7 @@ def rewrite_front(connection: sa.Connection, study: StudyRecord) -> None:
             candidates.ordinal,
             candidates.router,
             candidates.schedule,
-            candidates.experts_per_layer,
+            candidates.experts_per_layer,  # at the start
             candidates.params_json,
             evaluations.accuracy,
             evaluations.activated_params,
@@ -235,13 +236,31 @@ def rewrite_front(connection: sa.Connection, study: StudyRecord) -> None:
     )
     connection.execute(tables.front.delete().where(tables.front.c.study_name == study.name))
     if chosen:
+        at_end = _experts_at_end(connection, study.name)
         connection.execute(
             tables.front.insert(),
             [
-                {"study_name": study.name, "place": place, **rows[index]._mapping}
+                {"study_name": study.name, "place": place}
+                | dict(rows[index]._mapping)
+                | at_end.get(rows[index].trial_number, {})
                 for place, index in enumerate(chosen)
             ],
         )
+
+
+def _experts_at_end(connection: sa.Connection, name: str) -> dict[int, dict[str, str]]:
+    """Returns the column `experts_per_layer` of every trial whose layers are known."""
+    here = tables.layers.c
+    counts: dict[int, tuple[int, ...]] = defaultdict(tuple)
+    for row in connection.execute(
+        sa.select(here.trial_number, here.num_experts)
+        .where(here.study_name == name)
+        .order_by(here.trial_number, here.layer)
+    ):
+        counts[row.trial_number] += (row.num_experts,)
+    return {
+        trial: {"experts_per_layer": counts_to_text(numbers)} for trial, numbers in counts.items()
+    }
 
 
 def front_order(objectives: Sequence[str]) -> str:
@@ -278,31 +297,25 @@ def claim_run(connection: sa.Connection, name: str, runner: Runner) -> None:
 
 def touch_run(connection: sa.Connection, name: str, runner: Runner) -> None:
     """Says that a process still works on a study, if it is the one that does."""
-    table = tables.studies
-    connection.execute(
-        table.update()
-        .where(
-            table.c.study_name == name,
-            table.c.state == "running",
-            table.c.host == runner.host,
-            table.c.pid == runner.pid,
-        )
-        .values(heartbeat_at=utc_now())
-    )
+    running = tables.studies.update().where(_is_run_by(name, runner))
+    connection.execute(running.values(heartbeat_at=utc_now()))
 
 
 def release_run(connection: sa.Connection, name: str, runner: Runner, state: str) -> None:
     """Ends the run of a process; does nothing if another process has taken the study over."""
-    table = tables.studies
+    running = tables.studies.update().where(_is_run_by(name, runner))
     connection.execute(
-        table.update()
-        .where(
-            table.c.study_name == name,
-            table.c.state == "running",
-            table.c.host == runner.host,
-            table.c.pid == runner.pid,
-        )
-        .values(state=state, host=None, pid=None, process_mark=None, updated_at=utc_now())
+        running.values(state=state, host=None, pid=None, process_mark=None, updated_at=utc_now())
+    )
+
+
+def _is_run_by(name: str, runner: Runner) -> sa.ColumnElement[bool]:
+    here = tables.studies.c
+    return sa.and_(
+        here.study_name == name,
+        here.state == "running",
+        here.host == runner.host,
+        here.pid == runner.pid,
     )
 
 

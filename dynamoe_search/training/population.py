@@ -224,7 +224,7 @@ class Population:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low)
 
     def evaluate(self) -> list[Evaluation]:
-        """Returns the evaluation of every candidate on the validation part, in fp32: what an exported model gives again."""
+        """Returns the evaluation of every candidate on the validation part, in fp32 as an exported model is."""
         cohort = self.cohort
         # the first value, which a module that is loaded from a file has, too
         for name in cohort.streams:

@@ -160,6 +160,11 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "storage without studies": ("list --storage {other}", "no studies"),
     "storage that is not there": ("front tiny --storage {new}", "there is no database"),
     "name that is taken": ("run {file} --storage {searched}", "resume"),
+    "no threads": ("run digits --threads 0", "greater than or equal to 1"),
+    "fewer trials than are done": (
+        "resume tiny --trials 2 --storage {searched}",
+        "has 6 finished trials already",
+    ),
     "resume of nothing": ("resume tinny --storage {searched}", "tiny"),
     "status of nothing": ("status nothing --storage {searched}", "nothing"),
     "front of nothing": ("front nothing --storage {searched}", "nothing"),

@@ -18,6 +18,7 @@ FRONT_KEYS = {
     "activated_params",
     "total_params",
     "experts_per_layer",
+    "experts_per_layer_at_start",
     "router",
     "params",
 }
@@ -142,10 +143,15 @@ def test_resume_goes_further_and_a_finished_study_stays(cli: Run, copied: str) -
 def test_budget_ends_a_run_and_resume_is_offered(
     cli: Run, study_file: Path, storage_url: str
 ) -> None:
-    result = cli("run", study_file, "--epochs", 4, "--storage", storage_url)
+    result = cli("run", study_file, "--epochs", 4, "--threads", 1, "--storage", storage_url)
     assert result.exit_code == 0, result.output
     assert "the budget of epochs is used up" in result.stdout
-    assert "dynamoe-search resume tiny" in result.stdout
+    assert "dynamoe-search resume tiny --epochs 8 " in result.stdout
+    status = json.loads(cli("status", "tiny", "--json", "--storage", storage_url).stdout)
+    assert status["settings"]["num_threads"] == 1
+    again = cli("resume", "tiny", "--storage", storage_url)
+    assert "the budget of epochs is used up" in again.stdout
+    assert "dynamoe-search resume tiny --epochs 8 " in again.stdout
     (row,) = json.loads(cli("list", "--json", "--storage", storage_url).stdout)
     assert row["complete"] == 2
 
@@ -210,7 +216,7 @@ def test_train_writes_one_model(cli: Run, study_file: Path, tmp_path: Path) -> N
     result = cli(
         *("train", study_file, "--out", out, "--json", "--set", "schedule.shape=uniform"),
         *("--set", "schedule.max_experts=2", "--set", "router.kind=top-k", "--set", "router.k=1"),
-        *("--set", "train.learning_rate=0.01"),
+        *("--set", "train.learning_rate=0.01", "--threads", 1),
     )
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

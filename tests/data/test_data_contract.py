@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from dynamoe_search.data import describe, find_data, load_data, load_test
+from dynamoe_search.data.images import RawImages
+from dynamoe_search.data.splits import search_parts
 from dynamoe_search.specs.sections import DataSection
 
 
@@ -44,6 +46,29 @@ def test_same_section_gives_the_same_tensors(section: DataSection) -> None:
     assert torch.equal(first.train.x, second.train.x)
     assert torch.equal(first.validation.y, second.validation.y)
     assert torch.equal(load_test(section).x, load_test(section).x)
+
+
+def test_hash_depends_on_both_parts_and_on_nothing_else(section: DataSection) -> None:
+    data = load_data(section)
+    assert len(data.data_hash) == 64
+    assert load_data(section).data_hash == data.data_hash
+    for change in ({"split_seed": 1}, {"max_train": 11}):
+        assert load_data(section.model_copy(update=change)).data_hash != data.data_hash
+
+
+@pytest.mark.parametrize("part", ["x", "y"])
+def test_hash_sees_one_pixel_and_one_label(part: str) -> None:
+    x = np.arange(48, dtype=np.uint8).reshape(12, 1, 2, 2)
+    section = DataSection(name="npz", path="unused.npz")
+    arrays = {"x": x, "y": np.arange(12) % 2}
+    hashes = set()
+    for change in (0, 1):
+        arrays[part] = arrays[part].copy()
+        arrays[part].flat[0] ^= change
+        raw = RawImages(**arrays, num_classes=2, source="test")
+        everyone = section.model_copy(update={"test_fraction": 0.0})
+        hashes.add(search_parts(raw, everyone, has_test=True).data_hash)
+    assert len(hashes) == 2
 
 
 def test_another_seed_gives_another_division(section: DataSection) -> None:

@@ -10,7 +10,6 @@ from dynamoe_search.moe.adaptive import (
     is_recording,
     is_update_due,
     update_slots,
-    write_opened,
 )
 from dynamoe_search.records import AdaptiveConfig
 from tests.oracles.adaptive import update_slots_slowly
@@ -137,23 +136,6 @@ def test_a_centred_sum_of_unrouted_tokens_still_opens_a_slot():
 def test_the_new_row_has_unit_length_for_any_size_of_the_sum(size):
     row = update_one([0], [0], [size, -size]).router_row
     assert torch.allclose(row, torch.tensor([[0.5**0.5, -(0.5**0.5)]]))
-
-
-def test_only_the_opened_slot_is_written():
-    weight, threshold = torch.randn(2, 3, 4), torch.randn(2, 3)
-    update = SlotUpdate(
-        is_open=torch.ones(2, 3, dtype=torch.bool),
-        opened=torch.tensor([-1, 2]),
-        router_row=torch.eye(4)[:2],
-        threshold=torch.zeros(2),
-    )
-    new_weight, new_threshold = write_opened(weight, threshold, update)
-    assert torch.equal(new_weight[1, 2], torch.eye(4)[1])
-    assert new_threshold[1, 2] == 0
-    assert torch.equal(new_weight[0], weight[0])
-    assert torch.equal(new_weight[1, :2], weight[1, :2])
-    assert torch.equal(new_threshold[0], threshold[0])
-    assert torch.equal(new_threshold[1, :2], threshold[1, :2])
 
 
 @st.composite

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 
-from dynamoe_search.errors import UsageError
+from dynamoe_search.errors import DataError, UsageError
 from dynamoe_search.records import CandidateRecord
 from dynamoe_search.search import (
     CandidateFinished,
@@ -24,6 +25,7 @@ from dynamoe_search.search import (
     StudyStarted,
     StudySummary,
     create_study,
+    export_candidate,
     run_study,
 )
 from dynamoe_search.search.sampling import Proposer
@@ -225,8 +227,46 @@ def test_the_budget_of_epochs_is_kept_exactly(storage_url: str, tiny_spec: MakeS
     spec = small(tiny_spec)
     summary = run(storage_url, spec, limits=Limits(epochs=9))
     assert (summary.reason, summary.state, summary.epochs) == ("epochs", "interrupted", 8)
-    assert run(storage_url, spec, limits=Limits(epochs=9)).epochs == 8
-    assert run(storage_url, spec).epochs == 10
+    again = run(storage_url, spec)
+    assert (again.reason, again.epochs) == ("epochs", 8)
+    assert run(storage_url, spec, limits=Limits(epochs=10)).epochs == 10
+
+
+def test_the_budget_of_epochs_outlives_a_crash(storage_url: str, tiny_spec: MakeSpec) -> None:
+    def crash(event: Event) -> None:
+        if isinstance(event, CandidateFinished):
+            raise Crash
+
+    with pytest.raises(Crash):
+        run(storage_url, small(tiny_spec), limits=Limits(epochs=4), on_event=crash)
+    summary = run(storage_url, small(tiny_spec))
+    assert (summary.reason, summary.epochs, summary.complete) == ("epochs", 4, 2)
+
+
+def test_fewer_trials_than_are_finished_are_refused(storage_url: str, tiny_spec: MakeSpec) -> None:
+    spec = small(tiny_spec, study={"trials": 2, "references": []})
+    run(storage_url, spec)
+    with pytest.raises(UsageError, match="has 2 finished trials already"):
+        run(storage_url, spec, limits=Limits(trials=1))
+    with Store.open(storage_url) as store:
+        assert (store.study("tiny").trials, store.study("tiny").state) == (2, "finished")
+
+
+def test_data_that_have_changed_are_refused(
+    storage_url: str, tiny_spec: MakeSpec, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    arrays = {"x": generator.normal(size=(90, 5, 4)), "y": np.arange(90) % 3}
+    np.savez(tmp_path / "own.npz", **arrays)
+    spec = tiny_spec(study={"trials": 1}, data={"name": "npz", "path": str(tmp_path / "own.npz")})
+    assert run(storage_url, spec).complete == 1
+    arrays["x"][:] += 1.0  # the same once it is standardised
+    np.savez(tmp_path / "own.npz", **arrays)
+    with pytest.raises(DataError, match="are not those that the study 'tiny' began with"):
+        run(storage_url, spec)
+    with Store.open(storage_url) as store, pytest.raises(DataError, match="began with"):
+        export_candidate(store, "tiny", 0, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_more_trials_go_further(storage_url: str, tiny_spec: MakeSpec) -> None:

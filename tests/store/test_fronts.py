@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dynamoe_search.records import FrontMember
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
+from dynamoe_search.store.answers import front_row
 from tests.store.builders import SETTINGS, add, add_complete, complete
 
 
@@ -55,6 +56,21 @@ def test_front_with_ties_and_equal_points(store: Store, study: str) -> None:
     assert members[0].metrics["total_params"] == 200
     assert len(members[0].routing) == 2
     assert members[0].candidate.ordinal == members[0].ordinal == 1
+
+
+def test_front_has_the_experts_that_are_open_at_the_end(store: Store, study: str) -> None:
+    trial = add_complete(store, study, 0, 0.9, 100)
+    (member,) = store.refresh_front(study)
+    assert member.candidate.experts_per_layer == (8, 4)
+    assert member.experts_per_layer == (2, 1)
+    assert store.candidate(study, trial).experts_per_layer == (2, 1)
+    row = front_row(member)
+    assert (row["experts_per_layer"], row["experts_per_layer_at_start"]) == ([2, 1], [8, 4])
+    with contextlib.closing(sqlite3.connect(store.url.removeprefix("sqlite:///"))) as connection:
+        query = "select experts_per_layer from dynamoe_front"
+        assert connection.execute(query).fetchall() == [("2,1",)]
+    running = store.candidate(study, add(store, study, 1))
+    assert running.experts_per_layer == (8, 4)
 
 
 def test_candidates_that_break_a_constraint_are_not_on_the_front(store: Store, study: str) -> None:

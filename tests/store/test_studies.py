@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamoe_search.errors import UsageError
+from dynamoe_search.records import StudySettings, from_json, to_json
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.store.tables import metadata, safe_name
@@ -140,6 +141,15 @@ def test_stop_and_trials(store: Store, study: str) -> None:
     assert not store.stop_requested(study)
     store.set_trials(study, 99)
     assert store.study(study).trials == 99
+    assert store.study(study).max_epochs is None
+    store.set_max_epochs(study, 400)
+    assert store.study(study).max_epochs == 400
+
+
+def test_settings_without_a_hash_of_the_data_are_read() -> None:
+    older = json.loads(to_json(SETTINGS))
+    del older["data_hash"]
+    assert from_json(StudySettings, json.dumps(older)).data_hash == ""
 
 
 HOLD = """
