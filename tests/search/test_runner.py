@@ -309,10 +309,10 @@ def test_a_candidate_that_fails_is_stored_and_the_search_goes_on(
         "class Fragile(MLPMoE):\n"
         "    def __init__(self, input_shape, num_classes, config, layers):\n"
         "        super().__init__(input_shape, num_classes, config, layers)\n"
-        "        self.is_fragile = config.d_expert == 12\n"
+        "        self.is_fragile = config.d_expert == 8\n"
         "    def forward(self, x):\n"
         "        if self.is_fragile:\n"
-        "            raise RuntimeError('twelve is too many')\n"
+        "            raise RuntimeError('eight is too few')\n"
         "        return super().forward(x)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -327,9 +327,9 @@ def test_a_candidate_that_fails_is_stored_and_the_search_goes_on(
         summary = run_study(store, "tiny", trust_code=True)
         assert (summary.complete, summary.failed, summary.state) == (2, 2, "finished")
         failed = store.candidates("tiny", status=("failed",))
-    assert {record.candidate.model.d_expert for record in failed} == {12}
+    assert {record.candidate.model.d_expert for record in failed} == {8}
     assert {record.reason for record in failed} == {"exception"}
-    assert all("twelve is too many" in (record.message or "") for record in failed)
+    assert all("eight is too few" in (record.message or "") for record in failed)
 
 
 def test_designs_that_violate_a_constraint_stay_off_the_front(
