@@ -316,3 +316,12 @@ def test_schema_describes_every_section_and_field() -> None:
     assert set(sections) == set(StudySpec.model_fields)
     router = schema["$defs"]["RouterSection"]["properties"]
     assert all("description" in field for field in router.values())
+
+
+@pytest.mark.parametrize("levels", [300, 20_000])
+@pytest.mark.parametrize("form", ["{}=1", "[{}]"])
+def test_a_key_with_very_many_parts_is_refused(tmp_path: Path, form: str, levels: int) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text(form.format(".".join(["a"] * levels)), "utf-8")
+    with pytest.raises(SpecError, match="not TOML"):
+        read_study(str(path))

@@ -64,7 +64,9 @@ def front(
     ] = None,
     knee: Annotated[
         bool,
-        typer.Option("--knee", help="Only the member beyond which each gain costs more."),
+        typer.Option(
+            "--knee", help="Only the member that bulges farthest towards the good corner."
+        ),
     ] = False,
     storage: Storage = None,
     as_json: AsJson = False,

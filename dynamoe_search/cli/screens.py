@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # these load torch
     from dynamoe_search.specs import StudySpec
 
 _WIDE = 140  # columns where the output is no terminal
+_NARROW = 90  # below this a table of the front leaves out what `show` tells
 
 
 def console(to_stderr: bool = False) -> Console:
@@ -77,8 +78,11 @@ def show_front(
 ) -> None:
     """Prints the front as a table and, with two objectives or more, as a plot of the first against the second."""
     rows = [_front_cells(member, objectives) for member in members]
-    headings = ["trial", *objectives, "experts per layer", "mean K", "router", "schedule", ""]
+    headings = ["trial", *objectives, "experts per layer", "router", "mean K", "schedule", ""]
     out = console()
+    if out.width < _NARROW:
+        headings = headings[:-3]
+        rows = [row[:-3] for row in rows]
     out.print(table(headings, rows))
     if len(objectives) < 2 or len(members) < 2:
         return
@@ -88,7 +92,8 @@ def show_front(
         (record.values[across], record.values[upwards]) for record in candidates if record.values
     ]
     out.print()
-    out.print(scatter(points, across, upwards, others), markup=False, highlight=False)
+    columns = max(8, min(56, out.width - 16))
+    out.print(scatter(points, across, upwards, others, columns), markup=False, highlight=False)
 
 
 def _front_cells(member: FrontMember, objectives: Sequence[str]) -> list[Any]:
@@ -97,8 +102,8 @@ def _front_cells(member: FrontMember, objectives: Sequence[str]) -> list[Any]:
         member.trial,
         *(float(member.values[name]) for name in objectives),
         member.experts_per_layer,
-        " ".join(f"{layer.mean_k:.2f}" for layer in member.routing),
         _searched_router(member),
+        " ".join(f"{layer.mean_k:.2f}" for layer in member.routing),
         candidate.schedule.shape,
         f"reference {candidate.reference}" if candidate.reference else "",
     ]

@@ -189,7 +189,13 @@ def delete(
         candidates = record.num_complete + record.num_failed + record.num_stopped
         if not yes:
             question = f"Delete {study} with its {candidates} candidates?"
-            typer.confirm(question, abort=True, err=True)
+            try:
+                agreed = typer.confirm(question, err=True)
+            except typer.Abort:  # nobody there to answer
+                agreed = False
+            if not agreed:
+                typer.echo("not deleted; --yes deletes without asking", err=True)
+                raise typer.Exit(1)
         store.delete_study(study)
     typer.echo(f"deleted {study}")
 

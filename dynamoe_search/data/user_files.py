@@ -2,6 +2,7 @@
 
 import os
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,13 @@ def read_npz(section: DataSection) -> RawImages:
     """
     path = _required(section)
     with reading(path), path.open("rb") as file:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
+        if file.read(6) == b"\x93NUMPY":
             raise DataError(f"{path} is a single array; write x and y with numpy.savez")
+        file.seek(0)
+        if not zipfile.is_zipfile(file):
+            raise DataError(f"{path} is no .npz archive; write x and y with numpy.savez")
+        file.seek(0)
+        archive = np.load(file, allow_pickle=False)
         missing = {"x", "y"} - set(archive.files)
         if missing:
             raise DataError(
@@ -146,7 +151,12 @@ def _required(section: DataSection) -> Path:
         raise DataError(f"data.path must name the {kind} when data.name is {section.name}")
     path = find_user_files(section)
     if path is None:
-        raise DataError(f"there is no {kind} {user_path(section.path).absolute()} (data.path)")
+        where = user_path(section.path).absolute()
+        if where.exists():
+            raise DataError(
+                f"{where} (data.path) is no {kind}, which data.name = {section.name} needs"
+            )
+        raise DataError(f"there is no {kind} {where} (data.path)")
     return path
 
 

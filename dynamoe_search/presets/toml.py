@@ -8,6 +8,7 @@ from typing import Any
 
 from dynamoe_search.errors import Problem, SpecError
 
+_MOST_LEVELS = 32  # of tables in tables; a study file has three
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
@@ -17,12 +18,31 @@ def parse_toml(label: str, text: str) -> dict[str, Any]:
     Raises:
         SpecError: The text is not TOML; the message has the line.
     """
+    if any(line.partition("=")[0].count(".") > 8 * _MOST_LEVELS for line in text.splitlines()):
+        raise SpecError(label, [_not_toml("a key with too many parts")])  # it would fill the memory
     try:
-        return tomllib.loads(text)
+        tables = tomllib.loads(text)
+        if _levels(tables) > _MOST_LEVELS:
+            raise RecursionError
+        return tables
     except RecursionError as error:
         raise SpecError(label, [_not_toml("values nested too deeply")]) from error
     except ValueError as error:  # TOMLDecodeError, and numbers of thousands of digits
         raise SpecError(label, [_not_toml(str(error))]) from error
+
+
+def _levels(tables: dict[str, Any]) -> int:
+    """How deeply tables and lists stand in one another, found without recursion."""
+    level, here = 0, [tables]
+    while here and level <= _MOST_LEVELS:
+        level += 1
+        here = [
+            inner
+            for outer in here
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return level
 
 
 def _not_toml(reason: str) -> Problem:

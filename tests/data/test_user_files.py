@@ -100,7 +100,9 @@ def test_labels_beyond_int64_are_refused(tmp_path: Path) -> None:
 def test_missing_files_are_named(tmp_path: Path) -> None:
     for section in (npz(tmp_path / "no.npz"), folder(tmp_path / "none"), npz(tmp_path)):
         assert find_data(section) is None
-        with pytest.raises(DataError, match=f"there is no .*{tmp_path.name}"):
+        with pytest.raises(
+            DataError, match=f"there is no .*{tmp_path.name}|{tmp_path.name}.* is no file"
+        ):
             load_data(section)
     with pytest.raises(DataError, match=r"data.path must name the file"):
         load_data(DataSection(name="npz"))
@@ -111,7 +113,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_pickle_under_a_false_name_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     path.write_bytes(pickle.dumps({"x": [1], "y": [0]}))
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="is no .npz archive"):
         load_data(npz(path))
     with path.open("wb") as file:
         np.save(file, np.ones((4, 4)))
