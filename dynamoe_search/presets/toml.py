@@ -33,7 +33,8 @@ def parse_toml(label: str, text: str) -> dict[str, Any]:
 
 def _levels(tables: dict[str, Any]) -> int:
     """How deeply tables and lists stand in one another, found without recursion."""
-    level, here = 0, [tables]
+    level = 0
+    here: list[Any] = [tables]
     while here and level <= _MOST_LEVELS:
         level += 1
         here = [

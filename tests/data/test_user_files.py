@@ -113,7 +113,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_pickle_under_a_false_name_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     path.write_bytes(pickle.dumps({"x": [1], "y": [0]}))
-    with pytest.raises(DataError, match="is no .npz archive"):
+    with pytest.raises(DataError, match=r"is no \.npz archive"):
         load_data(npz(path))
     with path.open("wb") as file:
         np.save(file, np.ones((4, 4)))
