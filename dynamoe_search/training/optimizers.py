@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-_BLOCK = 2**16  # numbers of each tensor that are updated at a time
+_BLOCK = 2**17  # numbers of each tensor that are updated at a time
 
 
 class StackedAdamW:
@@ -68,10 +68,7 @@ class StackedAdamW:
         total = torch.zeros_like(self.learning_rate)
         for name, tensor in parameters.items():
             if tensor.grad is not None:
-                squares = [
-                    _sum_of_squares(rows) for rows in torch.split(tensor.grad, _rows(tensor))
-                ]
-                total.index_add_(0, owner[name], torch.cat(squares))
+                total.index_add_(0, owner[name], _sum_of_squares(tensor.grad))
         return total.sqrt()
 
     @torch.no_grad()
@@ -120,7 +117,8 @@ class StackedAdamW:
             whole = (tensor, gradient, self.mean[name], self.square[name], *own)
             begin = end
             rows = _rows(tensor)
-            parts = zip(*(torch.split(x, rows) for x in whole), strict=True)
+            split = rows < len(tensor)
+            parts = zip(*(torch.split(x, rows) for x in whole), strict=True) if split else [whole]
             for part in parts:
                 is_full = num_elements + part[0].numel() > _BLOCK
                 if batch and is_full and tensor.device.type == "cpu":
@@ -187,6 +185,8 @@ def _rows(tensor: Tensor) -> int:
 
 def _sum_of_squares(gradient: Tensor) -> Tensor:
     """Sum of squares of every row; a lone row gets a zero companion: a sum to one number is split over threads."""
+    if (num_rows := _rows(gradient)) < len(gradient):
+        return torch.cat([_sum_of_squares(rows) for rows in torch.split(gradient, num_rows)])
     flat = gradient.flatten(1) if gradient.dim() > 1 else gradient[:, None]
     if len(flat) == 1:
         flat = torch.cat([flat, torch.zeros_like(flat)])
