@@ -193,16 +193,16 @@ class _GroupedExperts(torch.autograd.Function):
         x, u, weight, rows, group, ends, pair, w1, w2, b2 = ctx.saved_tensors
         (upstream,) = gradients
         width, num_experts = x.shape[1], w1.shape[0]
-        a = F.gelu(u)
         d = upstream.reshape(-1, width).index_select(0, rows)  # (pairs, d_model)
         da = F.grouped_mm(d, w2.transpose(1, 2), offs=ends)  # (pairs, d_expert)
-        dweight = (da * a).sum(1, dtype=torch.float32)
-        dweight += (d * b2.index_select(0, group)).sum(1, dtype=torch.float32)
+        dweight = b2.index_select(0, group).mul_(d).sum(1, dtype=torch.float32)
+        d.mul_(weight[:, None])  # in place, here and below: memory is what this waits for
+        a = F.gelu(u)
+        dw2 = F.grouped_mm(a.t(), d, offs=ends)
+        dweight += a.mul_(da).sum(1, dtype=torch.float32)
         dgate = ctx.gate_like.new_zeros(math.prod(ctx.gate_shape))
         dgate.index_copy_(0, pair, dweight.to(dgate.dtype))
         du = torch.ops.aten.gelu_backward(da.mul_(weight[:, None]), u)
-        d = d * weight[:, None]
-        dw2 = F.grouped_mm(a.t(), d, offs=ends)
         dw1 = F.grouped_mm(x.t(), du, offs=ends)
         db1, db2 = (_sum_by_group(rows_of_bias, group, num_experts) for rows_of_bias in (du, d))
         dx = torch.zeros_like(upstream).view(-1, width)

@@ -36,6 +36,7 @@ class RouterGroup:
         self.names = tuple(
             name for name, _ in (*module.named_parameters(), *module.named_buffers())
         )
+        self.has_ties = has_ties(module)
 
     def run(
         self, tokens: Tensor, is_open: Tensor, tensors: Sequence[Tensor]
@@ -53,7 +54,9 @@ class RouterGroup:
 
         def one(tokens: Tensor, is_open: Tensor, *own: Tensor) -> tuple[Any, dict[str, Tensor]]:
             state = dict(zip(self.names, own, strict=True))
-            routing: Routing = functional_call(self.module, state, (tokens, is_open))
+            routing: Routing = functional_call(
+                self.module, state, (tokens, is_open), tie_weights=self.has_ties
+            )
             null_load = tokens.new_zeros(()) if routing.null_load is None else routing.null_load
             return (*(getattr(routing, field) for field in _FIELDS), null_load), routing.state
 
@@ -152,12 +155,7 @@ class RouterPack(nn.Module):
 
     def forward(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Routes one candidate's view of the pack; only meaningful under vmap."""
-        tensors = [
-            getattr(self, _stacked_name(index, name))
-            for index, group in self.groups.items()
-            for name in group.names
-        ]
-        outputs = _Route.apply(self, tokens, is_open, *tensors)  # type: ignore[no-untyped-call]
+        outputs = _Route.apply(self, tokens, is_open)  # type: ignore[no-untyped-call]
         fields = dict(zip((*_FIELDS, "null_load"), outputs, strict=False))
         state = dict(zip(self.state_names, outputs[len(fields) :], strict=True))
         return Routing(**fields, is_open=is_open, unrouted=torch.zeros_like(tokens[0]), state=state)
@@ -165,14 +163,13 @@ class RouterPack(nn.Module):
     state_names: tuple[str, ...] = ()  # set by the rule, which is the first to know what came back
 
     def route(
-        self, tokens: Tensor, is_open: Tensor, tensors: Sequence[Tensor]
+        self, tokens: Tensor, is_open: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Runs every group on its slice and puts the pack together again, (P, ...) each; see `forward`."""
         parts: list[tuple[Tensor, ...]] = []
         states: dict[str, Tensor] = {}
-        rest = list(tensors)
         for index, group in self.groups.items():
-            own, rest = rest[: len(group.names)], rest[len(group.names) :]
+            own = [getattr(self, _stacked_name(index, name)) for name in group.names]
             if len(self.groups) == 1:
                 fields, state = group.run(tokens, is_open, own)
             else:
@@ -195,6 +192,16 @@ class RouterPack(nn.Module):
 
 def _stacked_name(group: int, name: str) -> str:
     return f"g{group}_{name.replace('.', '-')}"  # torch allows no dots in the name of a tensor
+
+
+def has_ties(module: nn.Module) -> bool:
+    """Tells whether a tensor of `module` has more than one name, which costs `functional_call` a search."""
+    tensors = [
+        tensor
+        for named in (module.named_parameters, module.named_buffers)
+        for _, tensor in named(remove_duplicate=False)
+    ]
+    return len({id(tensor) for tensor in tensors}) < len(tensors)
 
 
 def pad_experts(tensor: Tensor, dim: int, num_slots: int) -> Tensor:
@@ -222,11 +229,10 @@ class _Route(torch.autograd.Function):
         pack: RouterPack,
         tokens: Tensor,
         is_open: Tensor,
-        *tensors: Tensor,
     ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
         tokens = with_candidate_axis(tokens, in_dims[1], info.batch_size)
         is_open = with_candidate_axis(is_open, in_dims[2], info.batch_size)
-        fields, states = pack.route(tokens, is_open, tensors)
+        fields, states = pack.route(tokens, is_open)
         # a router may hand back its own tensor, and torch would take an output that is an input for unbatched
         outputs = tuple(output.view_as(output) for output in (*fields, *states))
         return outputs, (0,) * len(fields) + (None,) * len(states)

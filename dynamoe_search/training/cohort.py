@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from dynamoe_search.moe.layer import MoELayer
-from dynamoe_search.moe.packs import RouterPack, pad_experts
+from dynamoe_search.moe.packs import RouterPack, has_ties, pad_experts
 from dynamoe_search.moe.randomness import Dropout
 from dynamoe_search.moe.routing import Routing
 from dynamoe_search.training.failures import is_out_of_memory
@@ -80,6 +80,7 @@ class Cohort:
         self.slots: dict[str, Tensor] = {}  # layer path -> (P,) experts that exist
         self.loop_seeds = [0] * len(models)  # of the plain modules' own randomness, for mode `loop`
         self._find_layers(models, backend)
+        self.has_ties = has_ties(self.template)
         self._stack(models)
         self._move(device)
 
@@ -152,13 +153,12 @@ class Cohort:
                 self.buffers[name] = tensor.to(device)
         self.owner = {name: owner.to(device) for name, owner in self.owner.items()}
 
-    def _dims(self) -> dict[str, int | None]:
+    def _shared(self) -> list[str]:
+        """Names of the tensors that are not mapped over candidates: what experts and routers see as a whole."""
         shared = {name for layer in self.layers for name in (*layer.pools, layer.start)}
         routers = tuple(f"{layer.path}router." for layer in self.layers)
-        return {
-            name: None if name in shared or name.startswith(routers) else 0
-            for name in (*self.parameters, *self.buffers)
-        }
+        names = (*self.parameters, *self.buffers)
+        return [name for name in names if name in shared or name.startswith(routers)]
 
     @property
     def streams(self) -> list[str]:
@@ -203,13 +203,16 @@ class Cohort:
         """
         if self.mode == "loop":
             return run_one_by_one(self, x)
-        run = vmap(
-            lambda tensors, x: functional_call(self.template, tensors, (x,)),
-            in_dims=(self._dims(), 0),
-            out_dims=(0, [_STACKED] * len(self.layers)),  # type: ignore[arg-type]
-        )
         tensors = {**self.parameters, **self.buffers}
-        return run(tensors, x.expand(self.num_candidates, *x.shape))  # type: ignore[no-any-return]
+        shared = {name: tensors.pop(name) for name in self._shared() if name in tensors}
+        names = tuple(tensors)
+
+        def one(x: Tensor, *own: Tensor) -> Any:
+            state = shared | dict(zip(names, own, strict=True))
+            return functional_call(self.template, state, (x,), tie_weights=self.has_ties)
+
+        run = vmap(one, out_dims=(0, [_STACKED] * len(self.layers)))  # type: ignore[arg-type]
+        return run(x.expand(self.num_candidates, *x.shape), *tensors.values())  # type: ignore[no-any-return]
 
     def keep(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """Cuts the cohort down to the candidates at `positions` (repeats allowed, order kept).

@@ -1,10 +1,12 @@
 """AdamW on stacked tensors: learning rate, weight decay and gradient clipping are vectors over candidates."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+_BLOCK = 2**17  # numbers of each tensor that are updated at a time
 
 
 class StackedAdamW:
@@ -42,10 +44,22 @@ class StackedAdamW:
         self.eps = eps
         self.mean = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
         self.square = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
-        self.powers = {  # (rows, 2): each beta to the number of the row's steps; `pow` would round by position
-            name: torch.ones(len(owner[name]), 2, device=tensor.device)
-            for name, tensor in parameters.items()
-        }
+        self._betas = torch.tensor(betas, device=learning_rate.device)
+        self._set_powers(
+            {
+                name: torch.ones(len(owner[name]), 2, device=self._betas.device)
+                for name in parameters
+            }
+        )
+
+    def _set_powers(self, powers: Mapping[str, Tensor]) -> None:
+        """Lays every row's betas to the number of its steps, (rows, 2) each, into one tensor.
+
+        They are multiplied on from step to step: `pow` would round by position.
+        """
+        self._powers = torch.cat([*powers.values()])
+        parts = torch.split(self._powers, [len(own) for own in powers.values()])
+        self.powers = dict(zip(powers, parts, strict=True))  # views
 
     def gradient_norms(
         self, parameters: Mapping[str, Tensor], owner: Mapping[str, Tensor]
@@ -72,24 +86,74 @@ class StackedAdamW:
         scale = (self.clip_norm / (norms + 1e-6)).clamp(max=1.0)
         scale = torch.where(self.clip_norm.isinf(), 1.0, scale)  # whatever the norm is
         rate = self.learning_rate * factor
-        keep = 1 - rate * self.weight_decay
-        first, second = self.betas
-        betas = torch.tensor(self.betas, device=rate.device)
-        for name, tensor in parameters.items():
-            own = owner[name]
-            shape = (-1, *(1,) * (tensor.dim() - 1))
-            gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-            gradient = gradient * scale[own].view(shape)
-            mean, square, powers = self.mean[name], self.square[name], self.powers[name]
-            powers *= betas
-            mean.lerp_(gradient, 1 - first)
-            square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-            mean_rate = (rate[own] / (1 - powers[:, 0])).view(shape)
-            root = (square / (1 - powers[:, 1]).view(shape)).sqrt_().add_(self.eps)
-            if tensor.dim() > 2:
-                tensor.mul_(keep[own].view(shape))
-            tensor.sub_((mean / root).mul_(mean_rate))
+        own = torch.cat([owner[name] for name in parameters])  # (all rows,)
+        self._powers *= self._betas
+        rest = 1 - self._powers
+        vectors = (  # (all rows,) each
+            scale.index_select(0, own),
+            rate.index_select(0, own) / rest[:, 0],
+            rest[:, 1],
+            (1 - rate * self.weight_decay).index_select(0, own),
+        )
+        for batch in self._batches(parameters, vectors):
+            self._update(*(list(tensors) for tensors in zip(*batch, strict=True)))
+        for tensor in parameters.values():
             tensor.grad = None
+
+    def _batches(
+        self, parameters: Mapping[str, Tensor], vectors: Sequence[Tensor]
+    ) -> Iterator[list[tuple[Tensor, ...]]]:
+        """Yields what is updated together: blocks of rows, of tensor, gradient, both moments and vectors.
+
+        On the CPU a batch is small enough to stay in the cache.
+        """
+        batch: list[tuple[Tensor, ...]] = []
+        num_elements = begin = 0
+        for name, tensor in parameters.items():
+            gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            end = begin + len(tensor)
+            shape = (-1, *(1,) * (tensor.dim() - 1))
+            own = (vector[begin:end].view(shape) for vector in vectors)
+            whole = (tensor, gradient, self.mean[name], self.square[name], *own)
+            begin = end
+            rows = _rows(tensor)
+            split = rows < len(tensor)
+            parts = zip(*(torch.split(x, rows) for x in whole), strict=True) if split else [whole]
+            for part in parts:
+                is_full = num_elements + part[0].numel() > _BLOCK
+                if batch and is_full and tensor.device.type == "cpu":
+                    yield batch
+                    batch, num_elements = [], 0
+                batch.append(part)
+                num_elements += part[0].numel()
+        yield batch
+
+    def _update(
+        self,
+        tensors: list[Tensor],
+        gradients: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        scales: list[Tensor],
+        rates: list[Tensor],
+        rests: list[Tensor],
+        keeps: list[Tensor],
+    ) -> None:
+        """Updates moments and parameters in place."""
+        first, second = self.betas
+        gradients = list(torch._foreach_mul(gradients, scales))
+        torch._foreach_lerp_(means, gradients, 1 - first)
+        torch._foreach_mul_(squares, second)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - second)
+        roots = torch._foreach_div(squares, rests)
+        torch._foreach_sqrt_(roots)
+        torch._foreach_add_(roots, self.eps)
+        decayed = [i for i, tensor in enumerate(tensors) if tensor.dim() > 2]
+        if decayed:
+            torch._foreach_mul_([tensors[i] for i in decayed], [keeps[i] for i in decayed])
+        steps = torch._foreach_div(means, roots)
+        torch._foreach_mul_(steps, rates)
+        torch._foreach_sub_(tensors, steps)
 
     def keep(self, rows: Mapping[str, Tensor], candidates: Sequence[int]) -> None:
         """Selects the rows that `Cohort.keep` selected, and the candidates at those positions."""
@@ -99,6 +163,7 @@ class StackedAdamW:
                     state[name] = state[name].index_select(0, rows[name])
                 else:
                     del state[name]
+        self._set_powers(self.powers)
         index = torch.tensor(list(candidates), device=self.learning_rate.device)
         self.learning_rate = self.learning_rate[index]
         self.weight_decay = self.weight_decay[index]
@@ -111,8 +176,17 @@ class StackedAdamW:
         self.powers[name][row] = 1
 
 
+def _rows(tensor: Tensor) -> int:
+    """How many rows of a tensor are updated at a time: on the CPU, what stays in the cache; two at least."""
+    if tensor.device.type != "cpu":
+        return len(tensor)
+    return max(2, _BLOCK * len(tensor) // max(1, tensor.numel()))
+
+
 def _sum_of_squares(gradient: Tensor) -> Tensor:
     """Sum of squares of every row; a lone row gets a zero companion: a sum to one number is split over threads."""
+    if (num_rows := _rows(gradient)) < len(gradient):
+        return torch.cat([_sum_of_squares(rows) for rows in torch.split(gradient, num_rows)])
     flat = gradient.flatten(1) if gradient.dim() > 1 else gradient[:, None]
     if len(flat) == 1:
         flat = torch.cat([flat, torch.zeros_like(flat)])
