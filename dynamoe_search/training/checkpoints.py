@@ -8,6 +8,7 @@ Every file appears whole or not at all, and a checkpoint counts only if its mani
 right. The latest two are kept.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -115,7 +116,9 @@ class CheckpointFolder:
             ),
             tensors=checksum,
         )
-        write_text(self._manifest(run.epoch), json.dumps(asdict(manifest)))
+        content = asdict(manifest)
+        text = json.dumps({"sha256": _checksum(content), "manifest": content})
+        write_text(self._manifest(run.epoch), text)
         self._tidy_up(run.epoch)
 
     def restore(
@@ -220,8 +223,16 @@ def _adapter() -> TypeAdapter[Manifest]:
 
 
 def _read(path: Path) -> Manifest:
-    """Reads a manifest; raises `ValueError` if it is none."""
-    return _adapter().validate_python(json.loads(path.read_bytes()))
+    """Reads a manifest; raises `ValueError` if it is none, or damaged."""
+    envelope = json.loads(path.read_bytes())
+    content = envelope.get("manifest") if isinstance(envelope, dict) else None
+    if content is None or envelope.get("sha256") != _checksum(content):
+        raise ValueError("its manifest is damaged")
+    return _adapter().validate_python(content)
+
+
+def _checksum(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _check(manifest: Manifest, pack: Sequence[Candidate], circumstances: dict[str, str]) -> None:
