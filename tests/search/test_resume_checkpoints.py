@@ -61,7 +61,11 @@ def everything(url: str) -> tuple[Facts, list[Any], tuple[FrontMember, ...]]:
     """All that must not depend on interruptions, besides weights."""
     with Store.open(url) as store:
         ends = [
-            (one.reason, one.message, one.outcome and (one.outcome.epochs, one.outcome.expert_events))
+            (
+                one.reason,
+                one.message,
+                one.outcome and (one.outcome.epochs, one.outcome.expert_events),
+            )
             for one in store.candidates("tiny")
         ]
         return facts(url), ends, tuple(store.front("tiny"))
@@ -116,7 +120,7 @@ Undisturbed = Callable[[StudySpec], tuple[str, int]]
 
 
 def killed(url: str, spec: StudySpec, epoch: int) -> None:
-    """Runs a study in a process of its own and kills it when it has trained so many epochs, in the next one's middle."""
+    """Runs a study in a process of its own and kills it within the epoch after so many."""
     script = f"""
 import os, signal
 from dynamoe_search.search import EpochFinished, create_study, run_study
@@ -194,6 +198,17 @@ def test_a_crash_at_any_event_goes_on_from_a_checkpoint(
     assert again == num_epochs - epochs_in(first)
     assert_same(storage_url, url)
     assert not folder_of(storage_url).exists()
+
+
+def test_the_studies_here_prune_and_change_experts(
+    undisturbed: Undisturbed, tiny_spec: MakeSpec
+) -> None:
+    with Store.open(undisturbed(spec_with(tiny_spec, "pareto"))[0]) as store:
+        records = store.candidates("tiny")
+    outcomes = [record.outcome for record in records if record.outcome is not None]
+    assert {"complete", "stopped"} <= {outcome.status for outcome in outcomes}
+    assert any(len({counts for _, counts in outcome.expert_events}) > 1 for outcome in outcomes)
+    assert len({record.candidate.router.kind for record in records}) > 1
 
 
 def test_reports_that_the_database_lost_come_back(
