@@ -7,6 +7,7 @@ had not been.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from dynamoe_search.records import CandidateRecord, Outcome, Progress
 from dynamoe_search.search.pruner import Decision, RungRecord, decide
@@ -80,6 +81,15 @@ class Rungs:
         self._stopped.clear()
         for record in pack:
             self._meet(record)
+
+    def replay(self, reports: Iterable[Progress]) -> None:
+        """Takes over the epochs of the pack that a checkpoint saves from being trained again, decisions included.
+
+        Args:
+            reports: Of the pack, all epochs up to the checkpoint and none after it, in the order of epochs.
+        """
+        for _, epoch in groupby(reports, key=lambda report: report.epoch):
+            self.judge(list(epoch))
 
     def judge(self, reports: Sequence[Progress]) -> set[int]:
         """Takes the reports of one epoch and returns the ordinals of candidates to stop."""

@@ -2,9 +2,10 @@
 
 Everything that decides what happens next is in the database, and nothing depends on the clock (the
 time limit apart), so a study that was killed at any moment goes on as if nothing had happened: a
-proposed candidate without an outcome is trained again under its own trial number, a cohort that was
-cut short is filled up with the designs that it would have got, and packs are trained in the order that
-the whole cohort gives them, so that a pruner sees the same rivals (see `search.rungs`).
+proposed candidate without an outcome is trained under its own trial number, from the last epoch that
+a checkpoint of its pack has kept or else from the start, a cohort that was cut short is filled up with
+the designs that it would have got, and packs are trained in the order that the whole cohort gives
+them, so that a pruner sees the same rivals (see `search.rungs`).
 """
 
 from collections.abc import Callable, Sequence
@@ -48,13 +49,15 @@ from dynamoe_search.search.objectives import (
     values,
     violations,
 )
+from dynamoe_search.search.pack_folders import PackFolders
 from dynamoe_search.search.rungs import Rungs
 from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.search.sampling import Known, Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from dynamoe_search.training import Interrupted, Trained, train_population
+from dynamoe_search.training import CheckpointFolder, Interrupted, Trained, train_population
+from dynamoe_search.training.checkpoints import EVERY_SECONDS
 
 
 def create_study(
@@ -120,6 +123,7 @@ def run_study(
     on_event: OnEvent = ignore,
     should_stop: Callable[[], bool] = never,
     trust_code: bool = False,
+    checkpoint_seconds: float = EVERY_SECONDS,
 ) -> StudySummary:
     """Runs a study, or goes on with it, until a limit is reached or somebody asks it to stop.
 
@@ -129,8 +133,9 @@ def run_study(
         limits: How far to go; numbers of trials and epochs given here are stored with the study.
         on_event: Told about everything that happens, in this thread.
         should_stop: Asked after every training step; the candidates in training then stay without
-            an outcome and are trained again when the study goes on.
+            an outcome until the study goes on.
         trust_code: Whether a backbone named as `package.module:Class` may be imported.
+        checkpoint_seconds: How old the last checkpoint of the pack in training must be for the next.
 
     Raises:
         DataError: The data cannot be read, or are not those that the study began with.
@@ -149,7 +154,8 @@ def run_study(
         if limits.epochs is not None:
             store.set_max_epochs(name, limits.epochs)
         stopper = Stopper(store, name, limits.timeout_seconds, should_stop)
-        run = _Run(store, store.study(name), on_event, stopper, trust_code=trust_code)
+        packs = PackFolders(store.files_of(name) / "checkpoints", checkpoint_seconds)
+        run = _Run(store, store.study(name), on_event, stopper, packs, trust_code=trust_code)
         reason = run.until_end()
         has_finished = reason in ("trials", "exhausted")
     finally:
@@ -174,7 +180,7 @@ class _Cohort:
 
     number: int
     members: tuple[CandidateRecord, ...]
-    pack_keys: tuple[str, ...]  # in the order of training, of members that are finished too
+    packs: dict[str, int]  # first ordinal by pack key, in the order of training, finished ones too
 
 
 class _Run:
@@ -186,11 +192,12 @@ class _Run:
         record: StudyRecord,
         on_event: OnEvent,
         stopper: Stopper,
+        packs: PackFolders,
         *,
         trust_code: bool,
     ) -> None:
         self._store, self._name, self._record = store, record.name, record
-        self._on_event, self._stopper = on_event, stopper
+        self._on_event, self._stopper, self._packs = on_event, stopper, packs
         self._spec = StudySpec.model_validate_json(record.spec_json)
         self._space = Space(self._spec)
         self._versions = library_versions()
@@ -214,6 +221,7 @@ class _Run:
         while not self._stopper.asks_now():
             cohort = self._next_cohort()
             if not isinstance(cohort, _Cohort):
+                self._packs.keep_only([])
                 return cohort
             candidates = tuple(member.candidate for member in cohort.members)
             self._on_event(CohortStarted(cohort=cohort.number, candidates=candidates))
@@ -255,8 +263,10 @@ class _Run:
         waiting = [record for record in members if record.outcome is None]
         allowed = waiting[: max(0, room - num_finished)]
         if allowed:
-            keys = dict.fromkeys(record.candidate.pack_key for record in members)
-            return _Cohort(number=number, members=tuple(allowed), pack_keys=tuple(keys))
+            packs: dict[str, int] = {}
+            for record in members:
+                packs.setdefault(record.candidate.pack_key, record.ordinal)
+            return _Cohort(number=number, members=tuple(allowed), packs=packs)
         return limit if room <= num_finished else "exhausted"
 
     def _room(self, before: Sequence[CandidateRecord]) -> tuple[int, EndReason]:
@@ -303,21 +313,34 @@ class _Run:
 
     def _train(self, cohort: _Cohort) -> None:
         """Trains a cohort pack by pack; each pack is stored as soon as it is trained."""
-        packs: dict[str, list[CandidateRecord]] = {key: [] for key in cohort.pack_keys}
+        packs: dict[str, list[CandidateRecord]] = {key: [] for key in cohort.packs}
         for member in cohort.members:
             packs[member.candidate.pack_key].append(member)
-        for pack in filter(None, packs.values()):
-            self._rungs.begin_pack(pack)
-            results = train_population(
-                [record.candidate for record in pack],
-                self._data,
-                self._settings,
-                on_progress=self._report,
-                should_stop=self._stopper,
-            )
-            for record, trained in zip(pack, results, strict=True):
-                self._finish(record, trained)
-            self._refresh_front(is_news=True)
+        names = {key: f"{cohort.number}-{first}" for key, first in cohort.packs.items()}
+        self._packs.keep_only([names[key] for key, pack in packs.items() if pack])
+        for key, pack in packs.items():
+            if pack:
+                self._train_pack(pack, self._packs.of(names[key]))
+
+    def _train_pack(self, pack: Sequence[CandidateRecord], checkpoints: CheckpointFolder) -> None:
+        self._rungs.begin_pack(pack)
+        results = train_population(
+            [record.candidate for record in pack],
+            self._data,
+            self._settings,
+            on_progress=self._report,
+            should_stop=self._stopper,
+            checkpoints=checkpoints,
+            on_restore=self._restore,
+        )
+        for record, trained in zip(pack, results, strict=True):
+            self._finish(record, trained)
+        checkpoints.remove()
+        self._refresh_front(is_news=True)
+
+    def _restore(self, reports: list[Progress]) -> None:
+        self._store.add_progress(self._name, reports)  # a power cut may have taken the latest
+        self._rungs.replay(reports)
 
     def _report(self, reports: list[Progress]) -> set[int]:
         self._store.add_progress(self._name, reports)

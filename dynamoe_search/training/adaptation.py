@@ -141,6 +141,13 @@ class Adaptation:
         """Returns (step, open experts per layer) at the start and after every update; empty if not adaptive."""
         return tuple(self.history[position])
 
+    def set_events(self, events: Sequence[Events]) -> None:
+        """Puts what `events` returned for every candidate in place; a ghost has the first one's."""
+        self.history = [
+            list(events[position if position < len(events) else 0])
+            for position in range(len(self.candidates))
+        ]
+
     def keep(self, positions: Sequence[int]) -> None:
         """Goes on with the members at these positions of the cohort."""
         index = torch.tensor(list(positions), device=self.cohort.device)

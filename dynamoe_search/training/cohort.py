@@ -161,6 +161,11 @@ class Cohort:
         return [name for name in names if name in shared or name.startswith(routers)]
 
     @property
+    def seeds(self) -> list[str]:
+        """Names of all buffers that hold seeds; they are set anew before every pass."""
+        return [name for name in self.buffers if _is_stream(name)]
+
+    @property
     def streams(self) -> list[str]:
         """Names of the buffers that seed random draws in the next `forward`."""
         quiet = {
@@ -168,7 +173,7 @@ class Cohort:
             for path, module in self.template.named_modules()
             if isinstance(module, Dropout) and not module.is_active
         }
-        return [name for name in self.buffers if _is_stream(name) and name not in quiet]
+        return [name for name in self.seeds if name not in quiet]
 
     def choose_mode(self, x: Tensor) -> None:
         """Tries passes over a few examples and falls back to one candidate at a time if vmap refuses the module.

@@ -13,15 +13,22 @@ from dynamoe_search.records import Candidate, ModelConfig, Outcome, Progress
 from dynamoe_search.training.settings import Trained
 
 OnProgress = Callable[[list[Progress]], set[int]]
+OnRestore = Callable[[list[Progress]], None]
 ShouldStop = Callable[[], bool]
 
 
 class Caller:
     """The caller's functions; `error` is what one of them raised, which is no candidate's fault."""
 
-    def __init__(self, on_progress: OnProgress | None, should_stop: ShouldStop | None) -> None:
+    def __init__(
+        self,
+        on_progress: OnProgress | None,
+        should_stop: ShouldStop | None,
+        on_restore: OnRestore | None = None,
+    ) -> None:
         self._on_progress = on_progress
         self._should_stop = should_stop
+        self._on_restore = on_restore
         self.error: Exception | None = None
 
     def on_progress(self, reports: list[Progress]) -> set[int]:
@@ -30,6 +37,16 @@ class Caller:
             return set()
         try:
             return self._on_progress(reports)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def on_restore(self, reports: list[Progress]) -> None:
+        """Passes on the reports of the epochs that a checkpoint saves from being trained again."""
+        if self._on_restore is None or not reports:
+            return
+        try:
+            self._on_restore(reports)
         except Exception as error:
             self.error = error
             raise

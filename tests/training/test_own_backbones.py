@@ -11,7 +11,7 @@ import torch
 
 from dynamoe_search.errors import UsageError
 from dynamoe_search.records import Candidate, Progress
-from dynamoe_search.training import Interrupted, Trained, train_population
+from dynamoe_search.training import CheckpointFolder, Interrupted, Trained, train_population
 from dynamoe_search.training.population import Population
 from tests.training.populations import (
     ADAPTIVE,
@@ -333,6 +333,55 @@ def test_a_pack_that_needs_too_much_memory_is_halved(caplog: pytest.LogCaptureFi
     ]
     for ordinal, one in train(pack[2:4]).items():
         assert differing(one, ended[ordinal]) == []
+
+
+@pytest.mark.parametrize("name", ["Plain", "OwnRouterThatBranches", "TorchDropout"])
+def test_own_networks_go_on_from_a_checkpoint(tmp_path: Path, name: str) -> None:
+    pack = pack_of(name)
+    whole = train(pack)
+
+    def crash(reports: list[Progress]) -> set[int]:
+        if reports[0].epoch == 2:
+            raise KeyboardInterrupt
+        return set()
+
+    folder = tmp_path / "checkpoints"
+    epochs: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        train_population(
+            pack, digits(), TRUSTED, crash, checkpoints=CheckpointFolder(folder, every_seconds=0)
+        )
+
+    def count(reports: list[Progress]) -> set[int]:
+        epochs.append(reports[0].epoch)
+        return set()
+
+    again = train_population(
+        pack, digits(), TRUSTED, count, checkpoints=CheckpointFolder(folder, every_seconds=0)
+    )
+    assert epochs == [2]
+    for one in again:
+        assert differing(one, whole[one.outcome.ordinal]) == []
+
+
+def test_a_pack_that_is_halved_leaves_no_checkpoints(tmp_path: Path) -> None:
+    pack = [*pack_of("Explodes")[:2], own("Explodes", 100)]
+    rates = {"learning_rate": 1e3, "clip_norm": 0.0, "epochs": 3, "warmup_fraction": 1.0}
+    pack[2] = replace(pack[2], train=replace(pack[2].train, **rates))  # type: ignore[arg-type]
+    folder = CheckpointFolder(tmp_path / "checkpoints", every_seconds=0)
+    has_written = []
+
+    def look(_: list[Progress]) -> set[int]:
+        has_written.append(folder.path.exists())
+        return set()
+
+    ended = train_population(pack, digits(), TRUSTED, look, checkpoints=folder)
+    whole = train(pack)
+    assert True in has_written
+    assert ended[2].outcome.reason == whole[100].outcome.reason == "exception"
+    assert not folder.path.exists()
+    for one in ended[:2]:
+        assert differing(one, whole[one.outcome.ordinal]) == []
 
 
 def test_a_candidate_that_is_too_large_alone_fails_alone() -> None:
