@@ -105,7 +105,7 @@ class StackedAdamW:
     ) -> Iterator[list[tuple[Tensor, ...]]]:
         """Yields what is updated together: blocks of rows, of tensor, gradient, both moments and vectors.
 
-        On the CPU a batch is small enough to stay in the cache.
+        On the CPU a batch is small enough to stay in the cache; elsewhere it may be one whole large tensor.
         """
         batch: list[tuple[Tensor, ...]] = []
         num_elements = begin = 0
@@ -121,7 +121,7 @@ class StackedAdamW:
             parts = zip(*(torch.split(x, rows) for x in whole), strict=True) if split else [whole]
             for part in parts:
                 is_full = num_elements + part[0].numel() > _BLOCK
-                if batch and is_full and tensor.device.type == "cpu":
+                if batch and is_full:
                     yield batch
                     batch, num_elements = [], 0
                 batch.append(part)
