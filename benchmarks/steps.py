@@ -72,8 +72,9 @@ def seconds_per_step(population: Population) -> float:
 
 
 def _conditions(name: str) -> str:
+    command = " ".join(["python -m benchmarks.steps", *sys.argv[1:]])
     return (
-        f"Command: `python -m benchmarks.steps`. {name}, {torch.get_num_threads()} CPU threads, torch "
+        f"Command: `{command}`. {name}, {torch.get_num_threads()} CPU threads, torch "
         f"{torch.__version__}; a pack of 1 runs with a ghost beside it, as in a study."
     )
 
