@@ -13,13 +13,13 @@ from dataclasses import replace
 
 import torch
 
-from dynamoe_search.data import load_data
+from dynamoe_search.data import ImageData, load_data
 from dynamoe_search.pareto import knee_point
-from dynamoe_search.records import FrontMember
+from dynamoe_search.records import Candidate, FrontMember
 from dynamoe_search.search.machine import train_settings
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from dynamoe_search.training import train_population
+from dynamoe_search.training import TrainSettings, train_leg
 
 SEEDS = (1, 2, 3)
 
@@ -32,6 +32,22 @@ def chosen(front: list[FrontMember], trials: list[int]) -> list[FrontMember]:
     knee = knee_point(points, (True, False))
     assert knee is not None
     return [front[i] for i in sorted({0, knee, len(front) - 1})]
+
+
+def again_accurate(
+    candidates: list[Candidate], data: ImageData, settings: TrainSettings
+) -> list[float]:
+    """Trains candidates of one seed to their end, pack by pack, and returns their accuracies."""
+    packs: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        packs.setdefault(candidate.pack_key, []).append(candidate)
+    found: dict[int, float] = {}
+    for pack in packs.values():
+        until = max(candidate.train.epochs for candidate in pack)
+        for trained in train_leg(pack, data, settings, until=until):
+            assert trained.outcome is not None
+            found[trained.ordinal] = trained.outcome.metrics["accuracy"]
+    return [found[candidate.ordinal] for candidate in candidates]
 
 
 def _conditions(study: str, device: str) -> str:
@@ -56,8 +72,8 @@ def main(storage: str, study: str, trials: list[int]) -> None:
     accuracies: dict[int, list[float]] = {member.trial: [] for member in members}
     for seed in SEEDS:  # batches are shared within a call, so each seed is a call of its own
         pack = [one for one in again if one.study_seed == spec.study.seed + seed]
-        for member, result in zip(members, train_population(pack, data, settings), strict=True):
-            accuracies[member.trial].append(result.outcome.metrics["accuracy"])
+        for member, accuracy in zip(members, again_accurate(pack, data, settings), strict=True):
+            accuracies[member.trial].append(accuracy)
     orders = {
         tuple(sorted(accuracies, key=lambda trial: accuracies[trial][index]))
         for index in range(len(SEEDS))

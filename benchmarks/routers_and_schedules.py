@@ -15,7 +15,7 @@ from dynamoe_search.records import Candidate
 from dynamoe_search.search.designs import candidate_from
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import ROUTER_KINDS, SHAPES
-from dynamoe_search.training import Trained, TrainSettings, train_population
+from dynamoe_search.training import Trained, TrainSettings, train_leg
 
 EPOCHS = 10
 NUM_SLOTS = 8
@@ -47,6 +47,7 @@ def candidates() -> list[Candidate]:
 def row(candidate: Candidate, trained: Trained) -> str:
     """One line of the table."""
     outcome = trained.outcome
+    assert outcome is not None
     mean_k = " ".join(f"{layer.mean_k:.2f}" for layer in outcome.routing)
     experts = " ".join(str(count) for count in candidate.experts_per_layer)
     return (
@@ -68,7 +69,8 @@ def main() -> None:
     """Trains and prints the table."""
     spec = spec_of("top-any", "uniform")
     designs = candidates()
-    results = train_population(designs, load_data(spec.data), TrainSettings(num_slots=NUM_SLOTS))
+    settings = TrainSettings(num_slots=NUM_SLOTS)
+    results = train_leg(designs, load_data(spec.data), settings, until=spec.train.epochs)
     lines = [
         "# Every router and every schedule after ten epochs on digits",
         "",

@@ -40,6 +40,10 @@ class StorageError(InputError):
     """A database that cannot be opened, read or written."""
 
 
+class LeaseLostError(StorageError):
+    """Another worker has taken over what this one was working on; its results are not stored."""
+
+
 class DeviceError(InputError):
     """A device that this machine does not have."""
 

@@ -266,14 +266,18 @@ class StudyRecord:
     created_at: str  # UTC, ISO 8601
     updated_at: str
     max_epochs: int | None = None  # training budget in candidate-epochs; None is no limit
-    is_stop_requested: bool = False
-    host: str | None = None  # of the latest run
+    max_seconds: float | None = None  # time budget of all workers together; None is no limit
+    seconds_spent: float = 0.0  # by all workers, earlier runs included
+    max_pack: int | None = None  # most candidates that fit into memory together, once that is known
+    is_stop_requested: bool = False  # by somebody, of workers that have not left yet
+    host: str | None = None  # of the live worker that came last
     pid: int | None = None
     heartbeat_at: str | None = None
     num_complete: int = 0
     num_failed: int = 0
     num_stopped: int = 0
-    num_running: int = 0  # candidates without an outcome
+    num_running: int = 0  # candidates in training, or about to be
+    num_paused: int = 0  # candidates that stand at a rung
     num_front: int = 0
 
 
@@ -286,8 +290,10 @@ class CandidateRecord:
     cohort: int
     candidate: Candidate
     params: dict[str, Any]
-    status: Literal["running", "complete", "failed", "stopped"]
+    status: Literal["running", "paused", "complete", "failed", "stopped"]
     created_at: str  # UTC, ISO 8601
+    epochs: int = 0  # trained, and kept in a checkpoint or in the outcome
+    checkpoint: str | None = None  # checksum of the checkpoint of a paused candidate
     reason: str | None = None
     message: str | None = None
     outcome: Outcome | None = None
@@ -302,6 +308,80 @@ class CandidateRecord:
     def experts_per_layer(self) -> tuple[int, ...]:
         """Open experts when the training ended; those at its start if it has not."""
         return _experts_at_end(self.candidate, self.outcome.routing if self.outcome else ())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leg:
+    """Candidates that one worker trains together from one epoch to another: from one rung to the next."""
+
+    number: int  # counts the legs of a study from 0
+    trials: tuple[int, ...]
+    start: int  # epochs that all of them have behind them
+    end: int  # epochs that those have behind them who reach its end
+    pack_key: str
+    worker: str | None  # who trains it, or did
+    state: Literal["open", "done"] = "open"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """Where a candidate stands: what is needed to plan, and quick to read of many."""
+
+    trial: int
+    ordinal: int
+    cohort: int
+    status: Literal["running", "paused", "complete", "failed", "stopped"]
+    epochs: int  # trained, and kept in a checkpoint or in the outcome
+    checkpoint: str | None
+    pack_key: str
+    reference: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """A process that works, or worked, on a study; its lease."""
+
+    id: str
+    host: str
+    pid: int
+    mark: str  # tells the process from a later one with the same number
+    started_at: str  # UTC, ISO 8601
+    heartbeat_at: str
+    beats: int  # rises while it is alive
+    is_alive: bool
+    seconds: float = 0.0  # wall time that it worked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stood:
+    """A candidate that reached the end of a leg before the end of its training."""
+
+    trial: int
+    epochs: int
+    checkpoint: str  # checksum
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """A candidate whose training is over, with its objectives if it is complete."""
+
+    trial: int
+    outcome: Outcome
+    values: tuple[float, ...] | None = None
+    violations: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RungDecision:
+    """What was decided of a candidate at a rung, and why."""
+
+    trial: int
+    rung: int  # epochs finished
+    action: Literal["go", "pause", "stop"]
+    beaten: int  # rivals ahead of it
+    rivals: int  # others that reached the rung
+    strongest: int | None = None  # trial of the rival ahead of it with the lowest error
+    reason: str | None = None  # why it does not go on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -336,3 +416,4 @@ class Spent:
     failed: int
     running: int
     stopped: int = 0
+    paused: int = 0

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from dynamoe_search import __version__
 from dynamoe_search.cli import designs, machine, results, studies
+from dynamoe_search.cli.words import printable
 from dynamoe_search.errors import DynamoeError
 
 PROGRAM = "dynamoe-search"
@@ -39,16 +40,16 @@ class Commands(TyperGroup):
             raise typer.Exit(1) from None
         except DynamoeError as error:
             _show_trace(ctx)
-            for line in str(error).splitlines():
-                typer.echo(f"error: {line}", err=True)
+            for line in str(error).split("\n"):
+                typer.echo(f"error: {printable(line)}", err=True)
             raise typer.Exit(error.exit_code) from error
         except OSError as error:  # a full disk, a folder that went away
             _show_trace(ctx)
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {printable(str(error))}", err=True)
             raise typer.Exit(1) from error
         except Exception as error:  # the program's last line of defence: nobody wants a bare trace
             _show_trace(ctx)
-            text = " ".join(str(error).split())
+            text = printable(" ".join(str(error).split()))
             typer.echo(
                 f"internal error: {type(error).__name__}: {text} (run with --debug to see where)",
                 err=True,
@@ -72,7 +73,8 @@ class Commands(TyperGroup):
                 args, prog_name or PROGRAM, complete_var, False, windows_expand_args, **extra
             )
         except typer.TyperException as error:
-            message = " ".join(error.format_message().replace("Value error, ", "").split())
+            words = error.format_message().replace("Value error, ", "")
+            message = printable(" ".join(words.split()))
             typer.echo(f"error: {message} {_where_help_is(error)}", err=True)
             code = error.exit_code
         except typer.Abort:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks to stop after the current step, the second leaves at once."""
+"""Ctrl-C and SIGTERM: the first asks for a checkpoint after the current step, the second leaves at once."""
 
 import os
 import signal
@@ -36,7 +36,9 @@ def stop_on_signals(hint: str) -> Iterator[StopFlag]:
             os.write(2, f"{cursor}\nstopped at once; {hint}\n".encode())
             os._exit(1)
         flag.is_set = True
-        os.write(2, b"\nstopping after the current step; once more to leave at once\n")
+        os.write(
+            2, b"\nstopping after the current step, with a checkpoint; once more to leave at once\n"
+        )
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dynamoe_search.cli.options import AsJson, Storage
+from dynamoe_search.cli.options import AsJson, Storage, TrustCode
+from dynamoe_search.cli.words import printable
 
 _PACKAGES = (
     "torch",
@@ -43,10 +44,25 @@ class Finding:
     cure: str | None = None
 
 
-def doctor(storage: Storage = None, as_json: AsJson = False) -> None:
-    """Tell what this machine has: versions, devices, data, database; what is missing and how to get it."""
+def doctor(
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="[STUDY]", help="A study to check.", show_default=False),
+    ] = None,
+    trust_code: TrustCode = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what this machine has and lacks, or with STUDY whether a study is in order and how to mend it.
+
+    A study's database, checkpoints, weights, leases and data are read and compared; nothing is changed.
+    Exit code 1: something is missing or wrong.
+    """
     from dynamoe_search.cli import screens
 
+    if study is not None:
+        _check_study(study, storage, trust_code=trust_code, as_json=as_json)
+        return
     findings = [*_versions(), *_devices(), *_data_sets(), _database(storage)]
     if as_json:
         screens.print_json([asdict(finding) for finding in findings])
@@ -59,6 +75,22 @@ def doctor(storage: Storage = None, as_json: AsJson = False) -> None:
             )
         screens.console().print(screens.table(["", "what", "found", "how to get it"], rows))
     if not all(finding.ok for finding in findings if finding.required):
+        raise typer.Exit(1)
+
+
+def _check_study(study: str, storage: str | None, *, trust_code: bool, as_json: bool) -> None:
+    from dynamoe_search.cli import screens
+    from dynamoe_search.search import check_study
+    from dynamoe_search.store import Store
+
+    with Store.open(storage, create=False) as store:
+        findings = check_study(store, study, trust_code=trust_code)
+    if as_json:
+        screens.print_json([asdict(finding) for finding in findings])
+    else:
+        rows = [(one.level, one.what, one.how_to_mend) for one in findings]
+        screens.console().print(screens.table(["", "what", "how to mend it"], rows))
+    if any(one.level == "error" for one in findings):
         raise typer.Exit(1)
 
 
@@ -158,7 +190,7 @@ def gc(
         screens.print_json([{**asdict(item), "removed": not dry_run} for item in garbage])
         return
     for item in garbage:
-        typer.echo(f"{item.kind} {item.name}: {size(item.num_bytes)}")
+        typer.echo(f"{item.kind} {printable(item.name)}: {size(item.num_bytes)}")
     total = size(sum(item.num_bytes for item in garbage))
     done = "would be removed" if dry_run else "removed"
     typer.echo(f"{len(garbage)} things {done}, {total}" if garbage else "nothing to remove")

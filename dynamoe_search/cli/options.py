@@ -1,5 +1,6 @@
 """Options that several commands share, and how their values are read."""
 
+import json
 import math
 import os
 import re
@@ -12,6 +13,7 @@ import typer
 from dynamoe_search.errors import UsageError
 
 STORAGE_VARIABLE = "DYNAMOE_SEARCH_STORAGE"
+_MOST_CONFIG_BYTES = 10_000_000  # of an exported model; a usual one has a few thousand
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SCALES = {"": 1.0, "%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 
@@ -53,17 +55,32 @@ def check_folder(path: Path) -> None:
     """Makes sure, before hours of training, that a model can be written to a folder; makes it if it is missing.
 
     Raises:
-        UsageError: It is a file, cannot be written, or holds something else than an earlier export.
+        UsageError: It is a file, cannot be written, or holds something else than an earlier export: the
+            model of another program, which is called the same, or links, through which others' files would be written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        names = {entry.name for entry in path.iterdir()}
+        entries = list(path.iterdir())
+        is_ours = not entries or _is_exported(path / "config.json")
     except OSError as error:
         raise UsageError(f"--out {path} cannot be a folder: {error.strerror}") from error
-    if names and "config.json" not in names:
-        raise UsageError(f"--out {path} is not empty; name a new folder")
+    if not is_ours:
+        raise UsageError(f"--out {path} is not empty and no earlier export; name a new folder")
+    if links := [entry.name for entry in entries if entry.is_symlink()]:
+        raise UsageError(f"--out {path} holds the link {links[0]}; name a new folder")
     if not os.access(path, os.W_OK):
         raise UsageError(f"--out {path} cannot be written; check its permissions")
+
+
+def _is_exported(path: Path) -> bool:
+    """Tells whether a file is the configuration of a model that this program wrote."""
+    if not path.is_file() or path.stat().st_size > _MOST_CONFIG_BYTES:
+        return False
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and {"format", "candidate", "outcome"} <= config.keys()
 
 
 Study = Annotated[
@@ -145,7 +162,7 @@ Timeout = Annotated[
         "--timeout",
         metavar="TIME",
         parser=duration,
-        help="Stop after this time, e.g. 45s, 30m, 1h30m.",
+        help="Stop this run after this time, e.g. 45s, 30m, 1h30m.",
         show_default=False,
     ),
 ]
@@ -155,6 +172,16 @@ Epochs = Annotated[
         "--epochs",
         min=1,
         help="Training budget: epochs of all candidates of the study together.",
+        show_default=False,
+    ),
+]
+TimeBudget = Annotated[
+    float | None,
+    typer.Option(
+        "--time-budget",
+        metavar="TIME",
+        parser=duration,
+        help="Time of the whole study, earlier runs and other workers included.",
         show_default=False,
     ),
 ]

@@ -13,14 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamoe_search.cli import screens
-from dynamoe_search.cli.words import seconds
-from dynamoe_search.records import FrontMember
+from dynamoe_search.cli.words import printable, seconds
+from dynamoe_search.records import FrontMember, Leg
 from dynamoe_search.search.events import (
     CandidateFinished,
-    CohortStarted,
     EpochFinished,
     Event,
     FrontChanged,
+    LegFinished,
+    LegStarted,
     OnEvent,
     StudyStarted,
     ignore,
@@ -40,10 +41,14 @@ class Tally:
     finished: int = 0
     failed: int = 0
     pruned: int = 0
-    cohort: int = 0
+    leg: str = ""
     epochs_per_candidate: int = 1
-    epochs: int = 0  # candidate-epochs of this run
-    ahead: int = 0  # candidate-epochs of candidates that are in training
+    max_epochs: int | None = None
+    is_pruned: bool = False
+    before: int = 0  # candidate-epochs of earlier runs
+    trained: set[tuple[int, int]] = field(default_factory=set)  # ordinal and epoch, of this run
+    paused: set[int] = field(default_factory=set)  # trials
+    paused_before: int = 0
     front: tuple[FrontMember, ...] = ()
     started: float = field(default_factory=time.monotonic)
 
@@ -51,21 +56,39 @@ class Tally:
         """Counts one event."""
         match event:
             case StudyStarted():
-                self.name, self.device = event.name, event.device
+                self.name, self.device = printable(event.name), printable(event.device)
                 self.trials, self.finished = event.trials, event.num_finished
                 self.epochs_per_candidate = event.epochs_per_candidate
-            case CohortStarted():
-                self.cohort, self.ahead = event.cohort, 0
+                self.max_epochs, self.is_pruned = event.max_epochs, event.is_pruned
+                self.before, self.paused_before = event.epochs, event.num_paused
+            case LegStarted():
+                self.leg = words_of(event.leg)
+                trials = set(event.leg.trials)
+                if event.leg.start:
+                    others = len(trials - self.paused)  # who stood there before this run
+                    self.paused_before = max(0, self.paused_before - others)
+                self.paused -= trials
             case EpochFinished():
-                self.epochs += len(event.reports)
-                self.ahead += len(event.reports)
+                self.trained |= {(report.ordinal, report.epoch) for report in event.reports}
+            case LegFinished():
+                self.paused |= {one.trial for one in event.stood}
             case CandidateFinished():
                 self.finished += 1
                 self.failed += event.record.status == "failed"
                 self.pruned += event.record.status == "stopped"
-                self.ahead = max(0, self.ahead - self.epochs_per_candidate)
+                self.paused.discard(event.record.trial)
             case FrontChanged():
                 self.front = event.members
+
+    @property
+    def num_paused(self) -> int:
+        """Candidates that stand at a rung."""
+        return len(self.paused) + self.paused_before
+
+    @property
+    def epochs(self) -> int:
+        """Candidate-epochs of this run, each counted once."""
+        return len(self.trained)
 
     @property
     def epochs_per_second(self) -> float | None:
@@ -74,19 +97,25 @@ class Tally:
         return self.epochs / elapsed if self.epochs and elapsed > 0 else None
 
     @property
+    def _total(self) -> int:
+        """Candidate-epochs of the whole study; with a pruner the most that it may take."""
+        total = self.trials * self.epochs_per_candidate
+        return total if self.max_epochs is None else min(total, self.max_epochs)
+
+    @property
     def seconds_left(self) -> float | None:
-        """Time until all candidates are trained, if none of those left is pruned; None before the first epoch."""
+        """Time until the end; None before the first epoch, and if a pruner decides how much is left."""
         rate = self.epochs_per_second
-        if rate is None:
+        if rate is None or (self.is_pruned and self.max_epochs is None):
             return None
-        left = (self.trials - self.finished) * self.epochs_per_candidate - self.ahead
-        return max(0.0, left / rate)
+        return max(0.0, (self._total - self.before - self.epochs) / rate)
 
     @property
     def done(self) -> float:
-        """Share of the study's epochs that is trained, from 0 to 1."""
-        total = self.trials * self.epochs_per_candidate
-        return min(1.0, (self.finished * self.epochs_per_candidate + self.ahead) / max(1, total))
+        """Share of the study that is done, from 0 to 1: of its epochs, or of its candidates if they are pruned."""
+        if self.is_pruned and self.max_epochs is None:
+            return min(1.0, (self.finished + self.num_paused) / max(1, self.trials))
+        return min(1.0, (self.before + self.epochs) / max(1, self._total))
 
     def line(self) -> str:
         """Returns all of it on one line."""
@@ -94,6 +123,7 @@ class Tally:
         parts = [
             f"{self.finished}/{self.trials} trials done",
             f"{self.failed} failed",
+            *([f"{self.num_paused} paused"] if self.num_paused else []),
             *([f"{self.pruned} pruned"] if self.pruned else []),
             f"{len(self.front)} on the front",
             f"{rate:.1f} epochs/s" if rate else "starting",
@@ -104,7 +134,7 @@ class Tally:
 
 
 class PlainView:
-    """Prints a line when a cohort starts, when a candidate fails, and now and then in between."""
+    """Prints a line when a leg starts, when a candidate fails, and now and then in between."""
 
     def __init__(self) -> None:
         self._tally = Tally()
@@ -117,13 +147,13 @@ class PlainView:
         match event:
             case StudyStarted():
                 _line(f"{tally.name}: {tally.trials} trials of {_epochs(tally)} on {tally.device}")
-                if event.num_finished or event.num_running:
+                if event.num_finished or event.num_running or event.num_paused:
                     _line(
-                        f"going on: {event.num_finished} done before, "
-                        f"{event.num_running} to be trained again"
+                        f"going on: {event.num_finished} done before, {event.num_paused} paused, "
+                        f"{event.num_running} in training"
                     )
-            case CohortStarted():
-                _line(f"cohort {event.cohort}: {len(event.candidates)} candidates")
+            case LegStarted():
+                _line(tally.leg)
                 self._next = time.monotonic() + _LINE_SECONDS
             case CandidateFinished() if event.record.status == "failed":
                 _line(_failure(event))
@@ -153,7 +183,7 @@ class LiveView:
         if not tally.name:
             return Text("reading the data")
         numbers = Table.grid()
-        numbers.add_row(Text(f"{tally.name}  cohort {tally.cohort}  on {tally.device}", "bold"))
+        numbers.add_row(Text(f"{tally.name} on {tally.device}  {tally.leg}", "bold"))
         numbers.add_row(ProgressBar(total=1.0, completed=tally.done, width=60))
         numbers.add_row(Text(tally.line()))
         parts: list[RenderableType] = [numbers]
@@ -176,10 +206,20 @@ def _best_points(members: tuple[FrontMember, ...]) -> Table:
     return screens.table(["trial", *names, "router"], rows)
 
 
+def words_of(leg: Leg) -> str:
+    """Returns what a leg does, for people."""
+    number = len(leg.trials)
+    candidates = "1 candidate" if number == 1 else f"{number} candidates"
+    epochs = (
+        f"epoch {leg.end}" if leg.end == leg.start + 1 else f"epochs {leg.start + 1} to {leg.end}"
+    )
+    return f"leg {leg.number}: {candidates}, {epochs}"
+
+
 def _failure(event: CandidateFinished) -> str:
     record = event.record
     lines = (record.message or "").strip().splitlines() or ["no message"]
-    return f"trial {record.trial} failed ({record.reason}): {lines[-1]}"
+    return printable(f"trial {record.trial} failed ({record.reason}): {lines[-1]}")
 
 
 def _epochs(tally: Tally) -> str:

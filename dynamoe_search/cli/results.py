@@ -19,27 +19,31 @@ from dynamoe_search.cli.options import (
     bound,
     check_folder,
 )
+from dynamoe_search.cli.words import printable, say
 
 
 def show(study: Study, trial: Trial, storage: Storage = None, as_json: AsJson = False) -> None:
     """Show one candidate: its architecture, how it was trained, what was measured, layer by layer."""
     import json
 
-    from dynamoe_search.cli import screens
+    from dynamoe_search.cli import screens, states
     from dynamoe_search.records import to_json
     from dynamoe_search.store import Store
 
     with Store.open(storage, create=False) as store:
         record = store.candidate(study, trial)
         progress = store.progress(study, trial)
+        decisions = [one for one in store.decisions(study) if one.trial == trial]
     if as_json:
         result = json.loads(to_json(record))
         result["experts_per_layer"] = list(record.experts_per_layer)
         result["experts_per_layer_at_start"] = list(record.candidate.experts_per_layer)
         result["progress"] = [json.loads(to_json(report)) for report in progress]
+        result["decisions"] = [json.loads(to_json(one)) for one in decisions]
         screens.print_json(result)
         return
     screens.show_candidate(record, progress)
+    states.show_decisions(decisions)
 
 
 def front(
@@ -100,7 +104,7 @@ def front(
         reason = (
             "no member of the front keeps these bounds" if everyone else "the front is empty so far"
         )
-        console.print(f"{study}: {reason}", markup=False)
+        console.print(f"{printable(study)}: {reason}", markup=False)
 
 
 def _write_csv(rows: Sequence[dict[str, Any]]) -> None:
@@ -113,11 +117,15 @@ def _write_csv(rows: Sequence[dict[str, Any]]) -> None:
                 line |= {f"{name}.{key}": item for key, item in value.items()}
             else:
                 line[name] = " ".join(map(str, value)) if isinstance(value, list) else value
-        flat.append(line)
+        flat.append({printable(name): _csv_cell(value) for name, value in line.items()})
     columns = list(dict.fromkeys(name for line in flat for name in line))
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
+
+
+def _csv_cell(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
 
 
 def export(
@@ -157,7 +165,7 @@ def export(
         screens.print_json({**asdict(exported), "folder": str(exported.folder)})
         return
     origin = "trained again" if exported.is_retrained else "weights of the study"
-    typer.echo(f"{out}: validation accuracy {exported.accuracy:.4f} ({origin})")
+    say(f"{out}: validation accuracy {exported.accuracy:.4f} ({origin})")
     screens.show_loading(out)
 
 

@@ -1,6 +1,8 @@
 """How records look on a terminal. Nothing is computed here that is not about looks."""
 
+import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,21 +15,21 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamoe_search.cli.pictures import scatter
-from dynamoe_search.cli.words import cell, seconds, size
+from dynamoe_search.cli.words import cell, printable, seconds, size
 from dynamoe_search.records import (
     CandidateRecord,
     FrontMember,
     Outcome,
     Progress,
     RouterConfig,
-    Spent,
     StudyRecord,
 )
 
 if TYPE_CHECKING:  # these load torch
-    from dynamoe_search.search import Estimate, StudySummary
+    from dynamoe_search.search import Estimate
     from dynamoe_search.specs import StudySpec
 
+_UNPRINTABLE = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _WIDE = 140  # columns where the output is no terminal
 _NARROW = 90  # below this a table of the front leaves out what `show` tells
 
@@ -41,7 +43,13 @@ def console(to_stderr: bool = False) -> Console:
 
 def print_json(value: Any) -> None:
     """Prints a value as JSON on stdout; what is not a finite number becomes null."""
-    sys.stdout.write(to_json(value, indent=2, inf_nan_mode="null").decode() + "\n")
+    text = to_json(value, indent=2, inf_nan_mode="null").decode()
+    sys.stdout.write(_UNPRINTABLE.sub(_json_escape, text) + "\n")
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    """Returns a character as JSON escapes it; the serialiser does so with those below 32 only."""
+    return json.dumps(match[0])[1:-1]
 
 
 def table(
@@ -53,7 +61,10 @@ def table(
     for index, column in enumerate(columns):
         numbers = all(isinstance(row[index], int | float | None) for row in content)
         grid.add_column(
-            column, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers
+            Text(cell(column)),
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=numbers,
         )
     for row in content:
         grid.add_row(*(Text(cell(value)) for value in row))
@@ -67,7 +78,7 @@ def facts(pairs: Mapping[str, Any]) -> Table:
     grid.add_column(overflow="fold")
     for name, value in pairs.items():
         if value is not None:
-            grid.add_row(name, Text(cell(value)))
+            grid.add_row(Text(name), Text(cell(value)))
     return grid
 
 
@@ -93,7 +104,8 @@ def show_front(
     ]
     out.print()
     columns = max(8, min(56, out.width - 16))
-    out.print(scatter(points, across, upwards, others, columns), markup=False, highlight=False)
+    picture = scatter(points, printable(across), printable(upwards), others, columns)
+    out.print(picture, markup=False, highlight=False)
 
 
 def _front_cells(member: FrontMember, objectives: Sequence[str]) -> list[Any]:
@@ -162,7 +174,7 @@ def show_candidate(record: CandidateRecord, progress: Sequence[Progress] = ()) -
     if outcome:
         show_outcome(outcome)
     if record.message:
-        out.print(f"\n{record.message}", markup=False)
+        out.print(f"\n{printable(record.message, lines=True)}", markup=False)
 
 
 def show_outcome(outcome: Outcome) -> None:
@@ -210,7 +222,7 @@ def show_estimate(file: str, spec: "StudySpec", where: str | None, expected: "Es
     time = f"{seconds(expected.seconds)} ({expected.basis})"
     missing = "not here yet; run downloads it" if spec.data.download else "not on this machine"
     out = console()
-    out.print(f"{file}: nothing wrong", markup=False)
+    out.print(f"{printable(file)}: nothing wrong", markup=False)
     out.print(
         facts(
             {
@@ -228,7 +240,7 @@ def show_estimate(file: str, spec: "StudySpec", where: str | None, expected: "Es
         )
     )
     for note in expected.notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {printable(note)}", markup=False)
 
 
 def show_studies(records: Sequence[StudyRecord]) -> None:
@@ -259,6 +271,7 @@ def study_row(record: StudyRecord) -> dict[str, Any]:
         "failed": record.num_failed,
         "stopped": record.num_stopped,
         "running": record.num_running,
+        "paused": record.num_paused,
         "front": record.num_front,
         "objectives": list(record.objectives),
         "source": record.source,
@@ -269,83 +282,3 @@ def study_row(record: StudyRecord) -> dict[str, Any]:
         "created_at": record.created_at,
         "updated_at": record.updated_at,
     }
-
-
-def show_status(
-    record: StudyRecord,
-    spent: Spent,
-    failures: Sequence[CandidateRecord],
-    pruned: Sequence[CandidateRecord],
-    url: str,
-    files: str,
-) -> None:
-    """Prints where a study stands."""
-    state: str = record.state
-    if state == "running":
-        state += f" (process {record.pid} on {record.host})"
-    if record.is_stop_requested:
-        state += ", asked to stop"
-    out = console()
-    out.print(
-        facts(
-            {
-                "study": record.name,
-                "from": record.source,
-                "state": state,
-                "candidates": f"{spent.complete} complete, {spent.failed} failed, "
-                f"{_pruned(spent.stopped)}{spent.running} without an outcome, of {record.trials}",
-                "on the front": record.num_front,
-                "objectives": ", ".join(
-                    f"{name} ({'up' if up else 'down'})"
-                    for name, up in zip(record.objectives, record.maximise, strict=True)
-                ),
-                "epochs": spent.epochs,
-                "training time": seconds(spent.seconds),
-                "device": record.settings.device,
-                "versions": record.settings.versions or None,
-                "created": record.created_at,
-                "updated": record.updated_at,
-                "database": url,
-                "files": files,
-            }
-        )
-    )
-    if failures:
-        rows = [
-            (one.trial, one.reason, (one.message or "").strip().splitlines()[-1:])
-            for one in failures
-        ]
-        out.print()
-        out.print(table(["failed trial", "reason", "message"], rows))
-    if pruned:
-        out.print()
-        out.print(table(["pruned trial", "message"], [(one.trial, one.message) for one in pruned]))
-
-
-def _pruned(number: int) -> str:
-    return f"{number} pruned, " if number else ""
-
-
-_REASONS = {
-    "trials": "all trials are done",
-    "epochs": "the budget of epochs is used up",
-    "exhausted": "every design of the space has been tried",
-    "timeout": "the time is up",
-    "stop": "stopped by the command stop",
-    "interrupt": "interrupted",
-}
-
-
-def show_summary(summary: "StudySummary") -> None:
-    """Prints how a run ended, in two lines."""
-    out = console()
-    out.print(
-        f"\n{summary.name}: {_REASONS[summary.reason]}; {summary.complete} of {summary.trials} "
-        f"candidates complete, {summary.failed} failed, {_pruned(summary.pruned)}"
-        f"{summary.epochs:,} epochs in all, "
-        f"{seconds(summary.seconds)} in this run",
-        markup=False,
-    )
-    out.print(
-        f"front: {len(summary.front)} members, hypervolume {summary.hypervolume:.4f}", markup=False
-    )

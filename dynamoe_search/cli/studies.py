@@ -18,10 +18,12 @@ from dynamoe_search.cli.options import (
     Study,
     StudyFile,
     Threads,
+    TimeBudget,
     Timeout,
     Trials,
     TrustCode,
 )
+from dynamoe_search.cli.words import say
 
 if TYPE_CHECKING:  # these load torch or Optuna
     from dynamoe_search.records import StudyRecord
@@ -34,6 +36,7 @@ def run(
     trials: Trials = None,
     timeout: Timeout = None,
     epochs: Epochs = None,
+    time_budget: TimeBudget = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -67,7 +70,7 @@ def run(
             num_threads=threads,
             trust_code=trust_code,
         )
-        limits = Limits(timeout_seconds=timeout, epochs=epochs)
+        limits = Limits(timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget)
         _search(store, study, storage, limits, trust_code=trust_code, quiet=quiet)
 
 
@@ -76,15 +79,21 @@ def resume(
     trials: Trials = None,
     timeout: Timeout = None,
     epochs: Epochs = None,
+    time_budget: TimeBudget = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a study exactly where it was; --trials and --epochs go further than was asked for."""
+    """Go on with a study exactly where it was; several processes may do so at once and share the work.
+
+    --trials, --epochs and --time-budget go further than was asked for.
+    """
     from dynamoe_search.search import Limits
     from dynamoe_search.store import Store
 
-    limits = Limits(trials=trials, timeout_seconds=timeout, epochs=epochs)
+    limits = Limits(
+        trials=trials, timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget
+    )
     with Store.open(storage, create=False) as store:
         _search(store, study, storage, limits, trust_code=trust_code, quiet=quiet)
 
@@ -99,7 +108,7 @@ def _search(
     quiet: bool,
 ) -> None:
     """Runs a stored study, shows its front, and says what to do next."""
-    from dynamoe_search.cli import screens
+    from dynamoe_search.cli import screens, states
     from dynamoe_search.cli.interrupts import stop_on_signals
     from dynamoe_search.cli.progress import watching
     from dynamoe_search.search import run_study
@@ -119,9 +128,9 @@ def _search(
         screens.show_front(
             summary.front, record.objectives, store.candidates(study, status=("complete",))
         )
-    screens.show_summary(summary)
+    states.show_summary(summary)
     if summary.reason in ("interrupt", "stop"):
-        typer.echo(f"stopped; go on with: {again}", err=True)
+        say(f"stopped; go on with: {again}", err=True)
         raise typer.Exit(1)
     _suggest(summary, record, storage)
 
@@ -145,7 +154,7 @@ def _suggest(summary: "StudySummary", record: "StudyRecord", storage: str | None
         lines.append(_command("export", name, best.trial, "--out", out, storage=storage))
     typer.echo("\nnext:")
     for line in lines:
-        typer.echo(f"  {line}")
+        say(f"  {line}")
 
 
 def _more_epochs(summary: "StudySummary", record: "StudyRecord") -> int:
@@ -165,15 +174,17 @@ def _command(*words: object, storage: str | None) -> str:
 
 def stop(study: Study, storage: Storage = None) -> None:
     """Ask a running study, from another terminal, to stop after its current step."""
+    from dynamoe_search.cli import states
     from dynamoe_search.store import Store
 
     with Store.open(storage, create=False) as store:
         record = store.study(study)
         if record.state != "running":
-            typer.echo(f"{study} is not running ({record.state}); there is nothing to stop")
+            say(f"{study} is not running ({record.state}); there is nothing to stop")
             return
+        workers = store.workers(study)
         store.request_stop(study)
-    typer.echo(f"{study} (process {record.pid} on {record.host}) stops after its current step")
+    say(f"{study} ({states.worker_words(workers)}) stops after its current step")
 
 
 def delete(
@@ -194,10 +205,10 @@ def delete(
             except typer.Abort:  # nobody there to answer
                 agreed = False
             if not agreed:
-                typer.echo("not deleted; --yes deletes without asking", err=True)
+                say("not deleted; --yes deletes without asking", err=True)
                 raise typer.Exit(1)
         store.delete_study(study)
-    typer.echo(f"deleted {study}")
+    say(f"deleted {study}")
 
 
 def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
@@ -214,20 +225,23 @@ def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
     elif records:
         screens.show_studies(records)
     else:
-        typer.echo(f"no studies in {url}; start with: dynamoe-search run digits")
+        say(f"no studies in {url}; start with: dynamoe-search run digits")
 
 
 def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> None:
     """Show where a study stands: what is done, what failed, what runs, how it was set up."""
-    from dynamoe_search.cli import screens
+    from dynamoe_search.cli import screens, states
     from dynamoe_search.records import to_json
     from dynamoe_search.store import Store
 
     with Store.open(storage, create=False) as store:
         record = store.study(study)
         spent = store.spent(study)
+        workers = store.workers(study)
         failures = store.candidates(study, status=("failed",))
         pruned = store.candidates(study, status=("stopped",))
+        waiting = {one.trial for one in store.candidates(study, status=("paused",))}
+        paused = states.latest(store.decisions(study), waiting)
         files = store.files_of(study)
         url = store.url
     if as_json:
@@ -235,19 +249,22 @@ def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> No
             {
                 **screens.study_row(record),
                 "spent": json.loads(to_json(spent)),
+                "workers": [json.loads(to_json(one)) for one in workers if one.is_alive],
                 "settings": json.loads(to_json(record.settings)),
                 "failures": [
                     {"trial": one.trial, "reason": one.reason, "message": one.message}
                     for one in failures
                 ],
                 "pruned": [{"trial": one.trial, "message": one.message} for one in pruned],
+                "paused_trials": [json.loads(to_json(one)) for one in paused],
                 "storage": url,
                 "files": str(files),
                 "spec": json.loads(record.spec_json),
             }
         )
         return
-    screens.show_status(record, spent, failures, pruned, url, str(files))
+    rows = states.StatusRows(failures=failures, pruned=pruned, paused=paused)
+    states.show_status(record, workers, spent, rows, url, str(files))
 
 
 COMMANDS: dict[str, Any] = {

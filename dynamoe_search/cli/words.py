@@ -1,7 +1,28 @@
-"""Numbers, times and sizes as people read them."""
+"""Numbers, times, sizes and texts of others as people read them."""
 
 from collections.abc import Mapping
 from typing import Any
+
+import typer
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Returns text that does nothing to a terminal: whatever does not print is shown as its escape.
+
+    Args:
+        text: Of unknown origin: a name or a message from a database or a file.
+        lines: Whether line breaks and tabs may stay.
+    """
+    kept = "\n\t" if lines else ""
+    return "".join(
+        one if one.isprintable() or one in kept else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Prints text, which may quote a database or a file, on stdout or stderr."""
+    typer.echo(printable(text, lines=True), err=err)
 
 
 def cell(value: Any) -> str:
@@ -18,9 +39,9 @@ def cell(value: Any) -> str:
         case list() | tuple():
             text = " ".join(cell(item) for item in value)
         case Mapping():
-            text = ", ".join(f"{name}={cell(item)}" for name, item in value.items())
+            text = ", ".join(f"{cell(name)}={cell(item)}" for name, item in value.items())
         case _:
-            text = str(value)
+            text = printable(str(value), lines=True)
     return text
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.json_schema import models_json_schema
 
-from dynamoe_search.errors import Problem, SpecError
+from dynamoe_search.errors import SpecError
 from dynamoe_search.presets.files import find_study, preset_names, preset_text, presets_folder
 from dynamoe_search.presets.overrides import apply_overrides
-from dynamoe_search.presets.problems import explain
+from dynamoe_search.presets.problems import explain, readable
 from dynamoe_search.presets.toml import parse_toml, to_toml, to_toml_value
 from dynamoe_search.specs import StudySpec
 
@@ -79,7 +79,7 @@ def read_study(source: str, overrides: Sequence[str] = (), name: str | None = No
     except ValidationError as error:
         problems += explain(error, raw, changed)
     if problems:
-        raise SpecError(found.label, _without_repeats(problems))
+        raise SpecError(found.label, readable(problems))
     text = found.text if raw == original else _as_run(found.text, overrides, raw)
     return LoadedStudy(spec=spec, text=text, source=source)
 
@@ -90,10 +90,6 @@ def _anchor_path(raw: dict[str, Any]) -> None:
     path = data.get("path") if isinstance(data, dict) else None
     if isinstance(path, str) and path and not path.startswith("~"):
         raw["data"]["path"] = str(Path(path).absolute())
-
-
-def _without_repeats(problems: Sequence[Problem]) -> list[Problem]:
-    return list(dict.fromkeys(problems))
 
 
 def _as_run(text: str, overrides: Sequence[str], raw: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynamoe_search.errors import Problem
+from dynamoe_search.presets.toml import MOST_LEVELS, levels
 
 
 def apply_overrides(
@@ -28,7 +29,7 @@ def apply_overrides(
     for override in overrides:
         key, equals, text = override.partition("=")
         parts = tuple(part.strip() for part in key.split("."))
-        if not equals or not all(parts):
+        if not equals or not all(parts) or len(parts) > MOST_LEVELS:
             problems.append(
                 Problem(
                     path=origin,
@@ -53,7 +54,7 @@ def parse_value(text: str) -> Any:
     """Returns the TOML value that the text spells, or the text itself where it spells none (`top-k`).
 
     Raises:
-        ValueError: The text begins like a list or a table but is none.
+        ValueError: The text begins like a list or a table but is none, or one nested too deeply.
     """
     try:
         table = tomllib.loads(f"value = {text}")
@@ -62,6 +63,8 @@ def parse_value(text: str) -> Any:
             message = 'must be TOML with texts in quotes, for example ["top-k", "top-p"] or {low = 1, high = 4}'
             raise ValueError(message) from error
         return text
+    if levels(table) > MOST_LEVELS:
+        raise ValueError("must not be nested so deeply")
     return table["value"] if len(table) == 1 else text
 
 

@@ -14,6 +14,8 @@ from dynamoe_search.specs import FloatRange, StudySpec, conflicts
 
 _TAGS = ("value", "choice", "range")  # names of the three forms, which pydantic adds to the path
 _LONGEST = 60
+_MOST = 50  # problems in one message
+_LONGEST_PART = {"path": 120, "got": 200, "allowed": 400}  # characters of a message
 
 _PLAIN = {
     "int_type": "must be a whole number",
@@ -22,9 +24,11 @@ _PLAIN = {
     "bool_type": "must be true or false",
     "string_type": "must be text in quotes",
     "model_type": "must be a section with keys of its own",
-    "dict_type": "must be a table such as {max_activated_params = 50000}",
+    "dict_type": "must be a table such as {{max_activated_params = 50000}}",
     "tuple_type": "must be a list",
     "too_short": "must have at least {min_length} entry",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_unicode": "must be text in UTF-8",
     "too_long": "must have at most {max_length} entries",
     "greater_than": "must be above {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
@@ -52,6 +56,27 @@ def explain(
     ]
     problems += _conflicts_of_sound_sections(raw)
     return [_with_origin(problem, changed) for problem in problems]
+
+
+def readable(problems: Sequence[Problem]) -> list[Problem]:
+    """Returns problems as they are shown: each once, on one line, without control characters, and not too many."""
+    found = list(dict.fromkeys(problems))
+    shown = [_readable(problem) for problem in found[:_MOST]]
+    if len(found) > _MOST:
+        more = f"{len(found) - _MOST:,} further problems"
+        shown.append(Problem(path="", got=more, allowed="mend those above first"))
+    return shown
+
+
+def _readable(problem: Problem) -> Problem:
+    parts = {}
+    for name, most in _LONGEST_PART.items():
+        text: str = getattr(problem, name)
+        text = text if len(text) <= most else f"{text[: most - 1]}…"
+        parts[name] = "".join(
+            one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+        )
+    return Problem(**parts)
 
 
 def _conflicts_of_sound_sections(raw: Mapping[str, Any]) -> Iterator[Problem]:
@@ -104,7 +129,8 @@ def _without_tags(location: Sequence[int | str], raw: Any) -> tuple[int | str, .
 def _dotted(keys: Iterable[int | str]) -> str:
     text = ""
     for key in keys:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+        name = key or '""'
+        text += f"[{key}]" if isinstance(key, int) else f".{name}" if text else str(name)
     return text
 
 

@@ -2,13 +2,18 @@
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 from dynamoe_search.errors import Problem, SpecError
 
-_MOST_LEVELS = 32  # of tables in tables; a study file has three
+MOST_LEVELS = 32
+"""Of tables in tables, and parts of a key; a study file has three."""
+
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}[ \t]*+\.[ \t]*+){{{8 * MOST_LEVELS}}}")
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
@@ -18,11 +23,11 @@ def parse_toml(label: str, text: str) -> dict[str, Any]:
     Raises:
         SpecError: The text is not TOML; the message has the line.
     """
-    if any(line.partition("=")[0].count(".") > 8 * _MOST_LEVELS for line in text.splitlines()):
-        raise SpecError(label, [_not_toml("a key with too many parts")])  # it would fill the memory
+    if _LONG_KEY.search(text):
+        raise SpecError(label, [_not_toml("a key with too many parts")])  # it would take for ever
     try:
         tables = tomllib.loads(text)
-        if _levels(tables) > _MOST_LEVELS:
+        if levels(tables) > MOST_LEVELS:
             raise RecursionError
         return tables
     except RecursionError as error:
@@ -31,11 +36,11 @@ def parse_toml(label: str, text: str) -> dict[str, Any]:
         raise SpecError(label, [_not_toml(str(error))]) from error
 
 
-def _levels(tables: dict[str, Any]) -> int:
-    """How deeply tables and lists stand in one another, found without recursion."""
+def levels(value: Any) -> int:
+    """Returns how deeply tables and lists stand in one another, found without recursion."""
     level = 0
-    here: list[Any] = [tables]
-    while here and level <= _MOST_LEVELS:
+    here = [value] if isinstance(value, dict | list) else []
+    while here and level <= MOST_LEVELS:
         level += 1
         here = [
             inner
@@ -69,7 +74,14 @@ def _key(key: str) -> str:
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """Returns a text in quotes; what does not print is escaped, so that it does nothing to a terminal."""
+    quoted = json.dumps(value, ensure_ascii=False)
+    return "".join(one if one.isprintable() else _escape(one) for one in quoted)
+
+
+def _escape(character: str) -> str:
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def to_toml_value(value: Any) -> str:

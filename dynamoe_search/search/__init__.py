@@ -1,12 +1,15 @@
 """Search: the space of a study, proposals, and the loop that trains them and stores what came out."""
 
+from dynamoe_search.search.checkup import check_study
+from dynamoe_search.search.creation import create_study
 from dynamoe_search.search.estimate import Estimate, estimate
 from dynamoe_search.search.events import (
     CandidateFinished,
-    CohortStarted,
     EpochFinished,
     Event,
     FrontChanged,
+    LegFinished,
+    LegStarted,
     StudyEnded,
     StudyStarted,
     StudySummary,
@@ -18,23 +21,25 @@ from dynamoe_search.search.exporting import (
     train_one,
 )
 from dynamoe_search.search.limits import Limits
-from dynamoe_search.search.runner import create_study, run_study
+from dynamoe_search.search.runner import run_study
 from dynamoe_search.search.space import Space
 
 __all__ = [
     "CandidateFinished",
-    "CohortStarted",
     "EpochFinished",
     "Estimate",
     "Event",
     "Exported",
     "FrontChanged",
+    "LegFinished",
+    "LegStarted",
     "Limits",
     "Space",
     "StudyEnded",
     "StudyStarted",
     "StudySummary",
     "TrainedModel",
+    "check_study",
     "create_study",
     "estimate",
     "export_candidate",

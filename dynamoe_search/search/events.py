@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from dynamoe_search.records import Candidate, CandidateRecord, FrontMember, Progress
+from dynamoe_search.records import Candidate, CandidateRecord, FrontMember, Leg, Progress, Stood
 
 EndReason = Literal["trials", "epochs", "exhausted", "timeout", "stop", "interrupt"]
 """Why a run ended: a limit was reached, no new design is left, or somebody asked it to stop."""
@@ -23,8 +23,9 @@ class StudySummary:
         complete: Candidates that were trained to their end.
         failed: Candidates that failed.
         pruned: Candidates that were stopped before their last epoch.
-        running: Candidates that were proposed and have no outcome yet.
-        epochs: Candidate-epochs of all outcomes.
+        paused: Candidates that stand at a rung and may go on.
+        running: Candidates that were proposed and are in training, or about to be.
+        epochs: Candidate-epochs that are trained and kept.
         seconds: Wall time of this run.
         front: Members of the Pareto front, smallest first.
         hypervolume: Share of the box between the ideal and the reference point that the front
@@ -38,6 +39,7 @@ class StudySummary:
     complete: int
     failed: int
     pruned: int
+    paused: int
     running: int
     epochs: int
     seconds: float
@@ -52,24 +54,36 @@ class StudyStarted:
     name: str
     trials: int  # asked for
     num_finished: int  # of them, from earlier runs
-    num_running: int  # proposed by an earlier run, to be trained again
+    num_running: int  # proposed by an earlier run, or in training elsewhere
+    num_paused: int  # stand at a rung
+    epochs: int  # candidate-epochs that are trained and kept
     epochs_per_candidate: int
+    max_epochs: int | None  # budget in candidate-epochs
+    is_pruned: bool  # whether there are rungs
     device: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CohortStarted:
-    """A cohort is about to be trained."""
+class LegStarted:
+    """Candidates are about to be trained together, to the next rung or to their end."""
 
-    cohort: int
+    leg: Leg
     candidates: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochFinished:
-    """Every live candidate of a pack has finished an epoch."""
+    """Candidates of a leg have finished an epoch, or a checkpoint has it."""
 
     reports: tuple[Progress, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LegFinished:
+    """What came out of a leg is stored."""
+
+    leg: Leg
+    stood: tuple[Stood, ...]  # those whose training is not over
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +108,13 @@ class StudyEnded:
 
 
 Event: TypeAlias = (
-    StudyStarted | CohortStarted | EpochFinished | CandidateFinished | FrontChanged | StudyEnded
+    StudyStarted
+    | LegStarted
+    | EpochFinished
+    | LegFinished
+    | CandidateFinished
+    | FrontChanged
+    | StudyEnded
 )
 OnEvent: TypeAlias = Callable[[Event], None]
 

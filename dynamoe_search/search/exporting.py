@@ -24,7 +24,7 @@ from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from dynamoe_search.training import Trained, TrainSettings, train_population
+from dynamoe_search.training import TrainSettings, train_leg
 from dynamoe_search.training.export import FORMAT, ExportedConfig, save_model
 
 ACCURACY_TOLERANCE = 0.01
@@ -104,12 +104,12 @@ def export_candidate(
     spec = StudySpec.model_validate_json(study.spec_json)
     data = load_same_data(study)
     outcome, versions = record.outcome, record.versions
-    state = weights.load(store.files_of(name) / "models", trial)
+    state: Mapping[str, Tensor] | None = weights.load(store.files_of(name) / "models", trial)
     is_retrained = state is None
     if state is None:
         settings = train_settings(spec, study.settings, trust_code=trust_code)
-        trained = _train(record.candidate, data, settings, on_event, should_stop)
-        state, outcome, versions = trained.state or {}, trained.outcome, library_versions()
+        outcome, state = _train(record.candidate, data, settings, on_event, should_stop)
+        versions = library_versions()
         _check_accuracy(study, record, outcome)
     save_model(out, _config(spec, data, record.candidate, outcome, trial, versions), state)
     return Exported(
@@ -162,12 +162,12 @@ def train_one(
     )
     settings = train_settings(spec, frozen, trust_code=trust_code)
     data = load_data(spec.data)
-    trained = _train(candidate, data, settings, on_event, should_stop)
+    outcome, state = _train(candidate, data, settings, on_event, should_stop)
     return TrainedModel(
         candidate=candidate,
-        outcome=trained.outcome,
-        state=trained.state or {},
-        config=_config(spec, data, candidate, trained.outcome, None, library_versions()),
+        outcome=outcome,
+        state=state,
+        config=_config(spec, data, candidate, outcome, None, library_versions()),
     )
 
 
@@ -177,19 +177,26 @@ def _train(
     settings: TrainSettings,
     on_event: OnEvent,
     should_stop: Callable[[], bool],
-) -> Trained:
-    def report(reports: list[Progress]) -> set[int]:
+) -> tuple[Outcome, Mapping[str, Tensor]]:
+    def report(reports: list[Progress]) -> None:
         on_event(EpochFinished(reports=tuple(reports)))
-        return set()
 
-    (trained,) = train_population([candidate], data, settings, report, should_stop)
+    (trained,) = train_leg(
+        [candidate],
+        data,
+        settings,
+        until=candidate.train.epochs,
+        on_progress=report,
+        should_stop=should_stop,
+    )
     outcome = trained.outcome
+    assert outcome is not None  # it was trained to its end
     if outcome.status != "complete":
         message = (outcome.message or "").strip().splitlines() or ["no message"]
         raise CandidateError(
             outcome.reason or "exception", f"the training failed ({outcome.reason}): {message[-1]}"
         )
-    return trained
+    return outcome, trained.state or {}
 
 
 def _check_accuracy(study: StudyRecord, record: CandidateRecord, outcome: Outcome) -> None:

@@ -17,13 +17,16 @@ class Limits:
     Attributes:
         trials: Candidates of the study, earlier runs included; None keeps what the study asks for.
         timeout_seconds: Wall time of this run.
-        epochs: Candidate-epochs of the study, earlier runs included; the last cohort is cut so that
-            it is not exceeded. None keeps the study's budget, if it has one.
+        epochs: Candidate-epochs of the study, earlier runs included; the last legs are cut so that
+            it is met exactly. None keeps the study's budget, if it has one.
+        study_seconds: Wall time of the study, earlier runs and other workers included. None keeps
+            the study's budget, if it has one.
     """
 
     trials: int | None = None
     timeout_seconds: float | None = None
     epochs: int | None = None
+    study_seconds: float | None = None
 
 
 class Stopper:
@@ -42,7 +45,11 @@ class Stopper:
         self.reason: EndReason | None = None
         self._store, self._name, self._should_stop = store, name, should_stop
         self._start = time.monotonic()
-        self._timeout_seconds = timeout_seconds
+        study = store.study(name)
+        left = None if study.max_seconds is None else study.max_seconds - study.seconds_spent
+        limits = [limit for limit in (timeout_seconds, left) if limit is not None]
+        self._timeout_seconds = min(limits, default=None)
+        self._serial = store.stop_serial(name)
         self._poll_at = self._start
 
     @property
@@ -70,4 +77,4 @@ class Stopper:
             return None
         self._poll_at = time.monotonic() + _STOP_POLL_SECONDS
         self._store.heartbeat(self._name)
-        return "stop" if self._store.stop_requested(self._name) else None
+        return "stop" if self._store.stop_serial(self._name) != self._serial else None

@@ -8,6 +8,7 @@ from dynamoe_search.data import DataInfo
 from dynamoe_search.search.designs import KIND, SHAPE, applicable_paths, setting
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import values_of
+from dynamoe_search.specs.study import unseen_by_pruners
 
 _SECTIONS = ("schedule", "router", "losses", "adaptive")
 _FIXED_SCHEDULE = {"dense"}  # references that read no setting of the schedule
@@ -32,7 +33,9 @@ def notes(space: Space, info: DataInfo, trials: int) -> Iterator[str]:
     for path in unread_settings(space):
         yield f"{path} is set, but no design of this study reads it"
     yield from _late_adaptation(space, info)
-    if spec.search.pruner.kind != "none":
+    if spec.search.pruner.kind == "auto" and (unseen := unseen_by_pruners(spec)):
+        yield f"nobody is pruned: no pruner can compare candidates in {', '.join(unseen)}"
+    if spec.pruner.kind != "none":
         yield "epochs and time are at most this: candidates that are pruned take less"
     widths = {*values_of(spec.model.d_model), *values_of(spec.model.d_expert)}
     if spec.train.precision != "fp32" and any(width % 8 for width in widths):

@@ -12,7 +12,7 @@ from dynamoe_search.records import Candidate, Progress
 from dynamoe_search.search.machine import measured_objectives, resolve_device
 from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
-from dynamoe_search.training import TrainSettings, train_population
+from dynamoe_search.training import TrainSettings, train_leg
 
 PILOT_STEPS = 6
 """Training steps per epoch of the pilot; it has two epochs, and the first only warms up."""
@@ -73,7 +73,14 @@ def _packs(cohort: Sequence[Candidate]) -> list[list[Candidate]]:
 
 def _timed(pack: Sequence[Candidate], data: ImageData, settings: TrainSettings) -> "_Clock":
     clock = _Clock(settings.device)
-    train_population(pack, data, settings, on_progress=clock.on_progress, should_stop=clock.on_step)
+    train_leg(
+        pack,
+        data,
+        settings,
+        until=pack[0].train.epochs,
+        on_progress=clock.on_progress,
+        should_stop=clock.on_step,
+    )
     clock.on_end()
     return clock
 
@@ -109,11 +116,10 @@ class _Clock:
             self.set_up += seconds
         return False
 
-    def on_progress(self, reports: Sequence[Progress]) -> set[int]:
-        """Told after every evaluation; stops nobody."""
+    def on_progress(self, _: Sequence[Progress]) -> None:
+        """Told after every evaluation."""
         self.evaluation = self._lap()
         self._epoch += 1
-        return set()
 
     def on_end(self) -> None:
         """Told when the pack is finished."""

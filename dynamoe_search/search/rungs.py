@@ -1,16 +1,14 @@
-"""The rungs of a study: who reached them with what, and what was decided there.
+"""The rungs of a study: who reached them with what, as the pruner and the forecast want it.
 
-Decisions are made from candidates that have an outcome and from the present attempt of the pack in training. Reports
-that an attempt left behind which was killed or halved do not count, so a study that was interrupted decides as if it
-had not been.
+What counts of a candidate are the epochs that a checkpoint or an outcome keeps: reports of a leg that was cut short do
+not, so a study that was interrupted decides as if it had not been.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from itertools import groupby
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from dynamoe_search.records import CandidateRecord, Outcome, Progress
-from dynamoe_search.search.pruner import Decision, RungRecord, decide
+from dynamoe_search.pruning import Decision, RungRecord, at_rungs, judge, usual_rungs
+from dynamoe_search.records import Progress, RungDecision, Standing
+from dynamoe_search.search.planner import rung_of
 from dynamoe_search.specs import PrunerSection
 
 PRUNED = "pruned"
@@ -28,11 +26,7 @@ def ladder(settings: PrunerSection, epochs: int) -> tuple[int, ...]:
         return ()
     if settings.rungs is not None:
         return settings.rungs
-    rungs, rung = [], 1
-    while rung < epochs:
-        rungs.append(rung)
-        rung = -(-3 * rung // 2)  # half as much again, rounded up: 1, 2, 3, 5, 8, 12, 18, ...
-    return tuple(rungs)
+    return usual_rungs(epochs)
 
 
 class Rungs:
@@ -41,128 +35,84 @@ class Rungs:
     Args:
         settings: The study's `[search.pruner]`.
         epochs: Of a candidate that is trained to its end.
+        constant: Validation error and loss of the predictor that says the same for every example.
     """
 
-    def __init__(self, settings: PrunerSection, epochs: int) -> None:
+    def __init__(
+        self, settings: PrunerSection, epochs: int, constant: tuple[float, float] | None = None
+    ) -> None:
         self._settings = settings
-        self._records: dict[int, dict[int, RungRecord]] = {
-            rung: {} for rung in ladder(settings, epochs)
-        }  # by rung and ordinal
-        self._errors: dict[int, float] = {}  # lowest so far, by ordinal
-        self._trials: dict[int, int] = {}  # by ordinal
-        self._references: set[int] = set()
-        self._attempts: list[frozenset[int]] = []  # of the pack in training
-        self._stopped: dict[int, tuple[int, Decision]] = {}  # with the rung, by ordinal
+        self._constant = constant
+        self.ladder = ladder(settings, epochs)
+        self.records: dict[int, dict[int, RungRecord]] = {rung: {} for rung in self.ladder}
+        """By rung and ordinal."""
+        self._known: dict[int, int] = {}  # epochs that are in the records, by ordinal
 
-    @property
-    def are_used(self) -> bool:
-        """Whether anybody is compared at all."""
-        return bool(self._records)
+    def is_behind(self, one: Standing) -> bool:
+        """Whether a candidate has reached a rung that the records do not know of."""
+        reached = rung_of(one.epochs, self.ladder)
+        return reached > self._known.get(one.ordinal, 0)
 
-    def load(self, candidates: Iterable[CandidateRecord], reports: Iterable[Progress]) -> None:
-        """Takes over what earlier runs have left: of each candidate with an outcome, the epochs that it counts.
+    def take(self, one: Standing, reports: Iterable[Progress]) -> None:
+        """Takes over what a candidate reported.
 
         Args:
-            candidates: Of the study.
-            reports: Of the study; those of one candidate in the order of epochs.
+            one: Where it stands; later epochs do not count.
+            reports: All of its reports, in the order of epochs.
         """
-        epochs = {}
-        for record in candidates:
-            self._meet(record)
-            if record.outcome is not None:
-                epochs[record.ordinal] = record.outcome.epochs
-        for report in reports:
-            if report.epoch <= epochs.get(report.ordinal, 0):
-                self._note(report)
+        kept = [report for report in reports if report.epoch <= one.epochs]
+        for rung, records in at_rungs(kept, self.ladder).items():
+            self.records[rung] |= {record.ordinal: record for record in records}
+        self._known[one.ordinal] = one.epochs
 
-    def begin_pack(self, pack: Sequence[CandidateRecord]) -> None:
-        """Says who is trained next."""
-        self._attempts.clear()
-        self._stopped.clear()
-        for record in pack:
-            self._meet(record)
-
-    def replay(self, reports: Iterable[Progress]) -> None:
-        """Takes over the epochs of the pack that a checkpoint saves from being trained again, decisions included.
-
-        Args:
-            reports: Of the pack, all epochs up to the checkpoint and none after it, in the order of epochs.
-        """
-        for _, epoch in groupby(reports, key=lambda report: report.epoch):
-            self.judge(list(epoch))
-
-    def judge(self, reports: Sequence[Progress]) -> set[int]:
-        """Takes the reports of one epoch and returns the ordinals of candidates to stop."""
-        if not (self._records and reports):
-            return set()
-        epoch = reports[0].epoch
-        live = frozenset(report.ordinal for report in reports)
-        if epoch == 1:
-            self._begin_attempt(live)
-        for report in reports:
-            self._note(report)
-        if epoch not in self._records:
-            return set()
-        decisions = decide(
-            self._settings.kind,
-            self._records[epoch].values(),
-            self._settings,
-            live - self._references,
+    def judge(self, standing: Iterable[Standing]) -> list[Decision]:
+        """Returns what the pruner makes of candidates where they stand, by ordinal; references are not judged."""
+        asked = {}
+        for one in standing:
+            rung = rung_of(one.epochs, self.ladder)
+            if rung and one.reference is None and one.ordinal in self.records[rung]:
+                asked[one.ordinal] = rung
+        return (
+            judge(self._settings, self.by_rung(), asked, constant=self._constant) if asked else []
         )
-        stopped = {one.ordinal: (epoch, one) for one in decisions if one.action == "stop"}
-        self._stopped |= stopped
-        return set(stopped)
 
-    def explained(self, outcome: Outcome) -> Outcome:
-        """Returns how a candidate ended, with the reason if it was stopped here; it is at its rungs from now on."""
-        ordinal = outcome.ordinal
-        for rung, records in self._records.items():
-            if rung > outcome.epochs:  # an exception undoes all epochs
-                records.pop(ordinal, None)
-        if outcome.status != "stopped" or ordinal not in self._stopped:
-            return outcome
-        rung, decision = self._stopped[ordinal]
-        return replace(outcome, reason=PRUNED, message=self._words(rung, decision))
+    def by_rung(self) -> dict[int, tuple[RungRecord, ...]]:
+        """Returns the records of every rung."""
+        return {rung: tuple(records.values()) for rung, records in self.records.items()}
 
-    def _meet(self, record: CandidateRecord) -> None:
-        self._trials[record.ordinal] = record.trial
-        if record.candidate.reference is not None:
-            self._references.add(record.ordinal)
 
-    def _begin_attempt(self, live: frozenset[int]) -> None:
-        """Forgets attempts that had one of these candidates: the trainer gave them up to start again."""
-        given_up = [attempt for attempt in self._attempts if attempt & live]
-        self._attempts = [attempt for attempt in self._attempts if not attempt & live]
-        self._attempts.append(live)
-        for ordinal in live.union(*given_up):
-            self._errors.pop(ordinal, None)
-            self._stopped.pop(ordinal, None)
-            for records in self._records.values():
-                records.pop(ordinal, None)
+def to_store(decisions: Iterable[Decision], trials: Mapping[int, int]) -> list[RungDecision]:
+    """Returns decisions as they are stored.
 
-    def _note(self, report: Progress) -> None:
-        error = 1.0 - report.accuracy
-        lowest = self._errors.get(report.ordinal, error)
-        self._errors[report.ordinal] = error = min(error, lowest)
-        if report.epoch in self._records:
-            self._records[report.epoch][report.ordinal] = RungRecord(
-                ordinal=report.ordinal,
-                error=error,
-                loss=report.validation_loss,
-                activated_params=report.activated_params,
-            )
-
-    def _words(self, rung: int, decision: Decision) -> str:
-        """Returns for people why a candidate was stopped."""
-        share = decision.beaten / max(1, decision.rivals)
-        why = _WHY[decision.reason or "beaten"].format(
-            rivals=f"{decision.beaten} of {decision.rivals} rivals ({share:.0%})",
-            everybody=decision.rivals + 1,
-            guard=f"{self._settings.guard:.3g}",
+    Args:
+        decisions: By the pruner.
+        trials: Trial number of every ordinal.
+    """
+    return [
+        RungDecision(
+            trial=trials[one.ordinal],
+            rung=one.rung,
+            action=one.action,
+            beaten=one.beaten,
+            rivals=one.rivals,
+            strongest=None if one.strongest is None else trials[one.strongest],
+            reason=one.reason,
         )
-        if decision.strongest is not None and decision.reason in _NAMES_THE_STRONGEST:
-            why += f", the strongest of them trial {self._trials[decision.strongest]}"
-        return f"pruned after epoch {rung}: {why}"
+        for one in decisions
+    ]
+
+
+def in_words(decision: RungDecision, settings: PrunerSection) -> str:
+    """Returns for people why a candidate did not go on from a rung."""
+    share = decision.beaten / max(1, decision.rivals)
+    why = _WHY.get(decision.reason or "beaten", _WHY["beaten"]).format(
+        rivals=f"{decision.beaten} of {decision.rivals} rivals ({share:.0%})",
+        everybody=decision.rivals + 1,
+        guard=f"{settings.guard:.3g}",
+    )
+    if decision.strongest is not None and decision.reason in _NAMES_THE_STRONGEST:
+        why += f", the strongest of them trial {decision.strongest}"
+    return why
 
 
 _WHY = {
@@ -171,5 +121,23 @@ _WHY = {
     "worst": "in the worst share ({guard}) of {everybody} candidates in error and in loss",
     "rank": "ranked behind {rivals}",
     "median": "worse than the median in error and in loss, and than {rivals} in both",
+    "useless": "no better than always giving the same answer, in error and in loss",
 }
-_NAMES_THE_STRONGEST = ("beaten", "rank", "median")
+_NAMES_THE_STRONGEST: Collection[str] = ("beaten", "rank", "median")
+
+
+def changed(
+    decisions: Sequence[RungDecision], stored: Mapping[tuple[int, int], RungDecision]
+) -> list[RungDecision]:
+    """Returns the decisions that differ from what is stored in more than numbers that keep moving.
+
+    Args:
+        decisions: What was decided now.
+        stored: Earlier decisions by trial and rung.
+    """
+    found = []
+    for one in decisions:
+        before = stored.get((one.trial, one.rung))
+        if before is None or (before.action, before.reason) != (one.action, one.reason):
+            found.append(one)
+    return found

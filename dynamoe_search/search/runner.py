@@ -1,34 +1,38 @@
-"""The loop of a study: propose a cohort, train it, store what came out, refresh the front.
+"""The loop of a study: plan the next leg, train it, store what came out of it, refresh the front.
 
-Everything that decides what happens next is in the database, and nothing depends on the clock (the
-time limit apart), so a study that was killed at any moment goes on as if nothing had happened: a
-proposed candidate without an outcome is trained under its own trial number, from the last epoch that
-a checkpoint of its pack has kept or else from the start, a cohort that was cut short is filled up with
-the designs that it would have got, and packs are trained in the order that the whole cohort gives
-them, so that a pruner sees the same rivals (see `search.rungs`).
+Everything that decides what happens next is in the database, and nothing depends on the clock (time limits apart), so
+a study that was killed at any moment goes on as if nothing had happened: the leg in training is taken over, from its
+latest checkpoint, and a cohort whose proposals were cut short is filled up with the designs that it would have got.
+Several processes may run one study: each has a lease, they plan one at a time, and nobody touches what a live one does.
 """
 
+import logging
+import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from dynamoe_search.data import DataInfo, load_data
-from dynamoe_search.errors import CandidateError, UsageError
+import torch
+
+from dynamoe_search.data import ImageData
+from dynamoe_search.errors import LeaseLostError, UsageError
+from dynamoe_search.pruning import Decision
 from dynamoe_search.records import (
-    CandidateRecord,
-    Outcome,
+    Ended,
+    Leg,
     Progress,
+    RungDecision,
+    Standing,
     StudyRecord,
-    StudySettings,
 )
 from dynamoe_search.search import weights
-from dynamoe_search.search.estimate import largest_design
 from dynamoe_search.search.events import (
     CandidateFinished,
-    CohortStarted,
     EndReason,
     EpochFinished,
     FrontChanged,
+    LegFinished,
+    LegStarted,
     OnEvent,
     StudyEnded,
     StudyStarted,
@@ -36,83 +40,24 @@ from dynamoe_search.search.events import (
     ignore,
     never,
 )
+from dynamoe_search.search.legs import LegTrainer, StudyFiles
 from dynamoe_search.search.limits import Limits, Stopper
-from dynamoe_search.search.machine import (
-    default_threads,
-    library_versions,
-    resolve_device,
-    train_settings,
-)
-from dynamoe_search.search.objectives import (
-    front_hypervolume,
-    reference_point,
-    values,
-    violations,
-)
-from dynamoe_search.search.pack_folders import PackFolders
-from dynamoe_search.search.rungs import Rungs
+from dynamoe_search.search.machine import library_versions, train_settings
+from dynamoe_search.search.objectives import front_hypervolume
+from dynamoe_search.search.planner import Over, Position, Propose, TakeOver, Train, Wait, plan
+from dynamoe_search.search.proposals import Proposals
+from dynamoe_search.search.rungs import Rungs, changed, to_store
 from dynamoe_search.search.same_data import load_same_data
-from dynamoe_search.search.sampling import Known, Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from dynamoe_search.training import CheckpointFolder, Interrupted, Trained, train_population
+from dynamoe_search.training import Interrupted, data_on
 from dynamoe_search.training.checkpoints import EVERY_SECONDS
 
+logger = logging.getLogger(__name__)
 
-def create_study(
-    store: Store,
-    spec: StudySpec,
-    *,
-    source: str,
-    device: str = "auto",
-    num_threads: int | None = None,
-    trust_code: bool = False,
-) -> str:
-    """Adds a study to the database and returns its name.
-
-    Everything that could change a number is chosen here, once, and stored with the study.
-
-    Args:
-        store: The open database.
-        spec: The study.
-        source: The file or preset that it came from, for people.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        num_threads: CPU threads of torch; none means as many as torch would use.
-        trust_code: Whether a backbone named as `package.module:Class` may be imported.
-
-    Raises:
-        DataError: The data cannot be read.
-        DeviceError: This machine has no such device.
-        UsageError: The name is taken, or the backbone cannot be imported.
-    """
-    space = Space(spec)
-    resolved = resolve_device(device)
-    data = load_data(spec.data)
-    info = DataInfo(
-        input_shape=data.input_shape,
-        num_classes=data.num_classes,
-        num_train=len(data.train.y),
-        num_validation=len(data.validation.y),
-    )
-    largest = largest_design(space, info, trust_code=trust_code)
-    settings = StudySettings(
-        device=resolved,
-        num_slots=space.num_slots,
-        expert_backend=spec.search.expert_backend,
-        num_threads=num_threads or default_threads(),
-        cohort_size=spec.search.cohort_size,
-        reference_point=reference_point(
-            spec,
-            num_classes=data.num_classes,
-            max_params=largest.parameters,
-            max_flops=largest.flops_per_token,
-        ),
-        versions=library_versions(),
-        data_hash=data.data_hash,
-    )
-    store.create_study(spec, source=source, settings=settings)
-    return spec.study.name
+_WAIT_SECONDS = 0.2
+_MEGABYTE = 2**20
 
 
 def run_study(
@@ -127,39 +72,36 @@ def run_study(
 ) -> StudySummary:
     """Runs a study, or goes on with it, until a limit is reached or somebody asks it to stop.
 
+    Other processes may run the same study at the same time; they share the work.
+
     Args:
         store: The open database.
         name: The study.
-        limits: How far to go; numbers of trials and epochs given here are stored with the study.
+        limits: How far to go; all but the time of this run are stored with the study.
         on_event: Told about everything that happens, in this thread.
-        should_stop: Asked after every training step; the candidates in training then stay without
-            an outcome until the study goes on.
+        should_stop: Asked after every training step; a checkpoint is written then, and the candidates in training go
+            on from it when the study does.
         trust_code: Whether a backbone named as `package.module:Class` may be imported.
-        checkpoint_seconds: How old the last checkpoint of the pack in training must be for the next.
+        checkpoint_seconds: How old the last checkpoint of the leg in training must be for the next.
 
     Raises:
         DataError: The data cannot be read, or are not those that the study began with.
         DeviceError: The study's device is not here.
-        UsageError: There is no such study, another process is running it, or more candidates are
-            finished than `limits.trials`.
+        UsageError: There is no such study, or more candidates are finished than `limits.trials`.
     """
     limits = limits or Limits()
     _check_trials(store.study(name), limits)
-    store.begin_run(name)
-    has_finished = False
+    worker = store.join(name)
+    start, has_finished = time.monotonic(), False
     try:
-        store.clear_stop(name)
-        if limits.trials is not None:
-            store.set_trials(name, limits.trials)
-        if limits.epochs is not None:
-            store.set_max_epochs(name, limits.epochs)
+        _store_limits(store, name, limits)
         stopper = Stopper(store, name, limits.timeout_seconds, should_stop)
-        packs = PackFolders(store.files_of(name) / "checkpoints", checkpoint_seconds)
-        run = _Run(store, store.study(name), on_event, stopper, packs, trust_code=trust_code)
-        reason = run.until_end()
+        run = _Run(store, worker, store.study(name), on_event, stopper, trust_code=trust_code)
+        reason = run.until_end(checkpoint_seconds)
         has_finished = reason in ("trials", "exhausted")
     finally:
-        store.end_run(name, "finished" if has_finished else "interrupted")
+        seconds = time.monotonic() - start
+        store.leave(name, worker, "finished" if has_finished else "interrupted", seconds)
     summary = run.summary(reason)
     on_event(StudyEnded(summary=summary))
     return summary
@@ -174,61 +116,58 @@ def _check_trials(record: StudyRecord, limits: Limits) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Cohort:
-    """Candidates that are to be trained now."""
-
-    number: int
-    members: tuple[CandidateRecord, ...]
-    packs: dict[str, int]  # first ordinal by pack key, in the order of training, finished ones too
+def _store_limits(store: Store, name: str, limits: Limits) -> None:
+    if limits.trials is not None:
+        store.set_trials(name, limits.trials)
+    if limits.epochs is not None:
+        store.set_max_epochs(name, limits.epochs)
+    if limits.study_seconds is not None:
+        store.set_time_budget(name, limits.study_seconds)
 
 
 class _Run:
-    """One run of a study, from its start or from wherever an earlier run ended."""
+    """One run of a study, from its start or from wherever earlier runs ended."""
 
     def __init__(
         self,
         store: Store,
+        worker: str,
         record: StudyRecord,
         on_event: OnEvent,
         stopper: Stopper,
-        packs: PackFolders,
         *,
         trust_code: bool,
     ) -> None:
-        self._store, self._name, self._record = store, record.name, record
-        self._on_event, self._stopper, self._packs = on_event, stopper, packs
+        self._store, self._worker, self._name, self._record = store, worker, record.name, record
+        self._on_event, self._stopper = on_event, stopper
         self._spec = StudySpec.model_validate_json(record.spec_json)
         self._space = Space(self._spec)
         self._versions = library_versions()
-        self._known: dict[int, Known] = {}  # finished candidates by trial, each made once
-        self._settings = train_settings(self._spec, record.settings, trust_code=trust_code)
-        self._data = load_same_data(record)
-        self._front: set[int] = set()
-        self._rungs = Rungs(self._spec.search.pruner, self._spec.train.epochs)
+        settings = train_settings(self._spec, record.settings, trust_code=trust_code)
+        data = data_on(load_same_data(record), settings.device)
+        self._files = StudyFiles(store.files_of(record.name))
+        self._rungs = Rungs(self._spec.pruner, self._spec.train.epochs, _constant_predictor(data))
+        self._trainer = LegTrainer(store, self._spec, settings, data, self._rungs, self._files)
+        self._proposals = Proposals(self._space)
+        self._is_exhausted = False
+        self._front: set[int] | None = None
 
-    @property
-    def _models(self) -> Path:
-        return self._store.files_of(self._name) / "models"
-
-    def until_end(self) -> EndReason:
-        """Runs cohort after cohort and returns why it ended."""
+    def until_end(self, checkpoint_seconds: float) -> EndReason:
+        """Trains leg after leg and returns why it ended."""
         self._store.replay_tells(self._name)
-        self._refresh_front(is_news=False)
-        if self._rungs.are_used:
-            self._rungs.load(self._store.candidates(self._name), self._store.progress(self._name))
+        self._refresh_front(self._store.standings(self._name))
         self._on_event(self._started())
         while not self._stopper.asks_now():
-            cohort = self._next_cohort()
-            if not isinstance(cohort, _Cohort):
-                self._packs.keep_only([])
-                return cohort
-            candidates = tuple(member.candidate for member in cohort.members)
-            self._on_event(CohortStarted(cohort=cohort.number, candidates=candidates))
-            try:
-                self._train(cohort)
-            except Interrupted:
-                break
+            step = self._next()
+            if isinstance(step, Over):
+                return step.reason
+            if isinstance(step, Leg):
+                try:
+                    self._train(step, checkpoint_seconds)
+                except Interrupted:
+                    break
+            else:
+                time.sleep(_WAIT_SECONDS)
         assert self._stopper.reason is not None
         return self._stopper.reason
 
@@ -239,134 +178,181 @@ class _Run:
             trials=record.trials,
             num_finished=record.num_complete + record.num_failed + record.num_stopped,
             num_running=record.num_running,
+            num_paused=record.num_paused,
+            epochs=self._store.spent(self._name).epochs,
             epochs_per_candidate=self._spec.train.epochs,
-            device=self._settings.device,
+            max_epochs=record.max_epochs,
+            is_pruned=bool(self._rungs.ladder),
+            device=record.settings.device,
         )
 
-    def _next_cohort(self) -> _Cohort | EndReason:
-        """Returns the cohort to train, or why there is none; proposes designs that are missing.
+    # Planning
 
-        The last cohort stays open until all of its members have an outcome. It is filled up only
-        before the first one has: later, proposals would know more than they did.
-        """
+    def _next(self) -> Leg | Wait | Over:
+        """Returns the leg to train, or why there is none; proposes designs that are missing."""
+        with self._store.planning(self._name, self._worker):
+            while True:
+                position = self._position()
+                step = plan(position)
+                match step:
+                    case TakeOver():
+                        if self._store.take_leg(self._name, self._worker, step.leg.number):
+                            return step.leg
+                    case Propose():
+                        self._propose(step)
+                    case Train():
+                        return self._store.open_leg(
+                            self._name,
+                            self._worker,
+                            step.trials,
+                            start=step.start,
+                            end=step.end,
+                            pack_key=step.pack_key,
+                        )
+                    case Over():
+                        self._close(step, position)
+                        return step
+                    case Wait():
+                        return step
+
+    def _position(self) -> Position:
+        standings = self._store.standings(self._name)
+        for one in standings:
+            if self._rungs.is_behind(one):
+                self._rungs.take(one, self._store.progress(self._name, one.trial))
+        paused = [one for one in standings if one.status == "paused"]
+        decisions = self._rungs.judge(paused)
+        self._remember(standings, decisions)
+        legs = self._store.legs(self._name, state="open")
+        alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
+        record = self._store.study(self._name)
+        return Position(
+            candidates=standings,
+            rungs=self._rungs.ladder,
+            epochs=self._spec.train.epochs,
+            trials=record.trials,
+            cohort_size=record.settings.cohort_size,
+            max_epochs=record.max_epochs,
+            open_legs=legs,
+            dead={leg.number for leg in legs if leg.worker not in alive},
+            decisions={one.ordinal: one for one in decisions},
+            is_exhausted=self._is_exhausted,
+        )
+
+    def _remember(self, standings: Sequence[Standing], decisions: Sequence[Decision]) -> None:
+        """Stores decisions that have changed, so that `status` can say why somebody waits."""
+        stored = {(one.trial, one.rung): one for one in self._store.decisions(self._name)}
+        news = changed(self._to_store(standings, decisions), stored)
+        if news:
+            self._store.decide(self._name, news)
+
+    def _to_store(
+        self, standings: Sequence[Standing], decisions: Sequence[Decision]
+    ) -> list[RungDecision]:
+        return to_store(decisions, {one.ordinal: one.trial for one in standings})
+
+    def _propose(self, step: Propose) -> None:
         records = self._store.candidates(self._name)
-        number = max((record.cohort for record in records), default=0)
-        members = [record for record in records if record.cohort == number]
-        if members and all(record.outcome is not None for record in members):
-            number, members = number + 1, []
-        before = [record for record in records if record.cohort < number]
-        room, limit = self._room(before)
-        num_finished = sum(record.outcome is not None for record in members)
-        if num_finished == 0:
-            missing = room - len(members)
-            members += self._propose(records, number, missing)
-        waiting = [record for record in members if record.outcome is None]
-        allowed = waiting[: max(0, room - num_finished)]
-        if allowed:
-            packs: dict[str, int] = {}
-            for record in members:
-                packs.setdefault(record.candidate.pack_key, record.ordinal)
-            return _Cohort(number=number, members=tuple(allowed), packs=packs)
-        return limit if room <= num_finished else "exhausted"
-
-    def _room(self, before: Sequence[CandidateRecord]) -> tuple[int, EndReason]:
-        """Returns how many members the limits allow after these candidates, and which limit binds."""
-        trials = self._record.trials - len(before)
-        room = min(trials, self._record.settings.cohort_size)
-        if self._record.max_epochs is not None:
-            spent = sum(record.outcome.epochs for record in before if record.outcome is not None)
-            affordable = (self._record.max_epochs - spent) // self._spec.train.epochs
-            if affordable < room:
-                return max(0, affordable), "epochs"
-        return max(0, room), "trials"
-
-    def _propose(
-        self, records: Sequence[CandidateRecord], cohort: int, number: int
-    ) -> list[CandidateRecord]:
-        if number <= 0:
-            return []
-        by_ordinal = sorted(records, key=lambda record: record.ordinal)
-        proposer = Proposer(self._space, [self._known_of(record) for record in by_ordinal])
-        added = []
-        for _ in range(number):
+        proposer = self._proposals.proposer(records, self._rungs)
+        for _ in range(step.number):
             proposal = proposer.propose()
             if proposal is None:
-                break
-            trial = self._store.add_candidate(
+                self._is_exhausted = True
+                return
+            self._store.add_candidate(
                 self._name,
                 proposal.candidate,
                 params=proposal.params,
                 distributions=proposal.distributions,
-                cohort=cohort,
+                cohort=step.cohort,
                 sampler_state=proposal.sampler_state,
             )
-            added.append(self._store.candidate(self._name, trial))
-        return added
+            self._store.heartbeat(self._name)
 
-    def _known_of(self, record: CandidateRecord) -> Known:
-        known = self._known.get(record.trial)
-        if known is None:
-            known = Known.of(record, self._space)
-            if record.outcome is not None:
-                self._known[record.trial] = known
-        return known
+    def _close(self, step: Over, position: Position) -> None:
+        """Ends whoever waits, if nobody will go on; a budget of epochs can be raised.
 
-    def _train(self, cohort: _Cohort) -> None:
-        """Trains a cohort pack by pack; each pack is stored as soon as it is trained."""
-        packs: dict[str, list[CandidateRecord]] = {key: [] for key in cohort.packs}
-        for member in cohort.members:
-            packs[member.candidate.pack_key].append(member)
-        names = {key: f"{cohort.number}-{first}" for key, first in cohort.packs.items()}
-        self._packs.keep_only([names[key] for key, pack in packs.items() if pack])
-        for key, pack in packs.items():
-            if pack:
-                self._train_pack(pack, self._packs.of(names[key]))
+        A worker that died may not have told Optuna of its last leg, nor removed its files.
+        """
+        paused = [one for one in position.candidates if one.status == "paused"]
+        if step.reason != "epochs" and paused:
+            self._stop(paused, position)
+        self._store.replay_tells(self._name)
+        self._tidy_up(self._store.standings(self._name))
 
-    def _train_pack(self, pack: Sequence[CandidateRecord], checkpoints: CheckpointFolder) -> None:
-        self._rungs.begin_pack(pack)
-        results = train_population(
-            [record.candidate for record in pack],
-            self._data,
-            self._settings,
-            on_progress=self._report,
+    def _stop(self, paused: Sequence[Standing], position: Position) -> None:
+        found = self._to_store(position.candidates, tuple(position.decisions.values()))
+        decisions = {one.trial: one for one in found}
+        ended = [
+            self._trainer.stopped(
+                self._store.candidate(self._name, one.trial),
+                self._store.progress(self._name, one.trial),
+                decisions[one.trial],
+            )
+            for one in paused
+        ]
+        final = [replace(decisions[one.trial], action="stop") for one in ended]
+        self._store.stop_paused(self._name, ended, final)
+        self._tell_of(ended)
+
+    # Training
+
+    def _train(self, leg: Leg, checkpoint_seconds: float) -> None:
+        records = [self._store.candidate(self._name, trial) for trial in leg.trials]
+        self._on_event(LegStarted(leg=leg, candidates=tuple(one.candidate for one in records)))
+        results = self._trainer.train(
+            leg,
+            on_reports=self._report,
             should_stop=self._stopper,
-            checkpoints=checkpoints,
-            on_restore=self._restore,
+            checkpoint_seconds=checkpoint_seconds,
         )
-        for record, trained in zip(pack, results, strict=True):
-            self._finish(record, trained)
-        checkpoints.remove()
-        self._refresh_front(is_news=True)
+        try:
+            self._store.close_leg(
+                self._name,
+                self._worker,
+                leg.number,
+                reports=(),
+                ended=results.ended,
+                stood=results.stood,
+                decisions=results.decisions,
+                versions=self._versions,
+            )
+        except (
+            LeaseLostError
+        ) as error:  # this process was silent for so long that it counted as dead
+            logger.warning("%s", error)
+            return
+        self._tell_of(results.ended)
+        self._on_event(LegFinished(leg=leg, stood=results.stood))
+        standings = self._store.standings(self._name)
+        self._tidy_up(standings)
+        self._refresh_front(standings)
 
-    def _restore(self, reports: list[Progress]) -> None:
-        self._store.add_progress(self._name, reports)  # a power cut may have taken the latest
-        self._rungs.replay(reports)
+    def _tell_of(self, ended: Sequence[Ended]) -> None:
+        for one in ended:
+            record = self._store.candidate(self._name, one.trial)
+            self._on_event(CandidateFinished(record=record))
 
-    def _report(self, reports: list[Progress]) -> set[int]:
+    def _report(self, reports: list[Progress]) -> None:
         self._store.add_progress(self._name, reports)
         self._on_event(EpochFinished(reports=tuple(reports)))
-        return self._rungs.judge(reports)
 
-    def _finish(self, record: CandidateRecord, trained: Trained) -> None:
-        outcome, measured, excess = _judged(self._rungs.explained(trained.outcome), self._spec)
-        if measured is not None and trained.state is not None:
-            weights.save(self._models, record.trial, trained.state)
-        self._store.finish(
-            self._name,
-            record.trial,
-            outcome,
-            values=measured,
-            violations=excess,
-            versions=self._versions,
-        )
-        stored = self._store.candidate(self._name, record.trial)
-        self._on_event(CandidateFinished(record=stored))
+    def _tidy_up(self, standings: Sequence[Standing]) -> None:
+        """Removes checkpoints that nobody needs, and those of the most hopeless beyond the limit."""
+        paused = [one for one in standings if one.status == "paused"]
+        behind = {one.ordinal: one.behind for one in self._rungs.judge(paused)}
+        hopeless = {one.ordinal: behind.get(one.ordinal, -1.0) for one in paused}
+        hopeless |= {one.ordinal: -1.0 for one in standings if one.status == "running"}
+        self._files.keep_states(hopeless, self._spec.search.checkpoint_limit_mb * _MEGABYTE)
+        self._files.keep_legs({leg.number for leg in self._store.legs(self._name, state="open")})
 
-    def _refresh_front(self, *, is_news: bool) -> None:
+    def _refresh_front(self, standings: Sequence[Standing]) -> None:
+        """Stores the front; only its members keep their weights, and who is still in training somewhere."""
         members = self._store.refresh_front(self._name)
         trials = {member.trial for member in members}
-        weights.keep_only(self._models, trials)
-        if is_news and trials != self._front:
+        running = {one.trial for one in standings if one.status == "running"}
+        weights.keep_only(self._files.models, trials | running)
+        if self._front is not None and trials != self._front:
             self._on_event(FrontChanged(members=tuple(members)))
         self._front = trials
 
@@ -382,6 +368,7 @@ class _Run:
             complete=spent.complete,
             failed=spent.failed,
             pruned=spent.stopped,
+            paused=spent.paused,
             running=spent.running,
             epochs=spent.epochs,
             seconds=self._stopper.seconds,
@@ -394,14 +381,7 @@ class _Run:
         )
 
 
-def _judged(
-    outcome: Outcome, spec: StudySpec
-) -> tuple[Outcome, tuple[float, ...] | None, tuple[float, ...]]:
-    """Returns the outcome with its objectives and violations; failed if one was not measured."""
-    if outcome.status != "complete":
-        return outcome, None, ()
-    try:
-        return outcome, values(outcome, spec), tuple(violations(outcome, spec).values())
-    except CandidateError as error:
-        failed = replace(outcome, status="failed", reason=error.reason, message=str(error))
-        return failed, None, ()
+def _constant_predictor(data: ImageData) -> tuple[float, float]:
+    """Returns validation error and loss of the predictor that says the same for every example."""
+    counts = torch.bincount(data.validation.y, minlength=data.num_classes)
+    return 1.0 - float(counts.max()) / int(counts.sum()), math.log(data.num_classes)

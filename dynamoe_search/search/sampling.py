@@ -8,7 +8,7 @@ and a killed process leaves no half-suggested trial behind.
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +36,8 @@ _State = Literal["running", "complete", "failed"]
 _STATES = {"running": TrialState.RUNNING, "complete": TrialState.COMPLETE}
 _KNOWN_AS: dict[str, _State] = {
     "running": "running",
-    "complete": "failed",  # without values
+    "paused": "failed",  # without values
+    "complete": "failed",  # likewise
     "failed": "failed",
     "stopped": "failed",
 }
@@ -71,6 +72,14 @@ class Known:
             violations=dict(zip(names, record.violations, strict=True)) if is_complete else {},
             sampler_state=record.sampler_state,
         )
+
+    def with_values(self, values: tuple[float, ...], violations: Mapping[str, float]) -> "Known":
+        """Returns it as if it had finished with these values."""
+        return replace(self, state="complete", values=values, violations=violations)
+
+    def without_values(self) -> "Known":
+        """Returns it as one that is known, and says nothing about values."""
+        return replace(self, state="failed", values=None, violations={})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

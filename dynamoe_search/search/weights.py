@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dynamoe_search.training.export import load_state, save_state
+from dynamoe_search.training.durable_files import write_tensors
+from dynamoe_search.training.export import load_state
 
 _SUFFIX = ".safetensors"
 
@@ -16,8 +17,14 @@ def path_of(folder: Path, trial: int) -> Path:
 
 
 def save(folder: Path, trial: int, state: Mapping[str, Tensor]) -> None:
-    """Writes the weights of a trial; a reader sees the whole file or none."""
-    save_state(path_of(folder, trial), state)
+    """Writes the weights of a trial; a reader sees the whole file or none.
+
+    Raises:
+        OSError: There is no room, or no permission.
+        safetensors.SafetensorError: Likewise.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(path_of(folder, trial), {n: tensor.contiguous() for n, tensor in state.items()})
 
 
 def load(folder: Path, trial: int) -> dict[str, Tensor] | None:
@@ -27,8 +34,13 @@ def load(folder: Path, trial: int) -> dict[str, Tensor] | None:
 
 
 def keep_only(folder: Path, trials: Collection[int]) -> None:
-    """Removes the weights of all other trials, and what an interrupted write left behind."""
+    """Removes the weights of all other trials; other workers may do the same, or write theirs.
+
+    A folder that is a link is somebody else's: nothing in it is removed.
+    """
+    if folder.is_symlink():
+        return
     kept = {path_of(folder, trial) for trial in trials}
-    for path in folder.glob("*"):
-        if path not in kept:
-            path.unlink()
+    for path in folder.glob(f"*{_SUFFIX}"):
+        if path.stem.isdecimal() and path not in kept:
+            path.unlink(missing_ok=True)

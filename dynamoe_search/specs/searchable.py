@@ -1,6 +1,5 @@
 """Values that a study may vary: a scalar is fixed, a list is a choice, `{low, high, log, step}` is a range."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
@@ -15,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+_MOST_STEPS = 1_000_000  # of a range, which Optuna counts exactly
 
 
 class Frozen(BaseModel):
@@ -64,6 +65,10 @@ class FloatRange(Frozen):
 def _check_range(low: float, high: float, step: float | None, log: bool) -> None:
     if low > high:
         raise PydanticCustomError("empty_range", "the range is empty: low must be at most high")
+    if step is not None and low < high and step > high - low:
+        raise PydanticCustomError("long_step", "the step is longer than the range")
+    if step is not None and high - low > _MOST_STEPS * step:
+        raise PydanticCustomError("short_step", "the step is too short: over a million values")
     if log and low <= 0:
         raise PydanticCustomError("log_range", "a logarithmic range needs low above 0")
     if log and step is not None:
@@ -153,7 +158,7 @@ class Within:
                 {
                     "multiple": self.multiple_of,
                     "step": value.step,
-                    "good": math.ceil(value.step / self.multiple_of) * self.multiple_of,
+                    "good": -(-value.step // self.multiple_of) * self.multiple_of,
                 },
             )
 
@@ -174,7 +179,7 @@ class Within:
         return core_schema.no_info_after_validator_function(check, handler(source))
 
 
-_Choices = Field(strict=False, min_length=1)
+_Choices = Field(strict=False, min_length=1, max_length=1000)
 
 SearchInt: TypeAlias = Annotated[
     Annotated[int, Tag("value")]

@@ -25,6 +25,9 @@ from dynamoe_search.specs.vocabulary import (
     SearchWeightGradient,
 )
 
+MOST = 1_000_000_000
+"""Upper bound of counts that have no other: what every database keeps in an integer column."""
+
 StudyName = Annotated[str, Field(pattern=r"^\w[\w .-]{0,99}$")]
 
 
@@ -33,11 +36,11 @@ class StudySection(Frozen):
 
     name: StudyName
     """Name of the study: up to 100 letters, digits, spaces, dots, dashes and underscores."""
-    description: str = ""
+    description: str = Field(default="", max_length=1000)
     """The question that the study answers, in a sentence."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Every random choice of the study is derived from this number."""
-    trials: int = Field(default=64, ge=1)
+    trials: int = Field(default=64, ge=1, le=MOST)
     """How many candidates to train, reference designs included."""
     objectives: tuple[Objective, ...] = Field(
         default=("accuracy", "activated_params"), strict=False, min_length=1, max_length=4
@@ -56,7 +59,7 @@ class DataSection(Frozen):
 
     name: DataName = "digits"
     """`npz` reads the arrays `x` and `y` of `path`; `folder` reads one sub-folder of images per class from `path`."""
-    path: str | None = None
+    path: str | None = Field(default=None, max_length=1000)
     """File or folder of the data; for the named sets, the root folder that holds or receives them."""
     download: bool = True
     """Download a named set that is not found."""
@@ -64,7 +67,7 @@ class DataSection(Frozen):
     """Share of the training part that is held out to compare candidates."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share held out for the test, for sets that come without a test part."""
-    max_train: int | None = Field(default=None, ge=1)
+    max_train: int | None = Field(default=None, ge=1, le=MOST)
     """Use at most this many training examples, drawn with `split_seed`."""
     split_seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the division into training, validation and test part."""
@@ -75,7 +78,9 @@ class DataSection(Frozen):
 class ModelSection(Frozen):
     """The network around the experts."""
 
-    backbone: str = Field(default="mlp", pattern=r"^(mlp|vit|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
+    backbone: str = Field(
+        default="mlp", pattern=r"^(mlp|vit|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$", max_length=200
+    )
     """`mlp`, `vit`, or the user's own class as `package.module:Class` (imported only with --trust-code)."""
     d_model: Annotated[SearchInt, Within(ge=4, le=4096, multiple_of=4)] = 64
     """Width of the residual stream."""
@@ -83,9 +88,9 @@ class ModelSection(Frozen):
     """How many MoE layers the network has."""
     d_expert: Annotated[SearchInt, Within(ge=4, le=16384, multiple_of=4)] = 64
     """Hidden width of one expert."""
-    num_heads: int = Field(default=4, ge=1)
+    num_heads: int = Field(default=4, ge=1, le=4096)
     """Attention heads of a `vit`; must divide d_model."""
-    patch_size: int = Field(default=4, ge=1)
+    patch_size: int = Field(default=4, ge=1, le=4096)
     """Side of a square patch of a `vit`; must divide the image."""
     dropout: Annotated[SearchFloat, Within(ge=0, lt=1)] = 0.0
     """Share of the activations dropped in training after every block."""
@@ -143,7 +148,9 @@ class RouterSection(Frozen):
     """`relu`: factor by which the penalty changes each step."""
     null_experts: int = Field(default=2, ge=1, le=256)
     """`null-experts`: how many experts without computation stand beside the real ones."""
-    histogram: tuple[float, ...] = Field(default=(0.0, 0.5, 0.5), strict=False, min_length=1)
+    histogram: tuple[float, ...] = Field(
+        default=(0.0, 0.5, 0.5), strict=False, min_length=1, max_length=257
+    )
     """`random-k`: probability of 0, 1, 2, ... experts per token (a control)."""
     temperature: Annotated[SearchFloat, Within(gt=0, le=100)] = 1.0
     """Divides the logits before the softmax."""
@@ -181,11 +188,11 @@ class AdaptiveSection(Frozen):
     """Whether the number of experts changes while training."""
     max_experts: int = Field(default=16, ge=1, le=256)
     """Slots per layer; a layer starts with the experts of its schedule, at most this many."""
-    period: int = Field(default=900, ge=1)
+    period: int = Field(default=900, ge=1, le=MOST)
     """Training steps from one change to the next."""
-    record_from: int = Field(default=300, ge=0)
+    record_from: int = Field(default=300, ge=0, le=MOST)
     """Step within the period at which recording starts."""
-    update_at: int = Field(default=600, ge=1)
+    update_at: int = Field(default=600, ge=1, le=MOST)
     """Step within the period at which experts are removed and added, and recording ends."""
     add: bool = True
     """Open one expert for the tokens that activated nobody."""
@@ -198,9 +205,9 @@ class AdaptiveSection(Frozen):
 class TrainSection(Frozen):
     """How each candidate is trained."""
 
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=10, ge=1, le=MOST)
     """Passes over the training part."""
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=MOST)
     """Examples per step."""
     learning_rate: Annotated[SearchFloat, Within(gt=0, le=10)] = 1e-3
     """Peak learning rate of AdamW."""
@@ -223,26 +230,32 @@ class TrainSection(Frozen):
 
 
 class PrunerSection(Frozen):
-    """Which candidates stop before their last epoch, for good.
+    """Which candidates wait at a rung while others go on.
 
     At each rung, candidates are compared with all that reached it: lowest validation error so far,
-    validation loss and activated parameters. Reference designs are compared, but never stopped.
-    The default is `none` until candidates can be paused and go on later: a rule that stops for good
-    saves epochs, and loses a member of the front now and then.
+    validation loss and activated parameters. Who falls behind is paused, and goes on if later
+    rivals show it to be better than it seemed. Reference designs are compared, but never held back.
     """
 
-    kind: PrunerKind = "none"
-    """`pareto`: beaten by too many; `moasha`: not among the first 1/eta; `median`: in the worse half, off the front."""
+    kind: PrunerKind | Literal["auto"] = "auto"
+    """Who is held back. `pareto`: beaten by too many; `moasha`: not in the first 1/eta; `median`: in the worse half.
+
+    `auto` is `pareto` if candidates can be compared in all that the study is about, else `none`."""
     rungs: Annotated[tuple[int, ...], Field(strict=False)] | None = None
     """Epochs after which candidates are compared; none means 1, 2, 3, 5, 8, 12, 18, ... below train.epochs."""
-    alpha: float = Field(default=0.12, ge=0, le=1)
-    """`pareto`: share of a rung that may beat a candidate (lower error and loss, no more activated parameters)."""
+    margin: float = Field(default=0.6, ge=0)
+    """`pareto`: rivals of no more activated parameters count if they lead by so many spreads of the rung in error and
+    in loss; smaller saves more."""
+    share: float = Field(default=0.0, ge=0, le=1)
+    """`pareto`: share of a rung that may lead a candidate by the margin although it goes on."""
     guard: float = Field(default=0.05, ge=0, lt=1)
-    """`pareto`: from 8 records on, also stop those in this worst share in error and loss alike; 0 switches it off."""
+    """`pareto`: also hold back the worst share in error and loss alike, and who only guesses; 0 switches it off."""
     eta: float = Field(default=2.0, gt=1)
     """`moasha`: one in eta goes on (published with 3)."""
+    pause: bool = True
+    """Keep a checkpoint of who is held back, to go on later; otherwise it is stopped for good."""
     min_records: int = Field(default=8, ge=1)
-    """Stop nobody at a rung that fewer candidates have reached, unless a number is not finite."""
+    """Hold nobody back at a rung that fewer candidates have reached, unless a number is not finite."""
 
 
 class SearchSection(Frozen):
@@ -250,12 +263,14 @@ class SearchSection(Frozen):
 
     sampler: SamplerKind = "tpe"
     """Multi-objective TPE, NSGA-II, random or quasi-random (QMC)."""
-    startup_trials: int = Field(default=16, ge=1)
+    startup_trials: int = Field(default=16, ge=1, le=MOST)
     """Random designs before TPE starts to learn; population size of NSGA-II."""
     cohort_size: int = Field(default=16, ge=1, le=1024)
     """How many candidates are proposed and trained together."""
     expert_backend: Literal["grouped", "dense"] = "grouped"
     """`grouped` computes only the chosen experts; `dense` computes all of them (for high K)."""
+    checkpoint_limit_mb: int = Field(default=4096, ge=0, le=MOST)
+    """Disk space for checkpoints of the paused; beyond it the most hopeless lose theirs and would start again."""
     pruner: PrunerSection = Field(default_factory=PrunerSection)
     """Which candidates stop early; a section of its own, `[search.pruner]`."""
 

@@ -14,6 +14,7 @@ from dynamoe_search.specs.sections import (
     DataSection,
     LossesSection,
     ModelSection,
+    PrunerSection,
     RouterSection,
     ScheduleSection,
     SearchSection,
@@ -49,6 +50,21 @@ class StudySpec(Frozen):
                 "conflicts", "the sections do not fit together", {"problems": problems}
             )
         return self
+
+    @property
+    def pruner(self) -> PrunerSection:
+        """`search.pruner` with `auto` decided: `pareto` if it may compare what this study is about, else `none`."""
+        pruner = self.search.pruner
+        if pruner.kind != "auto":
+            return pruner
+        kind = "none" if unseen_by_pruners(self) else "pareto"
+        return pruner.model_copy(update={"kind": kind})
+
+
+def unseen_by_pruners(spec: StudySpec) -> list[str]:
+    """Returns the objectives and constraints of a study that no pruner can compare candidates in."""
+    unseen: list[str] = [name for name in spec.study.objectives if name not in PRUNED_ON]
+    return unseen + [name for name in spec.study.constraints if name not in BOUNDS_KEPT_BY_RIVALS]
 
 
 def conflicts(spec: StudySpec, without: Collection[str] = ()) -> Iterator[Problem]:
@@ -209,16 +225,14 @@ def _rung_conflicts(spec: StudySpec) -> Iterator[Problem]:
 
 def _pruner_conflicts(spec: StudySpec) -> Iterator[Problem]:
     pruner = spec.search.pruner
-    if pruner.kind == "none":
+    if pruner.kind in ("none", "auto"):
         return
-    unseen: list[str] = [name for name in spec.study.objectives if name not in PRUNED_ON]
-    unseen += [name for name in spec.study.constraints if name not in BOUNDS_KEPT_BY_RIVALS]
-    if unseen:
+    if unseen := unseen_by_pruners(spec):
         yield Problem(
             path="search.pruner.kind",
             got=f'"{pruner.kind}"',
             allowed=f"compares {', '.join(PRUNED_ON)} only and could stop the best in "
-            f'{", ".join(unseen)}; set it to "none"',
+            f'{", ".join(unseen)}; set it to "none" or "auto"',
         )
 
 

@@ -42,7 +42,7 @@ SamplerKind = Literal["tpe", "nsga2", "random", "qmc"]
 PrunerKind = Literal["none", "pareto", "moasha", "median"]
 Reference = Literal["dense", "top-1", "top-2", "uniform"]
 
-_Choices = Field(strict=False, min_length=1)
+_Choices = Field(strict=False, min_length=1, max_length=1000)
 SearchShape: TypeAlias = Annotated[
     Annotated[Shape, Tag("value")] | Annotated[tuple[Shape, ...], Tag("choice"), _Choices],
     Discriminator(form_of),

@@ -1,15 +1,15 @@
-"""Opening a database: URL, file checks, SQLite's settings, the version of our tables, short transactions."""
+"""An open database: its connections, SQLite's settings, the version of our tables, short transactions."""
 
-import errno
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
 
-import platformdirs
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -17,28 +17,22 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from dynamoe_search.errors import StorageError
 from dynamoe_search.store import tables
-from dynamoe_search.store.problems import display, masked, translated
-from dynamoe_search.store.tables import utc_now
+from dynamoe_search.store.addresses import (
+    APP_NAME,
+    URL_VARIABLE,
+    checked_file,
+    default_url,
+    parsed,
+    user_folder,
+)
+from dynamoe_search.store.migrations import migrate
+from dynamoe_search.store.patience import Patience
+from dynamoe_search.store.problems import display, problem, translated
+from dynamoe_search.store.texts import safe_name, utc_now
 
-APP_NAME = "dynamoe-search"
-URL_VARIABLE = "DYNAMOE_SEARCH_STORAGE"
 BUSY_TIMEOUT_SECONDS = 60.0
 
-
-def default_url() -> str:
-    """Returns where studies are kept if nobody says otherwise.
-
-    The environment variable `DYNAMOE_SEARCH_STORAGE`, else a SQLite file in the per-user data folder.
-    """
-    if chosen := os.environ.get(URL_VARIABLE):
-        return chosen
-    path = user_folder() / "studies.db"
-    return sa.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-
-
-def user_folder() -> Path:
-    """Returns the per-user data folder of this program; it need not exist."""
-    return Path(platformdirs.user_data_dir(APP_NAME, appauthor=False))
+Result = TypeVar("Result")
 
 
 class Database:
@@ -52,12 +46,13 @@ class Database:
         self.engine = engine
         self.url = engine.url
         self.is_sqlite = engine.dialect.name == "sqlite"
+        self.patience = Patience()
 
     @classmethod
     def open(
         cls, text: str | None, *, create: bool, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
     ) -> "Database":
-        """Opens a database and makes or checks our tables.
+        """Opens a database; makes our tables, or brings them up to date.
 
         Raises:
             StorageError: For anything that keeps the database from being used.
@@ -65,10 +60,16 @@ class Database:
         is_chosen = text is not None or bool(os.environ.get(URL_VARIABLE))
         url = parsed(default_url() if text is None else text)
         if url.get_backend_name() == "sqlite":
-            url = _checked_file(url, create=create, make_folder=not is_chosen)
-        database = cls(_engine(url, busy_timeout_seconds))
+            url = checked_file(url, create=create, make_folder=not is_chosen)
+            identity = _Identity()
+            database = cls(_sqlite_engine(url, busy_timeout_seconds, identity))
+        else:
+            identity = None
+            database = cls(sa.create_engine(url, pool_pre_ping=True))
         try:
             database._check_schema(create=create)
+            if identity is not None:
+                identity.made_at = database.query(_made_at)
         except BaseException:
             database.close()
             raise
@@ -86,7 +87,34 @@ class Database:
             path = Path(str(self.url.database))
             return path.with_name(f"{path.name}.files")
         place = f"{self.url.host or 'local'}-{self.url.port or 0}-{self.url.database}"
-        return user_folder() / "files" / tables.safe_name(place)
+        return user_folder() / "files" / safe_name(place)
+
+    def query(self, body: Callable[[sa.Connection], Result]) -> Result:
+        """Returns what `body` reads, on a connection that sees one state of the database throughout."""
+
+        def once() -> Result:
+            with self.read() as connection:
+                return body(connection)
+
+        return self.patience.call(once)
+
+    def transact(
+        self, body: Callable[[sa.Connection], Result], *, is_lasting: bool = False
+    ) -> Result:
+        """Returns what `body` returns; all that it writes happens, or nothing.
+
+        It may be called again if the database went away before the end.
+
+        Args:
+            body: What reads and writes.
+            is_lasting: Whether a power cut right after it must not undo it, nor anything written before.
+        """
+
+        def once() -> Result:
+            with self.write(is_lasting=is_lasting) as connection:
+                return body(connection)
+
+        return self.patience.call(once)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -97,12 +125,19 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self, *, is_lasting: bool = False) -> Iterator[sa.Connection]:
         """Gives a connection whose writes all happen, or none; on SQLite one writer at a time."""
-        with translated(self.url), self.engine.begin() as connection:
+        with translated(self.url), self.engine.connect() as connection, connection.begin() as work:
             if self.is_sqlite:
+                level = "FULL" if is_lasting else "NORMAL"
+                connection.exec_driver_sql(f"PRAGMA synchronous={level}")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
+            try:
+                work.commit()
+            except (exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
+                # Whether it happened is not known, so that it is not an error that passes.
+                raise StorageError(str(problem(self.url, error))) from error
 
     def close(self) -> None:
         """Closes all connections."""
@@ -130,119 +165,69 @@ class Database:
             )
         if found < tables.SCHEMA_VERSION:
             with self.write() as connection:
-                migrate(connection, found)
+                migrate(connection, _program())
 
 
-def migrate(connection: sa.Connection, found: int) -> None:
-    """Brings tables of an older version up to date; version 1 is the first, so there is nothing to do yet.
+class _Identity:
+    """When the tables of a database were made; tells it from another that comes to stand in its place."""
 
-    Raises:
-        StorageError: If nothing is known of the version that was found.
+    def __init__(self) -> None:
+        self.made_at: str | None = None
+
+
+def _sqlite_engine(url: sa.URL, busy_timeout_seconds: float, identity: _Identity) -> sa.Engine:
+    """Returns an engine whose connections are always of the file that stands at its path now.
+
+    A file that was moved away is never made again, since it would be empty: it is missing until it is back.
     """
-    raise StorageError(
-        f"the tables of {display(connection.engine.url)} have the unknown version {found}; "
-        "the database was changed by hand or is not one of this program's"
-    )
-
-
-def parsed(text: str) -> sa.URL:
-    """Returns the URL that a text means; the error for anything else never shows a password."""
-    try:
-        url = sa.make_url(text)
-        dialect = url.get_dialect()
-        dialect.import_dbapi()
-    except exc.NoSuchModuleError:
-        kind = text.partition("://")[0]
-        raise StorageError(
-            f"the storage {masked(text)} names an unknown kind of database ({kind}); "
-            "use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
-        ) from None
-    except (exc.ArgumentError, ValueError):
-        raise StorageError(
-            f"the storage {masked(text)!r} is not a database URL; write it like sqlite:///studies.db"
-        ) from None
-    except ImportError as error:
-        raise StorageError(
-            f"the storage {masked(text)} needs the Python package {error.name or 'of its driver'}, "
-            "which is not installed; install it with pip"
-        ) from None
-    if dialect.is_async:
-        raise StorageError(
-            f"the storage {masked(text)} names an asynchronous driver; use the plain one, "
-            f"{url.get_backend_name()}://"
-        )
-    return url
-
-
-def _checked_file(url: sa.URL, *, create: bool, make_folder: bool) -> sa.URL:
-    """Returns the URL of a SQLite file with its absolute path, after looking at file and folder."""
-    name = url.database or ""
-    if (
-        name in ("", ":memory:")
-        or "\0" in name
-        or name.startswith("file:")
-        or url.host
-        or url.query
-    ):
-        raise StorageError(
-            f"the storage {masked(str(url))} is not a file that lasts; "
-            "write sqlite:///FILE, with four slashes for an absolute path"
-        )
-    try:
-        path = Path(name).absolute()
-        if make_folder and create:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        _check_path(path, create=create)
-    except OSError as error:
-        reason = (os.strerror(error.errno) if error.errno else str(error)).lower()
-        raise StorageError(f"the database {name} cannot be opened: {reason}") from error
-    return url.set(database=str(path))
-
-
-def _check_path(path: Path, *, create: bool) -> None:
-    if not create and not path.exists():
-        raise StorageError(
-            f"there is no database {path}; start a study with the command run, "
-            "or name another database with --storage"
-        )
-    if not path.parent.is_dir():
-        what = "is not a folder" if path.parent.exists() else "does not exist"
-        raise StorageError(
-            f"the database {path} cannot be opened: the folder {path.parent} {what}; "
-            "make it, or name another file with --storage"
-        )
-    if path.is_dir():
-        raise StorageError(f"the database {path} is a folder; name a file in it with --storage")
-    if path.exists():
-        if not path.is_file():
-            raise StorageError(
-                f"the database {path} is not an ordinary file; name another with --storage"
-            )
-        if not os.access(path, os.R_OK | os.W_OK):
-            raise StorageError(f"the database {path} cannot be written; check its permissions")
-    if not os.access(path.parent, os.W_OK):
-        raise StorageError(
-            f"the database {path} cannot be used, because the folder {path.parent} cannot be written; "
-            "check its permissions"
-        )
-    if len(os.fsencode(path.name)) > 200:
-        raise OSError(errno.ENAMETOOLONG, "")
-
-
-def _engine(url: sa.URL, busy_timeout_seconds: float) -> sa.Engine:
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
+    path = Path(str(url.database))
     engine = sa.create_engine(url, connect_args={"timeout": busy_timeout_seconds})
 
+    @event.listens_for(engine, "do_connect")
+    def open_file(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+        if identity.made_at is not None:
+            path.stat()
+            arguments[0] = f"file:{quote(str(path))}?mode=rw"
+            options["uri"] = True
+
     @event.listens_for(engine, "connect")
-    def set_up(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    def set_up(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
         try:
+            entry.info["file"] = _inode(path)
+            _check_identity(connection, path, identity)
             _set_pragmas(connection, busy_timeout_seconds)
         except BaseException:
             connection.close()
             raise
 
+    @event.listens_for(engine, "checkout")
+    def look(_: DBAPIConnection, entry: ConnectionPoolEntry, __: Any) -> None:
+        if entry.info["file"] != _inode(path):  # raises if there is none
+            raise exc.DisconnectionError("another file stands in the place of the database")
+
     return engine
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _check_identity(connection: DBAPIConnection, path: Path, identity: _Identity) -> None:
+    if identity.made_at is None:
+        return
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"SELECT created_at FROM {tables.schema.name}")  # noqa: S608
+        row = cursor.fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):
+            raise
+        row = None
+    finally:
+        cursor.close()
+    if row is None or row[0] != identity.made_at:
+        raise FileNotFoundError(f"{path} is another database now")
 
 
 def _set_pragmas(connection: DBAPIConnection, busy_timeout_seconds: float) -> None:
@@ -262,19 +247,26 @@ def _set_pragmas(connection: DBAPIConnection, busy_timeout_seconds: float) -> No
     cursor.close()
 
 
+def _made_at(connection: sa.Connection) -> str:
+    return str(connection.execute(sa.select(tables.schema.c.created_at)).scalar_one())
+
+
 def _schema_version(connection: sa.Connection) -> int | None:
     found: int | None = connection.execute(sa.select(tables.schema.c.version)).scalar()
     return found
 
 
-def _version_row() -> dict[str, object]:
+def _program() -> str:
     try:
-        program = version(APP_NAME)
+        return version(APP_NAME)
     except PackageNotFoundError:
-        program = "source tree"
+        return "source tree"
+
+
+def _version_row() -> dict[str, object]:
     return {
         "id": 1,
         "version": tables.SCHEMA_VERSION,
-        "program": program,
+        "program": _program(),
         "created_at": utc_now(),
     }

@@ -11,7 +11,13 @@ from sqlalchemy import exc
 
 from dynamoe_search.errors import StorageError
 
-_IN_AUTHORITY = re.compile(r"(://[^/?#\s]*?:)[^/?#\s]*(@)")
+
+class PassingError(StorageError):
+    """Nothing was changed, and the same may work later: a lock, or a database that is out of reach."""
+
+
+_IN_AUTHORITY = re.compile(r"(://[^/?#@\s:]*:).*(@)")
+"""To the last @ of the line: a password may hold any character, and hiding too much does no harm."""
 _IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword|passphrase)=)[^&\s]*", re.I)
 
 _ADVICE = (
@@ -52,6 +58,12 @@ def display(url: sa.URL) -> str:
     return masked(url.render_as_string(hide_password=True))
 
 
+_PASSING = ("is locked", "unable to open", "disk i/o error")
+"""Signs of errors of SQLite that may pass."""
+_PASSING_STATES = ("08", "40", "53300", "55P03", "57P")
+"""Beginnings of SQLSTATE codes that may pass: no connection, a lost race, too many clients, a restart."""
+
+
 @contextmanager
 def translated(url: sa.URL) -> Iterator[None]:
     """Turns every error of the database below the `with` into a `StorageError` that names it."""
@@ -71,7 +83,21 @@ def problem(url: sa.URL, error: BaseException) -> StorageError:
     if url.password:
         found = found.replace(str(url.password), "***")
     where = f"the database {display(url)}"
+    kind = PassingError if _may_pass(url, error, cause, found.lower()) else StorageError
+    if isinstance(cause, FileNotFoundError):
+        return kind(f"{where} is gone: it was moved, removed or unmounted; put it back")
     for sign, advice in _ADVICE:
         if sign in found.lower():
-            return StorageError(f"{where} {advice}")
-    return StorageError(f"{where} cannot be used: {found}")
+            return kind(f"{where} {advice}")
+    return kind(f"{where} cannot be used: {found}")
+
+
+def _may_pass(url: sa.URL, error: BaseException, cause: BaseException, found: str) -> bool:
+    if url.get_backend_name() == "sqlite":
+        return isinstance(cause, FileNotFoundError) or any(sign in found for sign in _PASSING)
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    if state is None:  # no answer of the server at all
+        return isinstance(error, exc.OperationalError | exc.InterfaceError)
+    return error.connection_invalidated or str(state).startswith(_PASSING_STATES)

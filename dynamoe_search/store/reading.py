@@ -1,8 +1,9 @@
 """What is read from our tables, as records; every function is a part of one transaction."""
 
 import difflib
+import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -19,36 +20,42 @@ from dynamoe_search.records import (
     Spent,
     StudyRecord,
     StudySettings,
+    Worker,
 )
 from dynamoe_search.store import tables
-from dynamoe_search.store.runs import Runner, is_alive
-from dynamoe_search.store.tables import counts_from_text, from_text, number
+from dynamoe_search.store.runs import Watcher
+from dynamoe_search.store.texts import counts_from_text, from_text, number
+from dynamoe_search.store.workers import asked_to_stop, read_workers
 
 
-def read_studies(connection: sa.Connection) -> list[StudyRecord]:
+def read_studies(connection: sa.Connection, watcher: Watcher) -> list[StudyRecord]:
     """Returns all studies, oldest first."""
     table = tables.studies
     rows = connection.execute(
         sa.select(table).order_by(table.c.created_at, table.c.study_name)
     ).all()
-    counts = _counts(connection)
-    return [_study(row, counts[row.study_name]) for row in rows]
+    counts, at_work = _counts(connection), read_workers(connection, watcher)
+    asked = [asked_to_stop(connection, row.study_name) for row in rows]
+    return [
+        _study(row, counts[row.study_name], at_work[row.study_name], names)
+        for row, names in zip(rows, asked, strict=True)
+    ]
 
 
-def read_study(connection: sa.Connection, name: str) -> StudyRecord:
+def read_study(connection: sa.Connection, name: str, watcher: Watcher) -> StudyRecord:
     """Returns a study; raises `UsageError` that names close matches if there is none."""
     table = tables.studies
-    row = connection.execute(sa.select(table).where(table.c.study_name == name)).one_or_none()
-    if row is None:
-        names = list(connection.execute(sa.select(table.c.study_name)).scalars())
-        raise UsageError(_no_study(name, names))
-    return _study(row, _counts(connection, name)[name])
+    require_study(connection, name)
+    row = connection.execute(sa.select(table).where(table.c.study_name == name)).one()
+    at_work = read_workers(connection, watcher, name)[name]
+    return _study(row, _counts(connection, name)[name], at_work, asked_to_stop(connection, name))
 
 
 def require_study(connection: sa.Connection, name: str) -> None:
     """Raises `UsageError` if there is no such study."""
     if not has_study(connection, name):
-        read_study(connection, name)
+        names = list(connection.execute(sa.select(tables.studies.c.study_name)).scalars())
+        raise UsageError(_no_study(name, names))
 
 
 def has_study(connection: sa.Connection, name: str) -> bool:
@@ -75,12 +82,12 @@ def read_goals(connection: sa.Connection, name: str) -> tuple[tuple[str, ...], t
     )
 
 
-def read_stop(connection: sa.Connection, name: str) -> bool:
-    """Says whether someone asked a study to end."""
+def read_stop_serial(connection: sa.Connection, name: str) -> int:
+    """Returns how often a study was asked to stop."""
     require_study(connection, name)
     table = tables.studies
-    query = sa.select(table.c.is_stop_requested).where(table.c.study_name == name)
-    return bool(connection.execute(query).scalar())
+    query = sa.select(table.c.stop_serial).where(table.c.study_name == name)
+    return int(connection.execute(query).scalar_one())
 
 
 def read_numbers(connection: sa.Connection, name: str) -> dict[int, int]:
@@ -132,27 +139,44 @@ def read_candidate(connection: sa.Connection, name: str, trial: int) -> Candidat
     raise UsageError(f"the study {name!r} has no trial {trial}; it has {has}")
 
 
-def read_progress(connection: sa.Connection, name: str, trial: int | None) -> list[Progress]:
-    """Returns what candidates reported, by trial number and epoch."""
+def read_progress(
+    connection: sa.Connection,
+    name: str,
+    trial: int | None = None,
+    epochs: Collection[int] | None = None,
+) -> list[Progress]:
+    """Returns what candidates reported, by trial number and epoch: all, of one trial, or at some epochs."""
     require_study(connection, name)
-    table = tables.progress
-    query = sa.select(table).where(table.c.study_name == name)
+    here = tables.progress.c
+    query = sa.select(
+        here.ordinal,
+        here.epoch,
+        here.train_loss,
+        here.validation_loss,
+        here.accuracy,
+        here.activated_params,
+        here.mean_k_per_layer_json,
+        here.experts_per_layer,
+        here.seconds,
+    ).where(here.study_name == name)
     if trial is not None:
-        query = query.where(table.c.trial_number == trial)
-    rows = connection.execute(query.order_by(table.c.trial_number, table.c.epoch))
-    return [
+        query = query.where(here.trial_number == trial)
+    if epochs is not None:
+        query = query.where(here.epoch.in_(sorted(epochs)))
+    rows = connection.execute(query.order_by(here.trial_number, here.epoch)).all()
+    return [  # there are many: no attribute of a row is looked up, no type is checked twice
         Progress(
-            ordinal=row.ordinal,
-            epoch=row.epoch,
-            train_loss=number(row.train_loss),
-            validation_loss=number(row.validation_loss),
-            accuracy=number(row.accuracy),
-            activated_params=number(row.activated_params),
-            mean_k_per_layer=from_text(tuple[float, ...], row.mean_k_per_layer_json),
-            experts_per_layer=counts_from_text(row.experts_per_layer),
-            seconds=number(row.seconds),
+            ordinal=ordinal,
+            epoch=epoch,
+            train_loss=number(train_loss),
+            validation_loss=number(validation_loss),
+            accuracy=number(accuracy),
+            activated_params=number(activated),
+            mean_k_per_layer=tuple(map(float, json.loads(mean_k))),
+            experts_per_layer=counts_from_text(experts),
+            seconds=number(seconds),
         )
-        for row in rows
+        for ordinal, epoch, train_loss, validation_loss, accuracy, activated, mean_k, experts, seconds in rows
     ]
 
 
@@ -212,7 +236,7 @@ def read_spent(connection: sa.Connection, name: str) -> Spent:
     for row in connection.execute(
         sa.select(sa.func.max(report.epoch).label("epochs"), sa.func.sum(report.seconds).label("s"))
         .select_from(tables.progress.join(tables.candidates))
-        .where(here.study_name == name, here.status == "running")
+        .where(here.study_name == name, here.status.in_(("running", "paused")))
         .group_by(report.trial_number)
     ):
         epochs += int(row.epochs)
@@ -224,6 +248,7 @@ def read_spent(connection: sa.Connection, name: str) -> Spent:
         failed=counts["failed"],
         running=counts["running"],
         stopped=counts["stopped"],
+        paused=counts["paused"],
     )
 
 
@@ -255,7 +280,11 @@ def _counts(connection: sa.Connection, name: str | None = None) -> dict[str, dic
     return counts
 
 
-def _study(row: sa.Row[Any], counts: dict[str, int]) -> StudyRecord:
+def _study(
+    row: sa.Row[Any], counts: dict[str, int], workers: Sequence[Worker], asked: Collection[str]
+) -> StudyRecord:
+    alive = [worker for worker in workers if worker.is_alive]
+    latest = alive[-1] if alive else None
     return StudyRecord(
         name=row.study_name,
         spec_json=row.spec_json,
@@ -263,30 +292,32 @@ def _study(row: sa.Row[Any], counts: dict[str, int]) -> StudyRecord:
         settings=from_text(StudySettings, row.settings_json),
         objectives=from_text(tuple[str, ...], row.objectives_json),
         maximise=from_text(tuple[bool, ...], row.maximise_json),
-        state=_true_state(row),
+        state=_true_state(row.state, bool(alive)),
         trials=row.trials,
         created_at=row.created_at,
         updated_at=row.updated_at,
         max_epochs=row.max_epochs,
-        is_stop_requested=bool(row.is_stop_requested),
-        host=row.host,
-        pid=row.pid,
-        heartbeat_at=row.heartbeat_at,
+        max_seconds=row.max_seconds,
+        seconds_spent=sum(worker.seconds for worker in workers),
+        max_pack=row.max_pack,
+        is_stop_requested=any(worker.id in asked for worker in alive),
+        host=latest.host if latest else None,
+        pid=latest.pid if latest else None,
+        heartbeat_at=latest.heartbeat_at if latest else None,
         num_complete=counts["complete"],
         num_failed=counts["failed"],
         num_stopped=counts["stopped"],
         num_running=counts["running"],
+        num_paused=counts["paused"],
         num_front=counts["front"],
     )
 
 
 def _true_state(
-    row: sa.Row[Any],
+    state: str, is_alive: bool
 ) -> Literal["created", "running", "interrupted", "finished", "deleting"]:
-    state = row.state
-    if state == "running" and row.pid is not None:
-        runner = Runner(host=row.host, pid=row.pid, mark=row.process_mark or "")
-        state = "running" if is_alive(runner, row.heartbeat_at) else "interrupted"
+    if state != "deleting":
+        state = "running" if is_alive else "interrupted" if state == "running" else state
     return cast(Literal["created", "running", "interrupted", "finished", "deleting"], state)
 
 
@@ -298,8 +329,10 @@ def _candidate(row: sa.Row[Any], routing: tuple[LayerRouting, ...]) -> Candidate
         cohort=row.cohort,
         candidate=from_text(Candidate, row.candidate_json),
         params=from_text(dict[str, Any], row.params_json),
-        status=cast(Literal["running", "complete", "failed", "stopped"], row.status),
+        status=cast(Any, row.status),
         created_at=row.created_at,
+        epochs=row.epochs,
+        checkpoint=row.checkpoint,
         reason=row.reason,
         message=row.message,
         outcome=replace(from_text(Outcome, row.evaluation_outcome_json), routing=routing)

@@ -1,25 +1,14 @@
-"""Our tables beside Optuna's, and how values become text in them.
+"""Our tables beside Optuna's.
 
 Rows are keyed by what Optuna shows in public: `study_name` and `trial_number`. There are no foreign keys into
 Optuna's tables, whose layout is theirs. Times are UTC in ISO 8601; columns that end in `_json` hold JSON.
 """
 
-import hashlib
-import json
-import math
-import re
-from collections.abc import Hashable
-from datetime import UTC, datetime
-from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 
-Record = TypeVar("Record")
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 metadata = sa.MetaData()
 
 
@@ -61,16 +50,15 @@ studies = sa.Table(
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("trials", sa.Integer, nullable=False),
     sa.Column("max_epochs", sa.Integer),
+    sa.Column("max_seconds", sa.Double),
+    sa.Column("max_pack", sa.Integer),
     sa.Column("device", sa.String(80), nullable=False),
     sa.Column("spec_json", sa.Text, nullable=False),
     sa.Column("objectives_json", sa.Text, nullable=False),
     sa.Column("maximise_json", sa.Text, nullable=False),
     sa.Column("settings_json", sa.Text, nullable=False),
-    sa.Column("is_stop_requested", sa.Boolean, nullable=False, default=False),
-    sa.Column("host", sa.String(255)),
-    sa.Column("pid", sa.BigInteger),
-    sa.Column("process_mark", sa.String(120)),
-    sa.Column("heartbeat_at", sa.String(40)),
+    sa.Column("stop_serial", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("planner", sa.String(80)),
     sa.Column("created_at", sa.String(40), nullable=False),
     sa.Column("updated_at", sa.String(40), nullable=False),
 )
@@ -83,6 +71,9 @@ candidates = sa.Table(
     sa.Column("ordinal", sa.Integer, nullable=False),
     sa.Column("cohort", sa.Integer, nullable=False),
     sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("epochs", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("checkpoint", sa.Text),
+    sa.Column("pack_key", sa.Text, nullable=False, server_default=""),
     sa.Column("reason", sa.String(80)),
     sa.Column("message", sa.Text),
     sa.Column("reference", sa.String(80)),
@@ -180,6 +171,52 @@ front = sa.Table(
     _of_candidate(),
 )
 
+workers = sa.Table(
+    "dynamoe_workers",
+    metadata,
+    _study_key(),
+    sa.Column("worker", sa.String(80), primary_key=True),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.BigInteger, nullable=False),
+    sa.Column("process_mark", sa.String(200), nullable=False),
+    sa.Column("started_at", sa.String(40), nullable=False),
+    sa.Column("heartbeat_at", sa.String(40), nullable=False),
+    sa.Column("beats", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("stop_serial", sa.Integer, nullable=False),
+    sa.Column("left_at", sa.String(40)),
+)
+
+legs = sa.Table(
+    "dynamoe_legs",
+    metadata,
+    _study_key(),
+    sa.Column("leg", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("worker", sa.String(80)),
+    sa.Column("members", sa.Text, nullable=False),
+    sa.Column("start_epoch", sa.Integer, nullable=False),
+    sa.Column("end_epoch", sa.Integer, nullable=False),
+    sa.Column("pack_key", sa.Text, nullable=False),
+    sa.Column("created_at", sa.String(40), nullable=False),
+    sa.Column("closed_at", sa.String(40)),
+)
+
+decisions = sa.Table(
+    "dynamoe_decisions",
+    metadata,
+    sa.Column("study_name", sa.String(512), primary_key=True),
+    _trial_key(),
+    sa.Column("rung", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("action", sa.String(20), nullable=False),
+    sa.Column("beaten", sa.Integer, nullable=False),
+    sa.Column("rivals", sa.Integer, nullable=False),
+    sa.Column("strongest", sa.Integer),
+    sa.Column("reason", sa.Text),
+    sa.Column("updated_at", sa.String(40), nullable=False),
+    _of_candidate(),
+)
+
 METRIC_COLUMNS = (
     "accuracy",
     "validation_loss",
@@ -190,69 +227,3 @@ METRIC_COLUMNS = (
     "peak_memory_mb",
 )
 """Metrics with a column of their own; all of them are in `metrics_json`."""
-
-
-@cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(cast(Any, kind))
-
-
-def to_text(value: Any) -> str:
-    """Returns a record or plain value as JSON; numbers that JSON lacks become "nan", "inf" or "-inf"."""
-    plain = _adapter(cast(Hashable, type(value))).dump_python(value)
-    return json.dumps(_named(plain), ensure_ascii=False, default=_scalar)
-
-
-def from_text(kind: type[Record], text: str) -> Record:
-    """Returns what `to_text` was given, checked to be of its kind."""
-    value: Record = _adapter(cast(Hashable, kind)).validate_json(text)
-    return value
-
-
-def counts_to_text(counts: tuple[int, ...]) -> str:
-    """Returns `8,6,4` for (8, 6, 4)."""
-    return ",".join(str(count) for count in counts)
-
-
-def counts_from_text(text: str) -> tuple[int, ...]:
-    """Returns (8, 6, 4) for `8,6,4`."""
-    return tuple(int(part) for part in text.split(",") if part)
-
-
-def number(value: float | None) -> float:
-    """Returns what a number column holds; databases keep a NaN as NULL."""
-    return math.nan if value is None else value
-
-
-def column(value: float | None) -> float | None:
-    """Returns what to put into a number column."""
-    return None if value is None or math.isnan(value) else float(value)
-
-
-def safe_name(text: str) -> str:
-    """Returns a folder name for any text: harmless on every file system, different for different texts."""
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:40].strip("-")
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    return f"{readable or 'study'}-{digest}"
-
-
-def utc_now() -> str:
-    """Returns the time as text; later times sort later."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _scalar(value: Any) -> Any:
-    """Returns a Python number for a numpy scalar."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} cannot be stored as JSON")
-
-
-def _named(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(float(value))
-    if isinstance(value, dict):
-        return {key: _named(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_named(item) for item in value]
-    return value

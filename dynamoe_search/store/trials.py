@@ -5,7 +5,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
@@ -18,16 +18,19 @@ from dynamoe_search.errors import StorageError, UsageError
 from dynamoe_search.records import Candidate, Outcome
 from dynamoe_search.store.database import Database
 from dynamoe_search.store.problems import translated
-from dynamoe_search.store.tables import counts_to_text
+from dynamoe_search.store.texts import counts_to_text
 
 OURS = "dynamoe_search"
 """User attribute that marks the Optuna studies of this program."""
 
-_STATES = {
+STATES = {
     "complete": TrialState.COMPLETE,
     "failed": TrialState.FAIL,
     "stopped": TrialState.PRUNED,
 }
+"""What Optuna calls the trial of a candidate that is over."""
+
+_FINISHED = optuna.exceptions.UpdateFinishedTrialError
 _ATTEMPTS = 20
 
 
@@ -130,7 +133,7 @@ class Trials:
                     continue
                 if trial.params == dict(params):
                     return trial.number
-                study.tell(trial.number, state=TrialState.FAIL)
+                self.discard(study, trial.number)
             token = uuid.uuid4().hex
             study.add_trial(
                 optuna.trial.create_trial(
@@ -169,17 +172,15 @@ class Trials:
             )
             if storage.get_trial(trial_id).state.is_finished():
                 return
-            try:
-                self._describe(trial_id, outcome, violations)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                return  # another process was faster
             is_complete = outcome.status == "complete"
-            study.tell(
-                number,
-                values=[float(value) for value in values or ()] if is_complete else None,
-                state=_STATES[outcome.status],
-                skip_if_finished=True,
-            )
+            with suppress(_FINISHED):  # another process was faster
+                self._describe(trial_id, outcome, violations)
+                study.tell(
+                    number,
+                    values=[float(value) for value in values or ()] if is_complete else None,
+                    state=STATES[outcome.status],
+                    skip_if_finished=True,
+                )
 
     def _describe(self, trial_id: int, outcome: Outcome, violations: Sequence[float]) -> None:
         """Stores what Optuna's samplers and the dashboard read beside the values."""
@@ -197,13 +198,21 @@ class Trials:
 
     def discard(self, study: optuna.Study, number: int) -> None:
         """Fails a trial that no candidate belongs to."""
-        with self._guarded(study.study_name):
+        with self._guarded(study.study_name), suppress(_FINISHED):
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def running(self, study: optuna.Study) -> frozenset[int]:
         """Returns the numbers of the trials that Optuna calls running."""
         with self._guarded(study.study_name):
             return frozenset(trial.number for trial in _running(study))
+
+    def frozen(self, name: str) -> list[FrozenTrial] | None:
+        """Returns all trials as Optuna has them, by number; None if Optuna has no such study."""
+        if not self.exists(name):
+            return None
+        storage = self.storage
+        with self._guarded(name):
+            return storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
 
     def delete(self, name: str) -> None:
         """Deletes Optuna's study with its trials, if it is there."""

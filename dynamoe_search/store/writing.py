@@ -1,5 +1,6 @@
 """What is written to our tables; every function is a part of one transaction."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,12 +11,11 @@ import sqlalchemy as sa
 
 from dynamoe_search.errors import UsageError
 from dynamoe_search.pareto import front_indices
-from dynamoe_search.records import Candidate, Outcome, Progress, StudyRecord, StudySettings
+from dynamoe_search.records import Candidate, Ended, Outcome, Progress, StudyRecord, StudySettings
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import MAXIMISED
 from dynamoe_search.store import tables
-from dynamoe_search.store.runs import Runner, is_alive
-from dynamoe_search.store.tables import column, counts_to_text, from_text, to_text, utc_now
+from dynamoe_search.store.texts import column, counts_to_text, from_text, to_text, utc_now
 
 
 def insert_study(
@@ -40,7 +40,6 @@ def insert_study(
             objectives_json=to_text(list(spec.study.objectives)),
             maximise_json=to_text([item in MAXIMISED for item in spec.study.objectives]),
             settings_json=to_text(settings),
-            is_stop_requested=False,
             created_at=now,
             updated_at=now,
         )
@@ -73,6 +72,7 @@ def insert_candidate(
             ordinal=candidate.ordinal,
             cohort=cohort,
             status="running",
+            pack_key=candidate.pack_key,
             reference=candidate.reference,
             router=candidate.router.kind,
             schedule=candidate.schedule.shape,
@@ -96,12 +96,14 @@ def upsert_progress(connection: sa.Connection, name: str, reports: Sequence[Prog
     table = tables.progress
     numbers = _trials_of(connection, name, {report.ordinal for report in reports})
     latest = {(numbers[report.ordinal], report.epoch): report for report in reports}
-    for trial, epoch in latest:
-        connection.execute(
-            table.delete().where(
-                table.c.study_name == name, table.c.trial_number == trial, table.c.epoch == epoch
-            )
-        )
+    connection.execute(
+        table.delete().where(
+            table.c.study_name == name,
+            table.c.trial_number == sa.bindparam("trial"),
+            table.c.epoch == sa.bindparam("at"),
+        ),
+        [{"trial": trial, "at": epoch} for trial, epoch in latest],
+    )
     connection.execute(
         table.insert(),
         [
@@ -139,7 +141,7 @@ def write_outcome(
     status = connection.execute(sa.select(here.status).where(*key).with_for_update()).scalar()
     if status is None:
         raise UsageError(f"the study {name!r} has no trial {trial}")
-    if status != "running":
+    if status not in ("running", "paused"):
         return False
     now = utc_now()
     connection.execute(
@@ -147,6 +149,8 @@ def write_outcome(
         .where(*key)
         .values(
             status=outcome.status,
+            epochs=outcome.epochs,
+            checkpoint=None,
             reason=outcome.reason,
             message=outcome.message,
             finished_at=now,
@@ -175,6 +179,39 @@ def write_outcome(
     return True
 
 
+def write_ended(
+    connection: sa.Connection,
+    name: str,
+    ended: Sequence[Ended],
+    *,
+    values: Mapping[int, Mapping[str, float] | None],
+    versions: Mapping[str, str],
+) -> None:
+    """Stores how candidates ended; those whose end is known stay as they are."""
+    for item in ended:
+        write_outcome(
+            connection,
+            name,
+            item.trial,
+            item.outcome,
+            values=values[item.trial],
+            violations=item.violations,
+            versions=versions,
+        )
+
+
+def named_values(objectives: Sequence[str], item: Ended) -> dict[str, float] | None:
+    """Returns the values of a complete candidate by objective, None for any other."""
+    if item.outcome.status != "complete":
+        return None
+    values = item.values
+    if values is None or len(values) != len(objectives) or any(map(math.isnan, values)):
+        raise ValueError(
+            f"a complete candidate needs a number for each of {objectives}, got {values}"
+        )
+    return {name: float(value) for name, value in zip(objectives, values, strict=True)}
+
+
 def _write_layers(connection: sa.Connection, name: str, trial: int, outcome: Outcome) -> None:
     if not outcome.routing:
         return
@@ -200,12 +237,20 @@ def _write_layers(connection: sa.Connection, name: str, trial: int, outcome: Out
 
 def rewrite_front(connection: sa.Connection, study: StudyRecord) -> None:
     """Computes the front of the complete and feasible candidates again and stores it."""
-    candidates, evaluations = tables.candidates.c, tables.evaluations.c
     connection.execute(
         sa.select(tables.studies.c.state)
         .where(tables.studies.c.study_name == study.name)
         .with_for_update()
     ).all()
+    members = computed_front(connection, study)
+    connection.execute(tables.front.delete().where(tables.front.c.study_name == study.name))
+    if members:
+        connection.execute(tables.front.insert(), members)
+
+
+def computed_front(connection: sa.Connection, study: StudyRecord) -> list[dict[str, Any]]:
+    """Returns the rows that the table of the front should have for a study, in their order."""
+    candidates, evaluations = tables.candidates.c, tables.evaluations.c
     rows = connection.execute(
         sa.select(
             candidates.trial_number,
@@ -234,18 +279,13 @@ def rewrite_front(connection: sa.Connection, study: StudyRecord) -> None:
         front_indices(points, study.maximise).tolist(),
         key=lambda index: (values[index][order_key], rows[index].trial_number),
     )
-    connection.execute(tables.front.delete().where(tables.front.c.study_name == study.name))
-    if chosen:
-        at_end = _experts_at_end(connection, study.name)
-        connection.execute(
-            tables.front.insert(),
-            [
-                {"study_name": study.name, "place": place}
-                | dict(rows[index]._mapping)
-                | at_end.get(rows[index].trial_number, {})
-                for place, index in enumerate(chosen)
-            ],
-        )
+    at_end = _experts_at_end(connection, study.name) if chosen else {}
+    return [
+        {"study_name": study.name, "place": place}
+        | dict(rows[index]._mapping)
+        | at_end.get(rows[index].trial_number, {})
+        for place, index in enumerate(chosen)
+    ]
 
 
 def _experts_at_end(connection: sa.Connection, name: str) -> dict[int, dict[str, str]]:
@@ -270,52 +310,11 @@ def front_order(objectives: Sequence[str]) -> str:
     return objectives[min(1, len(objectives) - 1)]
 
 
-def claim_run(connection: sa.Connection, name: str, runner: Runner) -> None:
-    """Makes a process the one that runs a study; raises `UsageError` if another one that is alive does."""
-    row = _study_row(connection, name, "state", "host", "pid", "process_mark", "heartbeat_at")
-    if row is None or row.state == "deleting":
-        raise UsageError(
-            f"the study {name!r} is being deleted; delete it again to finish, then start anew"
-        )
-    if row.state == "running" and row.pid is not None:
-        other = Runner(host=row.host, pid=row.pid, mark=row.process_mark or "")
-        if other != runner and is_alive(other, row.heartbeat_at):
-            raise UsageError(
-                f"the study {name!r} is being run by process {other.pid} on {other.host}; "
-                "wait for it, or end it with the command stop"
-            )
-    update_study(
-        connection,
-        name,
-        state="running",
-        host=runner.host,
-        pid=runner.pid,
-        process_mark=runner.mark,
-        heartbeat_at=utc_now(),
-    )
-
-
-def touch_run(connection: sa.Connection, name: str, runner: Runner) -> None:
-    """Says that a process still works on a study, if it is the one that does."""
-    running = tables.studies.update().where(_is_run_by(name, runner))
-    connection.execute(running.values(heartbeat_at=utc_now()))
-
-
-def release_run(connection: sa.Connection, name: str, runner: Runner, state: str) -> None:
-    """Ends the run of a process; does nothing if another process has taken the study over."""
-    running = tables.studies.update().where(_is_run_by(name, runner))
+def raise_stop_serial(connection: sa.Connection, name: str) -> None:
+    """Counts a request to stop."""
+    table = tables.studies
     connection.execute(
-        running.values(state=state, host=None, pid=None, process_mark=None, updated_at=utc_now())
-    )
-
-
-def _is_run_by(name: str, runner: Runner) -> sa.ColumnElement[bool]:
-    here = tables.studies.c
-    return sa.and_(
-        here.study_name == name,
-        here.state == "running",
-        here.host == runner.host,
-        here.pid == runner.pid,
+        table.update().where(table.c.study_name == name).values(stop_serial=table.c.stop_serial + 1)
     )
 
 

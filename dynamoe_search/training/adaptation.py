@@ -11,8 +11,7 @@ from dynamoe_search.records import Candidate
 from dynamoe_search.seeding import derive_seed
 from dynamoe_search.training.cohort import Cohort, Layer
 from dynamoe_search.training.optimizers import StackedAdamW
-
-Events = tuple[tuple[int, tuple[int, ...]], ...]
+from dynamoe_search.training.settings import Events
 
 
 class Adaptation:
@@ -65,7 +64,8 @@ class Adaptation:
             self.routed[layer.path] += counts
             alone = torch.where(recording[:, None], routing.unrouted, 0.0)  # (P, d_model)
             known = self.unrouted.get(layer.path)
-            self.unrouted[layer.path] = alone if known is None else known + alone
+            # added to 0 too, so that the sign of a zero does not depend on who else records
+            self.unrouted[layer.path] = alone + (0.0 if known is None else known)
 
     @torch.no_grad()
     def _update(self, step: int, due: list[bool]) -> None:

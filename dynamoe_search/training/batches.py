@@ -1,9 +1,12 @@
-"""The order of training examples and their augmentation: the same for every candidate of a study."""
+"""Training examples: where they are, their order and augmentation; the same for every candidate of a study."""
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynamoe_search.data import ImageData, Split
 from dynamoe_search.seeding import derive_seed
 
 
@@ -36,3 +39,12 @@ def augment(x: Tensor, study_seed: int, step: int) -> Tensor:
     rows, columns, index = rows.to(x.device), columns.to(x.device), index.to(x.device)
     shifted = padded.movedim(1, -1)[index, rows[:, :, None], columns[:, None, :]]
     return shifted.movedim(-1, 1).contiguous()
+
+
+def data_on(data: ImageData, device: torch.device | str) -> ImageData:
+    """Returns the data on a device; what is there already is not copied."""
+
+    def moved(part: Split) -> Split:
+        return Split(x=part.x.to(device), y=part.y.to(device))
+
+    return replace(data, train=moved(data.train), validation=moved(data.validation))

@@ -26,7 +26,6 @@ from dynamoe_search.moe.layer import MoELayer
 from dynamoe_search.moe.packs import RouterPack, has_ties, pad_experts
 from dynamoe_search.moe.randomness import Dropout
 from dynamoe_search.moe.routing import Routing
-from dynamoe_search.training.failures import is_out_of_memory
 from dynamoe_search.training.one_by_one import run_one_by_one
 
 Mode = Literal["vmap", "loop"]
@@ -175,22 +174,25 @@ class Cohort:
         }
         return [name for name in self.seeds if name not in quiet]
 
-    def choose_mode(self, x: Tensor) -> None:
-        """Tries passes over a few examples and falls back to one candidate at a time if vmap refuses the module.
+    @property
+    def changing_buffers(self) -> list[str]:
+        """Names of the buffers that training changes: open experts, and the routers' own."""
+        opens = {layer.path + "is_open" for layer in self.layers}
+        routers = tuple(f"{layer.path}router." for layer in self.layers)
+        return [
+            name
+            for name in self.buffers
+            if name in opens or (name.startswith(routers) and not _is_stream(name))
+        ]
 
-        Args:
-            x: (batch, ...) at least one example; the running state is left as it was.
-        """
-        try:
-            for mode in (False, True):
-                self.train(mode)
-                with torch.no_grad():
-                    self.forward(x)
-        except (RuntimeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
-            self.mode = "loop"
-            self.note = str(error).strip().partition("\n")[0][:200]
+    def single_name(self, name: str) -> str:
+        """Returns the name that a stacked tensor has in a single model, which does not depend on company."""
+        for layer in self.layers:
+            prefix = f"{layer.path}router."
+            if name.startswith(prefix):
+                short = re.sub(r"^g\d+_", "", name.removeprefix(prefix))
+                return prefix + short.replace("-", ".")
+        return name
 
     def train(self, mode: bool) -> None:
         """Sets training or evaluation mode for the next `forward`."""

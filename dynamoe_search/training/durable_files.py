@@ -19,14 +19,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Writes tensors as safetensors and returns the file's checksum.
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> str:
+    """Writes tensors, and texts in the file's header, as safetensors and returns the file's checksum.
+
+    Args:
+        path: Where to; `{checksum}` in its name becomes the first 16 digits of the checksum.
+        tensors: Contiguous, without shared memory.
+        metadata: The texts, by name.
 
     Raises:
         OSError: if there is no room, or no permission.
         safetensors.SafetensorError: likewise.
     """
-    return _write(path, lambda temporary: save_file(dict(tensors), temporary))
+    header = dict(metadata) if metadata is not None else None
+    return _write(path, lambda temporary: save_file(dict(tensors), temporary, header))
 
 
 def write_text(path: Path, text: str) -> str:
@@ -38,6 +46,11 @@ def write_text(path: Path, text: str) -> str:
     return _write(path, write)
 
 
+def named(path: Path, checksum: str) -> Path:
+    """Returns the path of a file that was written to `path`, see `write_tensors`."""
+    return path.with_name(path.name.replace("{checksum}", checksum[:16]))
+
+
 def _write(path: Path, write: Callable[[Path], None]) -> str:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     os.close(handle)
@@ -47,7 +60,7 @@ def _write(path: Path, write: Callable[[Path], None]) -> str:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         checksum = sha256(temporary)
-        temporary.replace(path)
+        temporary.replace(named(path, checksum))
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

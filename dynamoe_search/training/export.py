@@ -1,16 +1,14 @@
 """Trained models as files: weights in safetensors, the configuration in JSON, a model card in Markdown. No pickle."""
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dynamoe_search.data import Split, load_data
@@ -18,6 +16,7 @@ from dynamoe_search.errors import UsageError
 from dynamoe_search.moe.backbones import build_model
 from dynamoe_search.records import Candidate, Outcome, from_json, to_json
 from dynamoe_search.specs import DataSection
+from dynamoe_search.training.durable_files import write_tensors, write_text
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -40,21 +39,8 @@ class ExportedConfig:
     versions: dict[str, str]
 
 
-def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Writes a `state_dict` as safetensors; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def load_state(path: Path) -> dict[str, Tensor]:
-    """Reads a `state_dict` that `save_state` wrote.
+    """Reads a `state_dict` from a safetensors file.
 
     Raises:
         UsageError: if the file is missing or is not safetensors.
@@ -63,7 +49,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError as error:
         raise UsageError(f"there are no weights at {path}") from error
-    except (safetensors.SafetensorError, OSError) as error:
+    except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is not a safetensors file: {error}") from error
 
 
@@ -76,10 +62,10 @@ def save_model(folder: Path, config: ExportedConfig, state: Mapping[str, Tensor]
     text = json.dumps(json.loads(to_json(config)), indent=2)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_state(folder / WEIGHTS, state)
-        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-        (folder / CARD).write_text(_card(config), encoding="utf-8")
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        write_tensors(folder / WEIGHTS, {name: own.contiguous() for name, own in state.items()})
+        write_text(folder / CONFIG, text + "\n")
+        write_text(folder / CARD, _card(config))
+    except (OSError, SafetensorError) as error:
         raise UsageError(f"the model cannot be written to {folder}: {error}") from error
 
 

@@ -11,52 +11,58 @@ from dynamoe_search.moe.layer import MoELayer
 from dynamoe_search.moe.randomness import Dropout
 from dynamoe_search.records import Candidate, ModelConfig, Outcome, Progress
 from dynamoe_search.training.settings import Trained
+from dynamoe_search.training.states import CandidateState
 
-OnProgress = Callable[[list[Progress]], set[int]]
-OnRestore = Callable[[list[Progress]], None]
+OnProgress = Callable[[list[Progress]], object]
+OnMemory = Callable[[int], object]
 ShouldStop = Callable[[], bool]
 
 
 class Caller:
-    """The caller's functions; `error` is what one of them raised, which is no candidate's fault."""
+    """The caller's functions.
+
+    Attributes:
+        error: What one of them raised, which is no candidate's fault.
+        wants_sizes: Whether memory has forced a pack to be split, so that `on_memory` is to be called.
+    """
 
     def __init__(
         self,
         on_progress: OnProgress | None,
         should_stop: ShouldStop | None,
-        on_restore: OnRestore | None = None,
+        on_restore: OnProgress | None,
+        on_memory: OnMemory | None,
     ) -> None:
         self._on_progress = on_progress
         self._should_stop = should_stop
         self._on_restore = on_restore
+        self._on_memory = on_memory
+        self._largest = 0
         self.error: Exception | None = None
+        self.wants_sizes = False
 
-    def on_progress(self, reports: list[Progress]) -> set[int]:
-        """Passes on the reports of an epoch; returns the ordinals of candidates to stop."""
-        if self._on_progress is None or not reports:
-            return set()
-        try:
-            return self._on_progress(reports)
-        except Exception as error:
-            self.error = error
-            raise
+    def on_epoch(self, reports: list[Progress], size: int) -> None:
+        """Passes on the reports of an epoch, and how many candidates got through it together."""
+        if self.wants_sizes and size > self._largest:
+            self._largest = size
+            self._call(self._on_memory, size)
+        if reports:
+            self._call(self._on_progress, reports)
 
     def on_restore(self, reports: list[Progress]) -> None:
         """Passes on the reports of the epochs that a checkpoint saves from being trained again."""
-        if self._on_restore is None or not reports:
-            return
-        try:
-            self._on_restore(reports)
-        except Exception as error:
-            self.error = error
-            raise
+        if reports:
+            self._call(self._on_restore, reports)
 
     def should_stop(self) -> bool:
         """Asks whether training is to stop at once."""
-        if self._should_stop is None:
-            return False
+        return bool(self._call(self._should_stop))
+
+    def _call(self, function: Callable[..., object] | None, *arguments: object) -> object:
+        if function is None:
+            return None
         try:
-            return self._should_stop()
+            return function(*arguments)
         except Exception as error:
             self.error = error
             raise
@@ -98,8 +104,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate" in str(error)
 
 
-def failed(candidate: Candidate, error: Exception, device: str) -> Trained:
-    """Returns the end of a candidate that raised."""
+def failed(
+    candidate: Candidate, error: Exception, device: str, state: CandidateState | None
+) -> Trained:
+    """Returns the end of a candidate that raised; `state` is where it stood, none for a new one."""
     if isinstance(error, CandidateError):
         reason, message = error.reason, str(error)
     elif is_out_of_memory(error):
@@ -110,8 +118,9 @@ def failed(candidate: Candidate, error: Exception, device: str) -> Trained:
     outcome = Outcome(
         ordinal=candidate.ordinal,
         status="failed",
-        epochs=0,
-        seconds=0.0,
+        epochs=0 if state is None else state.epoch,
+        seconds=0.0 if state is None else state.seconds,
+        expert_events=() if state is None else state.events,
         reason=reason,
         message=message,
         device=device,

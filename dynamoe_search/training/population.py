@@ -5,16 +5,12 @@ everything else is shared (batches and their order). Losses are summed over cand
 parameter, each gets its own gradient: nothing mixes them, so a NaN stays with its candidate.
 """
 
-import re
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dynamoe_search.data import ImageData, Split
+from dynamoe_search.data import ImageData
 from dynamoe_search.moe.accounting import ParameterCounts, count_parameters
 from dynamoe_search.moe.backbones import build_model
 from dynamoe_search.moe.losses import auxiliary_losses, sparsity_penalty
@@ -23,12 +19,14 @@ from dynamoe_search.records import Candidate, Progress
 from dynamoe_search.seeding import derive_seed
 from dynamoe_search.specs.vocabulary import LOSS_NAMES
 from dynamoe_search.training.adaptation import Adaptation
-from dynamoe_search.training.batches import augment, epoch_order
+from dynamoe_search.training.batches import augment, data_on, epoch_order
 from dynamoe_search.training.cohort import Cohort
 from dynamoe_search.training.evaluation import Evaluation, cross_entropy, evaluate
 from dynamoe_search.training.failures import check_alike
+from dynamoe_search.training.modes import choose_mode
 from dynamoe_search.training.optimizers import StackedAdamW, schedule_factor
-from dynamoe_search.training.settings import Interrupted, TrainSettings
+from dynamoe_search.training.settings import TrainSettings
+from dynamoe_search.training.states import CandidateState, load_states, states_of
 
 
 class Population:
@@ -37,23 +35,30 @@ class Population:
     Attributes:
         candidates: Those still in training, in the order of the cohort's positions.
         epoch: Epochs finished.
+        batch: Steps made in the epoch that has begun; 0 between two epochs.
+        step: Steps made in all.
 
     Args:
         candidates: At least one; equal `pack_key`.
-        data: On any device; it is moved to the training device once.
+        data: On any device; not copied if it is on the training device already.
         settings: See `TrainSettings`.
+        states: Where each candidate stands, in the same order; none for new ones.
+
+    Raises:
+        DamagedError: if a state does not fit its candidate's network.
+        ValueError: if the states are of different steps or of other candidates.
     """
 
     def __init__(
-        self, candidates: Sequence[Candidate], data: ImageData, settings: TrainSettings
+        self,
+        candidates: Sequence[Candidate],
+        data: ImageData,
+        settings: TrainSettings,
+        states: Sequence[CandidateState] = (),
     ) -> None:
         self.settings = settings
         self.device = torch.device(settings.device)
-        self.data = replace(
-            data,
-            train=_on(data.train, self.device),
-            validation=_on(data.validation, self.device),
-        )
+        self.data = data_on(data, self.device)
         self.candidates = list(candidates)
         self.models = [
             build_model(
@@ -70,15 +75,19 @@ class Population:
             backend=settings.expert_backend,
         )
         self.epoch = 0
+        self.batch = 0
         self.step = 0
         self.is_finite = torch.ones(len(members), dtype=torch.bool, device=self.device)
         self.train_loss = torch.zeros(len(members), device=self.device)
-        self.cohort.choose_mode(self.data.train.x[:2])
+        self.loss_sum = torch.zeros(len(members), device=self.device)  # in the epoch so far
+        choose_mode(self.cohort, self.models, self.data.train.x[:2])
         self._make_vectors(members)
         self.optimizer = self._make_optimizer(members)
         self.adaptation = Adaptation(
             [self.candidates[position] for position in members], self.cohort, self.optimizer
         )
+        if states:
+            load_states(self, states)
 
     def _with_ghost(self, positions: list[int]) -> list[int]:
         """A cohort never has fewer than two members: a lone candidate is accompanied by a copy."""
@@ -118,27 +127,29 @@ class Population:
         """Steps per epoch."""
         return -(-len(self.data.train.y) // self.candidates[0].train.batch_size)
 
-    def train_epoch(self, should_stop: Callable[[], bool] | None = None) -> None:
-        """Trains every candidate for one epoch.
+    def train_epoch(self, after_step: Callable[[], None] | None = None) -> None:
+        """Trains every candidate to the end of the epoch that has begun, or of the next.
 
-        Raises:
-            Interrupted: if `should_stop` returned true after a step.
+        Args:
+            after_step: Called after every step. It may raise; a later call then goes on where this one stopped.
         """
         self.cohort.train(True)
         first = self.candidates[0]
         size = first.train.batch_size
         order = epoch_order(len(self.data.train.y), first.study_seed, self.epoch).to(self.device)
-        total = torch.zeros_like(self.train_loss)
-        for begin in range(0, len(order), size):
+        for begin in range(self.batch * size, len(order), size):
             rows = order[begin : begin + size]
             x, y = self.data.train.x[rows], self.data.train.y[rows]
             if first.train.augment:
                 x = augment(x, first.study_seed, self.step)
-            total += self._train_step(x, y) * len(rows)
-            if should_stop is not None and should_stop():
-                raise Interrupted(f"stopped in epoch {self.epoch + 1}")
-        self.train_loss = total / len(order)
+            self.loss_sum += self._train_step(x, y) * len(rows)
+            self.batch += 1
+            if after_step is not None:
+                after_step()
+        self.train_loss = self.loss_sum / len(order)
+        self.loss_sum = torch.zeros_like(self.loss_sum)
         self.epoch += 1
+        self.batch = 0
 
     def _train_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Makes one optimiser step and returns the task loss of every member, (P,)."""
@@ -203,12 +214,9 @@ class Population:
         """Gives every random module of every member the seed of this training step."""
         cohort = self.cohort
         for name in cohort.streams:
-            cohort.buffers[name] = torch.tensor(
-                [
-                    self._seed(position, _plain_name(name))
-                    for position in cohort.owner[name].tolist()
-                ]
-            )
+            purpose = cohort.single_name(name)
+            seeds = [self._seed(position, purpose) for position in cohort.owner[name].tolist()]
+            cohort.buffers[name] = torch.tensor(seeds)
         if cohort.mode == "loop":
             cohort.loop_seeds = [
                 self._seed(position, "module") for position in range(cohort.num_candidates)
@@ -228,10 +236,9 @@ class Population:
         cohort = self.cohort
         # the first value, which a module that is loaded from a file has, too
         for name in cohort.streams:
+            single = cohort.single_name(name)
             first = [
-                self.models[position if position < len(self.models) else 0].get_buffer(
-                    _plain_name(name)
-                )
+                self.models[position if position < len(self.models) else 0].get_buffer(single)
                 for position in cohort.owner[name].tolist()
             ]
             cohort.buffers[name] = torch.stack(first)
@@ -273,6 +280,10 @@ class Population:
             )
         ]
 
+    def states(self, seconds: Mapping[int, float] | None = None) -> list[CandidateState]:
+        """Returns what every candidate needs to go on, in order; `seconds` of time so far by ordinal."""
+        return states_of(self, seconds or {})
+
     def keep(self, positions: Sequence[int]) -> None:
         """Goes on with the candidates at these positions only."""
         chosen = list(positions)
@@ -287,27 +298,6 @@ class Population:
         self.normalize = self.normalize[index]
         self.is_finite = self.is_finite[index]
         self.train_loss = self.train_loss[index]
+        self.loss_sum = self.loss_sum[index]
         self.candidates = [self.candidates[position] for position in chosen]
         self.models = [self.models[position] for position in chosen]
-
-
-def _on(split: Split, device: torch.device) -> Split:
-    return Split(x=split.x.to(device), y=split.y.to(device))
-
-
-@cache
-def _plain_name(name: str) -> str:
-    """The name of a stacked tensor in a single model: a router's group number depends on company, so it is cut out."""
-    return re.sub(r"(^|\.)router\.g\d+_", r"\1router.", name).replace("-", ".")
-
-
-def stopwatch() -> Callable[[], float]:
-    """Returns a function that tells the seconds since it was last called."""
-    last = time.perf_counter()
-
-    def lap() -> float:
-        nonlocal last
-        before, last = last, time.perf_counter()
-        return last - before
-
-    return lap

@@ -1,11 +1,17 @@
 """What the trainer is told besides candidates and data, what it returns, and how it is interrupted."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from dynamoe_search.errors import DynamoeError
-from dynamoe_search.records import Outcome
+from dynamoe_search.records import Outcome, Progress
+
+if TYPE_CHECKING:
+    from dynamoe_search.training.states import CandidateState
+
+Events = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,11 +37,40 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """The end of one candidate's training; `state` is the `state_dict` of its plain module, on the CPU."""
+    """Where a leg has brought a candidate.
 
-    outcome: Outcome
+    Attributes:
+        outcome: The end of its training; none if it stands at the leg's end and could go on.
+        state: The `state_dict` of its plain module, on the CPU, if its training is complete.
+        standing: What it needs to go on, if it stands.
+        reports: Of the epochs of this leg.
+    """
+
+    outcome: Outcome | None = None
     state: dict[str, Tensor] | None = None
+    standing: "CandidateState | None" = None
+    reports: tuple[Progress, ...] = ()
+
+    @property
+    def ordinal(self) -> int:
+        """The candidate's ordinal."""
+        if self.outcome is not None:
+            return self.outcome.ordinal
+        assert self.standing is not None
+        return self.standing.ordinal
 
 
 class Interrupted(DynamoeError):  # noqa: N818 - not an error of the training
-    """Training was asked to stop before its end; nothing of the cohort is finished."""
+    """Training was asked to stop before its end; what was done is in the checkpoints, if there are any."""
+
+
+class DamagedError(DynamoeError, ValueError):
+    """A candidate's checkpoint that is missing, damaged, or of other circumstances.
+
+    Attributes:
+        ordinal: The candidate.
+    """
+
+    def __init__(self, message: str, *, ordinal: int) -> None:
+        super().__init__(message)
+        self.ordinal = ordinal

@@ -1,218 +1,202 @@
-"""`train_population`: trains candidates to their end, pack by pack, and turns what goes wrong into outcomes."""
+"""`train_leg`: trains a pack from one epoch to another, and turns what goes wrong into outcomes."""
 
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from dynamoe_search.data import ImageData
 from dynamoe_search.errors import InputError
-from dynamoe_search.moe.accounting import flops_per_token
-from dynamoe_search.records import Candidate, Outcome
+from dynamoe_search.records import Candidate
 from dynamoe_search.training.checkpoints import CheckpointFolder
-from dynamoe_search.training.evaluation import Evaluation
+from dynamoe_search.training.epochs import train_epoch
 from dynamoe_search.training.failures import (
     Caller,
     MixedModulesError,
+    OnMemory,
     OnProgress,
-    OnRestore,
     ShouldStop,
     failed,
+    is_out_of_memory,
 )
-from dynamoe_search.training.measurement import measure_module
 from dynamoe_search.training.pack_run import PackRun
-from dynamoe_search.training.population import Population, stopwatch
-from dynamoe_search.training.settings import Interrupted, Trained, TrainSettings
+from dynamoe_search.training.settings import DamagedError, Interrupted, Trained, TrainSettings
+from dynamoe_search.training.states import CandidateState, circumstances
 
 logger = logging.getLogger(__name__)
 
 
-def train_population(
-    candidates: Sequence[Candidate],
+def train_leg(
+    pack: Sequence[Candidate],
     data: ImageData,
     settings: TrainSettings,
+    *,
+    until: int,
+    start: Mapping[int, CandidateState] | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
-    *,
     checkpoints: CheckpointFolder | None = None,
-    on_restore: OnRestore | None = None,
+    on_restore: OnProgress | None = None,
+    max_pack: int | None = None,
+    on_memory: OnMemory | None = None,
 ) -> list[Trained]:
-    """Trains candidates and returns how each ended, in the order in which they were given.
+    """Trains candidates that stand at the same epoch to another one, and returns where each is, in the order given.
 
-    Candidates with equal `pack_key` and study seed are trained as one pack. A candidate's numbers do not depend on its
-    company: on the CPU they are the same bit for bit in any pack. A candidate whose loss stops being finite fails
-    alone. If a pack runs out of memory or raises, it is halved and each half starts again, until the candidate at fault
-    stands alone and fails.
+    A candidate's numbers depend neither on its company nor on how its training is cut into legs: on the CPU they are
+    the same bit for bit. A candidate whose loss stops being finite, or that ends without an active expert, fails alone.
+    If a pack raises or runs out of memory, it is halved, until the candidate at fault stands alone and fails; the
+    halves go on from the pack's latest checkpoint.
 
     Args:
-        candidates: At most one per ordinal.
-        data: See `data.load_data`.
+        pack: At most one per ordinal; equal `pack_key` and study seed.
+        data: See `data.load_data`; `data_on` spares copying them to the device for every leg.
         settings: See `TrainSettings`.
-        on_progress: Called after every epoch with a report of each live candidate of the pack; returns the ordinals
-            of candidates to stop.
+        until: Epochs that those have behind them who reach the leg's end; who has fewer in all is complete before.
+        start: Where the candidates stand, by ordinal; nothing if they are new.
+        on_progress: Called after every epoch with a report of each live candidate, part by part if the pack was split.
+            The same epoch may be reported twice, with the same numbers but for seconds.
         should_stop: Asked after every step.
-        checkpoints: Where the state of training is kept after epochs, and taken up again if it is there. A pack that is
-            halved starts again without. The caller removes the folder.
+        checkpoints: A folder for this leg, from which it goes on if it was begun. The caller removes the folder.
         on_restore: Called before training with the reports of the epochs that a checkpoint saves from being trained
             again; `on_progress` is not called for them.
+        max_pack: A larger pack is trained in parts from the start.
+        on_memory: Called once memory has forced a pack to be split, with the largest number of candidates that got
+            through an epoch together since then; again when a larger number did.
 
     Raises:
-        ValueError: if there are checkpoints, but the candidates make more than one pack.
-        Interrupted: if `should_stop` returned true; the pack in training has no results yet.
+        ValueError: if the candidates may not share a leg, or do not stand before its end.
+        DamagedError: if a state does not fit its candidate's network.
+        Interrupted: if `should_stop` returned true, after a checkpoint was written.
         InputError: for what would be wrong for every candidate, such as a backbone that cannot be imported.
     """
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
-    caller = Caller(on_progress, should_stop, on_restore)
-    packs: dict[tuple[str, int], list[Candidate]] = {}
-    for candidate in candidates:  # the study's seed decides the order of the examples
-        packs.setdefault((candidate.pack_key, candidate.study_seed), []).append(candidate)
-    if checkpoints is not None and len(packs) > 1:
-        raise ValueError(f"a folder of checkpoints is for one pack, not for {len(packs)}")
-    trained: dict[int, Trained] = {}
-    for pack in packs.values():
-        for result in _train_or_halve(pack, data, settings, caller, checkpoints):
-            trained[result.outcome.ordinal] = result
-    return [trained[candidate.ordinal] for candidate in candidates]
-
-
-def _train_or_halve(
-    pack: list[Candidate],
-    data: ImageData,
-    settings: TrainSettings,
-    caller: Caller,
-    checkpoints: CheckpointFolder | None,
-) -> list[Trained]:
-    try:
-        return _train_pack(pack, data, settings, caller, checkpoints)
-    except (Interrupted, InputError):
-        raise
-    except MixedModulesError as error:
-        parts = [[pack[position] for position in group] for group in error.groups]
-    except Exception as error:  # a candidate's own code, or memory
-        if error is caller.error:
-            raise
-        if len(pack) == 1:
-            return [failed(pack[0], error, settings.device)]
-        logger.info("a pack of %d failed (%s); halving it", len(pack), error)
-        parts = [pack[: len(pack) // 2], pack[len(pack) // 2 :]]
-    if checkpoints is not None:  # of a pack that there is no more; its parts have none
-        checkpoints.remove()
-    return [
-        result for part in parts for result in _train_or_halve(part, data, settings, caller, None)
-    ]
-
-
-def _train_pack(
-    pack: list[Candidate],
-    data: ImageData,
-    settings: TrainSettings,
-    caller: Caller,
-    checkpoints: CheckpointFolder | None,
-) -> list[Trained]:
-    run = None if checkpoints is None else checkpoints.restore(pack, data, settings)
-    if run is None:
-        run = PackRun.start(pack, data, settings)
-    else:
-        caller.on_restore(run.reports)
-    lap = stopwatch()
-    while run.population is not None:
-        _train_epoch(run, run.population, caller, lap)
-        if checkpoints is not None:
-            checkpoints.write_if_due(run, data, settings)
-    return run.finished
-
-
-def _train_epoch(
-    run: PackRun, population: Population, caller: Caller, lap: Callable[[], float]
-) -> None:
-    """Trains the live candidates for one epoch and takes those who end out of the population."""
-    population.train_epoch(caller.should_stop)
-    evaluations = population.evaluate()
-    elapsed = lap()
-    run.epoch = population.epoch
-    for candidate in population.candidates:
-        run.seconds[candidate.ordinal] += elapsed / len(population.candidates)
-
-    def end(position: int, status: str) -> None:
-        evaluation = evaluations[position]
-        run.finished.append(
-            _end(population, position, evaluation, run.seconds, len(run.pack), status)
-        )
-
-    wild = _not_finite(population, evaluations)
-    for position in wild:
-        end(position, "failed")
-    alive = [p for p in range(len(population.candidates)) if p not in wild]
-    progress = population.progress(evaluations, elapsed)
-    reports = [progress[position] for position in alive]
-    stop = caller.on_progress(reports)
-    run.reports += reports
-    going = []
-    for position in alive:
-        candidate = population.candidates[position]
-        if population.epoch >= candidate.train.epochs:
-            end(position, "complete")
-        elif candidate.ordinal in stop:
-            end(position, "stopped")
-        else:
-            going.append(position)
-    run.go_on_with(going)
-
-
-def _not_finite(population: Population, evaluations: Sequence[Evaluation]) -> list[int]:
-    finite = population.is_finite.tolist()
-    return [
-        position
-        for position, evaluation in enumerate(evaluations)
-        if not (finite[position] and math.isfinite(evaluation.loss))
-    ]
-
-
-def _end(
-    population: Population,
-    position: int,
-    evaluation: Evaluation,
-    seconds: dict[int, float],
-    pack_size: int,
-    status: str,
-) -> Trained:
-    """Makes the record of a candidate's end, and its weights unless it failed."""
-    candidate = population.candidates[position]
-    cohort = population.cohort
-    is_failed = status == "failed"
-    metrics: dict[str, float] = {}
-    if not is_failed:
-        counts = population.counts(position)
-        module = population.plain_model(position)
-        metrics = {
-            "accuracy": evaluation.accuracy,
-            "validation_loss": evaluation.loss,
-            "train_loss": float(population.train_loss[position]),
-            "activated_params": counts.activated(evaluation.mean_k),
-            "total_params": float(counts.total),
-            "shared_params": float(counts.shared),
-            "router_params": float(counts.router),
-            "flops_per_token": flops_per_token(
-                module, population.data.input_shape, evaluation.mean_k
-            ),
-        }
-        if population.settings.measure:
-            metrics |= measure_module(module, population.data)
-    outcome = Outcome(
-        ordinal=candidate.ordinal,
-        status=status,  # type: ignore[arg-type]
-        epochs=population.epoch,
-        seconds=seconds[candidate.ordinal],
-        metrics=metrics,
-        routing=() if is_failed else evaluation.routing,
-        expert_events=population.adaptation.events(position),
-        reason="nan" if is_failed else None,
-        message=f"the loss was not finite in epoch {population.epoch}" if is_failed else None,
-        device=str(population.device),
-        pack_size=pack_size,
-        pack_mode=cohort.mode,
-        pack_note=cohort.note,
+    states = dict(start or {})
+    begin = _check(pack, states, until, circumstances(data, settings))
+    leg = _Leg(
+        data=data,
+        settings=settings,
+        start=begin,
+        until=until,
+        states=states,
+        caller=Caller(on_progress, should_stop, on_restore, on_memory),
+        max_pack=max_pack,
     )
-    return Trained(outcome=outcome, state=None if is_failed else cohort.unstack(position))
+    trained = {one.ordinal: one for one in leg.train(list(pack), checkpoints)}
+    return [trained[candidate.ordinal] for candidate in pack]
+
+
+def _check(
+    pack: Sequence[Candidate],
+    states: Mapping[int, CandidateState],
+    until: int,
+    facts: Mapping[str, str],
+) -> int:
+    """Returns the epoch at which all stand; raises `ValueError` if they may not share a leg."""
+    kinds = {(candidate.pack_key, candidate.study_seed) for candidate in pack}
+    if len(kinds) != 1:
+        raise ValueError(f"a leg is for one pack, not for {len(kinds)}")
+    if len({candidate.ordinal for candidate in pack}) < len(pack):
+        raise ValueError("a candidate can be in a pack only once")
+    if not states:
+        begin = 0
+    elif states.keys() < {candidate.ordinal for candidate in pack}:
+        raise ValueError("some candidates have a state, and others have none")
+    else:
+        own = [states[candidate.ordinal] for candidate in pack]
+        if any(state.candidate != one for state, one in zip(own, pack, strict=True)):
+            raise ValueError("states of other candidates")
+        if any(state.circumstances != facts for state in own):
+            raise ValueError("states from other data, with other settings or other versions")
+        moments = {(state.epoch, state.batch, state.step) for state in own}
+        if len(moments) != 1 or own[0].batch:
+            raise ValueError("candidates that do not stand at the end of the same epoch")
+        begin = own[0].epoch
+    if not begin < min([until, *(candidate.train.epochs for candidate in pack)]):
+        raise ValueError(f"candidates that stand at epoch {begin} already")
+    return begin
+
+
+@dataclass(kw_only=True, slots=True)
+class _Leg:
+    """What holds for all parts of a pack on its leg."""
+
+    data: ImageData
+    settings: TrainSettings
+    start: int
+    until: int
+    states: Mapping[int, CandidateState]
+    caller: Caller
+    max_pack: int | None
+
+    def train(self, pack: list[Candidate], folder: CheckpointFolder | None) -> list[Trained]:
+        """Trains a pack or a part of one, in parts if it was, must be or has to be split."""
+        known = None if folder is None else folder.known_split(pack)
+        if known is not None:
+            parts, is_memory = known
+        elif self.max_pack is not None and len(pack) > self.max_pack:
+            parts, is_memory = _chunks(pack, max(1, self.max_pack)), False
+        else:
+            try:
+                return self._train_together(pack, folder)
+            except (Interrupted, InputError, DamagedError):
+                raise
+            except MixedModulesError as error:
+                parts = [[pack[position] for position in group] for group in error.groups]
+                is_memory = False
+            except Exception as error:  # a candidate's own code, or memory
+                if error is self.caller.error:
+                    raise
+                if len(pack) == 1:
+                    state = self.states.get(pack[0].ordinal)
+                    return [failed(pack[0], error, self.settings.device, state)]
+                logger.info("a pack of %d failed (%s); halving it", len(pack), error)
+                parts, is_memory = _chunks(pack, -(-len(pack) // 2)), is_out_of_memory(error)
+        if known is None and folder is not None:
+            folder.write_split(parts, is_memory=is_memory)
+        self.caller.wants_sizes |= is_memory
+        return [
+            result
+            for number, part in enumerate(parts)
+            if part
+            for result in self.train(part, None if folder is None else folder.part(number))
+        ]
+
+    def _train_together(
+        self, pack: list[Candidate], folder: CheckpointFolder | None
+    ) -> list[Trained]:
+        run = None if folder is None else self._restored(pack, folder)
+        if run is None:
+            run = PackRun.start(pack, self.data, self.settings, self.states)
+        while run.population is not None and run.population.epoch < self.until:
+            train_epoch(run, run.population, self.caller, self._after_step(run, folder))
+            if folder is not None and folder.is_due:
+                folder.write(run, self.data, self.settings, self.start)
+        if folder is not None and folder.is_part:  # the other parts are still to be trained
+            folder.write(run, self.data, self.settings, self.start)
+        return run.results()
+
+    def _restored(self, pack: list[Candidate], folder: CheckpointFolder) -> PackRun | None:
+        run = folder.restore(pack, self.data, self.settings, start=self.start, until=self.until)
+        if run is not None:
+            self.caller.on_restore(run.reports)
+        return run
+
+    def _after_step(self, run: PackRun, folder: CheckpointFolder | None) -> Callable[[], None]:
+        def after_step() -> None:
+            stops = self.caller.should_stop()
+            if folder is not None and (stops or folder.is_due):
+                folder.write(run, self.data, self.settings, self.start)
+            if stops:
+                raise Interrupted(f"stopped in epoch {run.epoch + 1}")
+
+        return after_step
+
+
+def _chunks(pack: Sequence[Candidate], size: int) -> list[list[Candidate]]:
+    """Divides a pack into as few parts as possible with at most `size` members each, nearly equal ones."""
+    num = -(-len(pack) // size)
+    bounds = [len(pack) * part // num for part in range(num + 1)]
+    return [list(pack[begin:end]) for begin, end in pairwise(bounds)]

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from typing import Any
 
 import pytest
 import typer
@@ -10,15 +11,16 @@ from rich.console import Console
 
 from dynamoe_search.cli.options import bound, duration, quantity
 from dynamoe_search.cli.pictures import bars, scatter
-from dynamoe_search.cli.progress import LiveView, Tally
+from dynamoe_search.cli.progress import LiveView, Tally, words_of
 from dynamoe_search.cli.screens import print_json
 from dynamoe_search.cli.words import cell, seconds, size
-from dynamoe_search.records import Progress
+from dynamoe_search.records import Leg, Progress, Stood
 from dynamoe_search.search.events import (
     CandidateFinished,
-    CohortStarted,
     EpochFinished,
     FrontChanged,
+    LegFinished,
+    LegStarted,
     StudyStarted,
 )
 from dynamoe_search.store import Store
@@ -87,24 +89,30 @@ def test_numbers_as_people_read_them() -> None:
     assert [size(value) for value in (None, 10, 2048, 3 * 2**30)] == ["-", "10 B", "2 KiB", "3 GiB"]
 
 
-def test_tally_counts_epochs_and_time_left() -> None:
-    tally = Tally()
-    tally.add(
-        StudyStarted(
-            name="x",
-            trials=4,
-            num_finished=2,
-            num_running=0,
-            epochs_per_candidate=5,
-            device="cpu",
-        )
-    )
-    tally.add(CohortStarted(cohort=1, candidates=()))
-    assert tally.seconds_left is None
-    assert tally.done == pytest.approx(0.5)
-    report = Progress(
-        ordinal=2,
-        epoch=1,
+def started(**changes: Any) -> StudyStarted:
+    given = {
+        "name": "tiny",
+        "trials": 4,
+        "num_finished": 2,
+        "num_running": 0,
+        "num_paused": 0,
+        "epochs": 10,
+        "epochs_per_candidate": 5,
+        "max_epochs": None,
+        "is_pruned": False,
+        "device": "cpu",
+    }
+    return StudyStarted(**(given | changes))
+
+
+def leg_of(*trials: int, start: int = 0, end: int = 5) -> Leg:
+    return Leg(number=3, trials=trials, start=start, end=end, pack_key="a", worker="w")
+
+
+def report(ordinal: int, epoch: int) -> Progress:
+    return Progress(
+        ordinal=ordinal,
+        epoch=epoch,
         train_loss=1.0,
         validation_loss=1.0,
         accuracy=0.5,
@@ -113,10 +121,43 @@ def test_tally_counts_epochs_and_time_left() -> None:
         experts_per_layer=(1,),
         seconds=1.0,
     )
-    tally.add(EpochFinished(reports=(report, report)))
+
+
+def test_tally_counts_epochs_and_time_left() -> None:
+    tally = Tally()
+    tally.add(started())
+    tally.add(LegStarted(leg=leg_of(2, 3), candidates=()))
+    assert tally.seconds_left is None
+    assert tally.done == pytest.approx(0.5)
+    tally.add(EpochFinished(reports=(report(2, 1), report(3, 1))))
+    tally.add(EpochFinished(reports=(report(2, 1), report(3, 1))))  # a checkpoint has them too
     assert tally.done == pytest.approx(12 / 20)
     assert tally.seconds_left is not None
     assert "2/4 trials done, 0 failed" in tally.line()
+
+
+def test_tally_counts_who_waits_at_a_rung() -> None:
+    tally = Tally()
+    tally.add(started(is_pruned=True, num_finished=0, num_paused=1, epochs=1))
+    tally.add(LegStarted(leg=leg_of(1, 2, end=1), candidates=()))
+    tally.add(EpochFinished(reports=(report(1, 1), report(2, 1))))
+    stood = tuple(Stood(trial=trial, epochs=1, checkpoint="") for trial in (1, 2))
+    tally.add(LegFinished(leg=leg_of(1, 2, end=1), stood=stood))
+    assert tally.seconds_left is None  # the pruner decides
+    assert tally.done == pytest.approx(3 / 4)
+    assert "0/4 trials done, 0 failed, 3 paused" in tally.line()
+    tally.add(LegStarted(leg=leg_of(0, 1, start=1, end=2), candidates=()))
+    assert tally.num_paused == 1
+    budget = Tally()
+    budget.add(started(is_pruned=True, max_epochs=12))
+    budget.add(EpochFinished(reports=(report(2, 1),)))
+    assert budget.done == pytest.approx(11 / 12)
+    assert budget.seconds_left is not None
+
+
+def test_a_leg_in_words() -> None:
+    assert words_of(leg_of(1, start=0, end=1)) == "leg 3: 1 candidate, epoch 1"
+    assert words_of(leg_of(1, 2, start=2, end=5)) == "leg 3: 2 candidates, epochs 3 to 5"
 
 
 def test_live_view_shows_the_study_and_its_best_points(searched: str) -> None:
@@ -126,15 +167,8 @@ def test_live_view_shows_the_study_and_its_best_points(searched: str) -> None:
     failed = dataclasses.replace(first, status="failed", reason="nan", message="trace\nnot finite")
     view = LiveView()
     for event in (
-        StudyStarted(
-            name="tiny",
-            trials=6,
-            num_finished=0,
-            num_running=0,
-            epochs_per_candidate=2,
-            device="cpu",
-        ),
-        CohortStarted(cohort=0, candidates=(first.candidate,)),
+        started(trials=6, num_finished=0, epochs=0),
+        LegStarted(leg=leg_of(first.trial), candidates=(first.candidate,)),
         CandidateFinished(record=failed),
         FrontChanged(members=members),
     ):
@@ -143,7 +177,7 @@ def test_live_view_shows_the_study_and_its_best_points(searched: str) -> None:
     screen.print(view)
     assert isinstance(screen.file, io.StringIO)
     text = screen.file.getvalue()
-    assert "tiny  cohort 0  on cpu" in text
+    assert "tiny on cpu  leg 3: 1 candidate, epochs 1 to 5" in text
     assert "1/6 trials done, 1 failed" in text
     assert f"trial {first.trial} failed (nan): not finite" in text
     assert members[0].candidate.router.kind in text

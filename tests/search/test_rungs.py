@@ -1,23 +1,23 @@
 """The rungs of a study: pruning in real runs, and whose reports count."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 import pytest
 
-from dynamoe_search.records import CandidateRecord, Outcome, Progress
-from dynamoe_search.search import CandidateFinished, EpochFinished, Event
-from dynamoe_search.search.rungs import Rungs
+from dynamoe_search.records import Progress, RungDecision, Standing
+from dynamoe_search.search import CandidateFinished, Event, LegFinished, Limits
+from dynamoe_search.search.rungs import Rungs, changed, in_words, ladder, to_store
 from dynamoe_search.specs import PrunerSection, StudySpec
 from dynamoe_search.store import Store
 from tests.search.test_runner import Crash, Facts, facts, run
-from tests.store.builders import candidate
 
 MakeSpec = Callable[..., StudySpec]
 
 EPOCHS = 4
-PARETO = {"kind": "pareto", "min_records": 2, "alpha": 0.05}
+NONE = {"kind": "none"}
+PARETO = {"kind": "pareto", "min_records": 2, "margin": 0.0}
 SECTIONS: dict[str, Any] = {
     "study": {"trials": 12, "references": ["dense", "top-2"]},
     "model": {"d_model": [8, 16]},  # two packs in a cohort
@@ -76,12 +76,13 @@ def undisturbed(
 Undisturbed = Callable[[StudySpec], tuple[str, Facts, list[Event]]]
 
 
+@pytest.mark.parametrize("pause", [True, False])
 @pytest.mark.parametrize("kind", ["pareto", "moasha", "median"])
 def test_pruning_spends_less_and_keeps_its_best(
-    undisturbed: Undisturbed, tiny_spec: MakeSpec, kind: str
+    undisturbed: Undisturbed, tiny_spec: MakeSpec, kind: str, pause: bool
 ) -> None:
-    without_url, without, _ = undisturbed(spec_with(tiny_spec, {}))
-    url, found, events = undisturbed(spec_with(tiny_spec, PARETO | {"kind": kind}))
+    without_url, without, _ = undisturbed(spec_with(tiny_spec, NONE))
+    url, found, events = undisturbed(spec_with(tiny_spec, PARETO | {"kind": kind, "pause": pause}))
     assert [fact["candidate"] for fact in found] == [fact["candidate"] for fact in without]
     with Store.open(without_url) as store:
         full = store.spent("tiny")
@@ -115,7 +116,7 @@ def test_pruning_spends_less_and_keeps_its_best(
 
 
 def test_without_a_pruner_nothing_is_stopped(undisturbed: Undisturbed, tiny_spec: MakeSpec) -> None:
-    url, found, _ = undisturbed(spec_with(tiny_spec, {}))
+    url, found, _ = undisturbed(spec_with(tiny_spec, NONE))
     assert {fact["status"] for fact in found} == {"complete"}
     assert told(url) == [(None, None, EPOCHS)] * 12
 
@@ -159,34 +160,72 @@ def test_a_stop_after_any_step_changes_no_decision(
     assert (facts(storage_url), told(storage_url)) == (found, told(url))
 
 
-def test_the_pruned_leave_the_pack(undisturbed: Undisturbed, tiny_spec: MakeSpec) -> None:
-    url, _, events = undisturbed(spec_with(tiny_spec, PARETO))
-    last = {
-        report.ordinal: report.epoch
-        for event in events
-        if isinstance(event, EpochFinished)
-        for report in event.reports
-    }
-    assert [last[ordinal] for ordinal in range(12)] == [epochs for _, _, epochs in told(url)]
+def test_a_paused_trial_runs_in_optuna_and_is_no_zombie(
+    undisturbed: Undisturbed, storage_url: str, tiny_spec: MakeSpec
+) -> None:
+    spec = spec_with(tiny_spec, PARETO)
+    legs = 0
+
+    def should_stop() -> bool:
+        return legs >= 3
+
+    def count(event: Event) -> None:
+        nonlocal legs
+        legs += isinstance(event, LegFinished)
+
+    summary = run(storage_url, spec, on_event=count, should_stop=should_stop)
+    assert summary.paused > 0
+    with Store.open(storage_url) as store:
+        paused = store.candidates("tiny", status=("paused",))
+        assert len(paused) == summary.paused
+        assert not {one.trial for one in paused} & set(store.zombies("tiny"))
+        study = optuna.load_study(study_name="tiny", storage=store.storage_for_optuna())
+        states = {trial.number: trial.state.name for trial in study.trials}
+        waiting = {one.trial for one in store.decisions("tiny") if one.action == "pause"}
+    assert {states[one.trial] for one in paused} == {"RUNNING"}
+    assert waiting <= {one.trial for one in paused}
+    run(storage_url, spec)
+    assert facts(storage_url) == undisturbed(spec)[1]
+
+
+@pytest.mark.parametrize("budget", [1, 7, 20])
+def test_a_budget_of_epochs_is_met_exactly_and_can_be_raised(
+    storage_url: str, tiny_spec: MakeSpec, budget: int
+) -> None:
+    spec = spec_with(tiny_spec, PARETO)
+    summary = run(storage_url, spec, limits=Limits(epochs=budget))
+    assert (summary.reason, summary.state, summary.epochs) == ("epochs", "interrupted", budget)
+    assert run(storage_url, spec).epochs == budget
+    assert run(storage_url, spec, limits=Limits(epochs=budget + 3)).epochs == budget + 3
+    with Store.open(storage_url) as store:
+        assert len(store.progress("tiny")) == budget + 3
+
+
+def test_the_sampler_learns_from_the_paused(undisturbed: Undisturbed, tiny_spec: MakeSpec) -> None:
+    _, pruned, _ = undisturbed(spec_with(tiny_spec, PARETO, "tpe"))
+    _, without, _ = undisturbed(spec_with(tiny_spec, NONE, "tpe"))
+    assert pruned[:6] == [
+        {**fact, "cohort": 0} | {"candidate": other["candidate"], "params": other["params"]}
+        for fact, other in zip(pruned[:6], without[:6], strict=True)
+    ]
+    assert [fact["params"] for fact in pruned[6:]] != [fact["params"] for fact in without[6:]]
 
 
 # Whose reports count
 
 
-def record_of(ordinal: int, epochs: int | None, reference: str | None = None) -> CandidateRecord:
-    outcome = None
-    if epochs is not None:
-        outcome = Outcome(ordinal=ordinal, status="complete", epochs=epochs, seconds=1.0)
-    return CandidateRecord(
-        trial=100 + ordinal,
-        ordinal=ordinal,
-        cohort=0,
-        candidate=candidate(ordinal, reference=reference),
-        params={},
-        status="running" if outcome is None else "complete",
-        created_at="",
-        outcome=outcome,
-    )
+def place(ordinal: int, epochs: int, **changes: Any) -> Standing:
+    given = {
+        "trial": 100 + ordinal,
+        "ordinal": ordinal,
+        "cohort": 0,
+        "status": "paused",
+        "epochs": epochs,
+        "checkpoint": None,
+        "pack_key": "a",
+        "reference": None,
+    }
+    return Standing(**(given | changes))
 
 
 def report(ordinal: int, epoch: int, error: float, activated: float = 1000.0) -> Progress:
@@ -204,75 +243,76 @@ def report(ordinal: int, epoch: int, error: float, activated: float = 1000.0) ->
 
 
 def rungs(**changes: Any) -> Rungs:
-    settings = {"kind": "pareto", "alpha": 0.4, "guard": 0, "min_records": 1} | changes
+    settings = {"kind": "pareto", "margin": 0.0, "guard": 0, "min_records": 1} | changes
     return Rungs(PrunerSection.model_validate(settings), 9)
 
 
-def reports(epoch: int, errors: dict[int, float]) -> Sequence[Progress]:
-    return [report(ordinal, epoch, error) for ordinal, error in errors.items()]
+def test_the_ladder() -> None:
+    assert ladder(PrunerSection(kind="none"), 9) == ()
+    assert ladder(PrunerSection(kind="pareto"), 9) == (1, 2, 3, 5, 8)
+    assert ladder(PrunerSection(kind="pareto"), 1) == ()
+    assert ladder(PrunerSection(kind="pareto", rungs=(4, 6)), 9) == (4, 6)
 
 
-def test_who_has_no_outcome_or_left_more_than_it_counts_is_no_rival() -> None:
-    mine = record_of(3, None)
-    left = [report(ordinal, 1, 0.1) for ordinal in (0, 1, 2)]
-    for epochs in (None, 0):  # a killed attempt; a failure, whose epochs do not count
-        found = rungs()
-        found.load([record_of(ordinal, epochs) for ordinal in (0, 1, 2)], left)
-        found.begin_pack([mine])
-        assert found.judge(reports(1, {3: 0.5})) == set()
+def test_only_epochs_that_are_kept_count() -> None:
     found = rungs()
-    found.load([record_of(ordinal, 1) for ordinal in (0, 1, 2)], left)
-    found.begin_pack([mine])
-    assert found.judge(reports(1, {3: 0.5})) == {3}
+    left = [
+        report(0, epoch, 0.5 / epoch) for epoch in (1, 2, 3)
+    ]  # the third of a leg that was cut short
+    found.take(place(0, 2), left)
+    assert {rung: list(records) for rung, records in found.records.items()} == {
+        1: [0],
+        2: [0],
+        3: [],
+        5: [],
+        8: [],
+    }
+    assert found.is_behind(place(0, 3))
+    assert not found.is_behind(place(0, 2))
 
 
 def test_the_lowest_error_so_far_is_compared() -> None:
-    found = rungs(rungs=[3])
-    found.begin_pack([record_of(ordinal, None) for ordinal in (0, 1)])
-    found.judge(reports(1, {0: 0.1, 1: 0.3}))
-    found.judge(reports(2, {0: 0.4, 1: 0.3}))
-    assert found.judge([report(0, 3, 0.4), report(1, 3, 0.5)]) == {1}
-    found = rungs(rungs=[3])
-    found.begin_pack([record_of(ordinal, None) for ordinal in (0, 1)])
-    found.judge(reports(1, {0: 0.1, 1: 0.05}))
-    assert found.judge([report(0, 3, 0.4), report(1, 3, 0.5)]) == set()
-
-
-def test_a_pack_that_starts_again_in_halves_forgets_its_first_attempt() -> None:
     found = rungs()
-    found.begin_pack([record_of(ordinal, None) for ordinal in range(4)])
-    assert found.judge(reports(1, {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4})) == {2, 3}
-    found.judge(reports(2, {0: 0.1, 1: 0.2}))
-    assert found.judge(reports(1, {2: 0.3, 3: 0.3})) == set()  # 0 and 1 are given up, too
-    assert found.judge(reports(2, {2: 0.3, 3: 0.3})) == set()
-    assert found.judge(reports(1, {0: 0.9, 1: 0.1})) == {0}  # the first half counts for the second
-    stopped = found.explained(Outcome(ordinal=0, status="stopped", epochs=1, seconds=1.0))
-    assert stopped.reason == "pruned"
-    assert stopped.message == (
-        "pruned after epoch 1: beaten by 3 of 3 rivals (100%), the strongest of them trial 101"
-    )
-    ended = Outcome(ordinal=3, status="complete", epochs=9, seconds=1.0)
-    assert found.explained(ended) is ended
+    found.take(place(0, 2), [report(0, 1, 0.1), report(0, 2, 0.4)])
+    assert found.records[2][0].error == pytest.approx(0.1)
+    assert found.records[2][0].loss == pytest.approx(0.4)
 
 
-def test_a_reference_is_a_rival_and_never_stopped() -> None:
-    found = rungs(alpha=0)
-    found.begin_pack([record_of(0, None, "dense"), record_of(1, None), record_of(2, None)])
-    assert found.judge(reports(1, {0: 0.9, 1: 0.5, 2: 0.1})) == {1}
-    assert found.judge(reports(2, {0: 0.01, 2: 0.1})) == {2}
-
-
-def test_other_reasons_have_words_too() -> None:
-    found = rungs(alpha=1, guard=0.2)
-    found.begin_pack([record_of(ordinal, None) for ordinal in range(10)])
-    errors = {ordinal: 0.1 + ordinal / 100 for ordinal in range(9)}
-    assert found.judge([*reports(1, errors), report(9, 1, 0.9, 10.0)]) == {8, 9}
-    words = found.explained(Outcome(ordinal=9, status="stopped", epochs=1, seconds=1.0)).message
-    assert words == (
-        "pruned after epoch 1: in the worst share (0.2) of 10 candidates in error and in loss"
-    )
+def test_candidates_are_judged_where_they_stand_by_all_who_came_by() -> None:
     found = rungs()
-    found.begin_pack([record_of(0, None)])
-    assert found.judge(reports(1, {0: float("nan")})) == {0}
-    words = found.explained(Outcome(ordinal=0, status="stopped", epochs=1, seconds=1.0)).message
-    assert "not finite" in (words or "")
+    found.take(place(0, 3), [report(0, 1, 0.9), report(0, 2, 0.8), report(0, 3, 0.05)])
+    found.take(place(1, 1), [report(1, 1, 0.95)])
+    found.take(place(2, 4), [report(2, 1, 0.1), report(2, 2, 0.1), report(2, 3, 0.2)])
+    found.take(place(3, 1), [report(3, 1, 0.99)])
+    decisions = found.judge([place(0, 3), place(1, 1), place(2, 4), place(3, 1, reference="dense")])
+    assert [(one.ordinal, one.rung, one.action, one.strongest) for one in decisions] == [
+        (0, 3, "go", None),
+        (1, 1, "pause", 2),
+        (2, 3, "pause", 0),  # between two rungs it is judged at the one behind it
+    ]
+    stored = to_store(decisions, {0: 10, 1: 11, 2: 12, 3: 13})
+    assert [(one.trial, one.strongest) for one in stored] == [(10, None), (11, 12), (12, 10)]
+
+
+def test_decisions_are_stored_when_they_change() -> None:
+    one = RungDecision(trial=1, rung=2, action="pause", beaten=3, rivals=9, reason="beaten")
+    known = {(1, 2): one}
+    assert changed([one], {}) == [one]
+    assert changed([one], known) == []
+    went = RungDecision(trial=1, rung=2, action="go", beaten=3, rivals=30)
+    assert changed([went], known) == [went]
+
+
+def test_words_for_people() -> None:
+    settings = PrunerSection(guard=0.2)
+
+    def words(**changes: Any) -> str:
+        given = {"trial": 1, "rung": 2, "action": "pause", "beaten": 3, "rivals": 12}
+        return in_words(RungDecision(**(given | changes)), settings)
+
+    assert words(reason="beaten", strongest=7) == (
+        "beaten by 3 of 12 rivals (25%), the strongest of them trial 7"
+    )
+    assert words(reason="worst") == "in the worst share (0.2) of 13 candidates in error and in loss"
+    assert "not finite" in words(reason="not-finite")
+    assert "same answer" in words(reason="useless", strongest=7)

@@ -16,10 +16,11 @@ from dynamoe_search.errors import DataError, UsageError
 from dynamoe_search.records import CandidateRecord
 from dynamoe_search.search import (
     CandidateFinished,
-    CohortStarted,
     EpochFinished,
     Event,
     FrontChanged,
+    LegFinished,
+    LegStarted,
     Limits,
     StudyEnded,
     StudyStarted,
@@ -42,7 +43,7 @@ SECTIONS: dict[str, Any] = {
     "schedule": {"shape": ["uniform", "descending"], "max_experts": {"low": 2, "high": 4}},
     "router": {"kind": ["top-any", "top-k"], "threshold": {"low": -1.0, "high": 1.0}},
     "train": {"learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}, "epochs": 2},
-    "search": {"cohort_size": 3, "startup_trials": 2},
+    "search": {"cohort_size": 3, "startup_trials": 2, "pruner": {"kind": "none"}},
 }
 
 
@@ -124,8 +125,8 @@ def test_a_study_ends_with_its_trials_and_a_front(undisturbed: tuple[str, list[E
         assert store.spent("tiny").epochs == 10
     assert [type(event) for event in events if not isinstance(event, FrontChanged)] == [
         StudyStarted,
-        *(CohortStarted, *[EpochFinished] * 2, *[CandidateFinished] * 3),
-        *(CohortStarted, *[EpochFinished] * 2, *[CandidateFinished] * 2),
+        *(LegStarted, *[EpochFinished] * 2, *[CandidateFinished] * 3, LegFinished),
+        *(LegStarted, *[EpochFinished] * 2, *[CandidateFinished] * 2, LegFinished),
         StudyEnded,
     ]
     ended = events[-1]

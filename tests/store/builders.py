@@ -1,5 +1,6 @@
 """Records that store tests and their sub-processes are made of."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from optuna.distributions import (
@@ -11,7 +12,9 @@ from optuna.distributions import (
 
 from dynamoe_search.records import (
     Candidate,
+    Ended,
     LayerRouting,
+    Leg,
     LossWeights,
     ModelConfig,
     Outcome,
@@ -133,16 +136,41 @@ def add(store: Store, name: str, ordinal: int, **changes: Any) -> int:
     )
 
 
+def finish(
+    store: Store,
+    name: str,
+    trial: int,
+    outcome: Outcome,
+    *,
+    values: Sequence[float] | None,
+    violations: Sequence[float] = (),
+    versions: dict[str, str] | None = None,
+) -> None:
+    """Trains a candidate, so to say, in a leg of its own."""
+    worker = store.join(name)
+    leg = leg_of(store, name, worker, [trial])
+    ended = Ended(
+        trial=trial,
+        outcome=outcome,
+        values=None if values is None else tuple(values),
+        violations=tuple(violations),
+    )
+    store.close_leg(
+        name, worker, leg.number, ended=[ended], stood=[], versions=versions or {"torch": "2.13.0"}
+    )
+
+
+def leg_of(store: Store, name: str, worker: str, trials: Sequence[int], end: int = 3) -> Leg:
+    first = store.candidate(name, trials[0])
+    return store.open_leg(
+        name, worker, trials, start=first.epochs, end=end, pack_key=first.candidate.pack_key
+    )
+
+
 def add_complete(
     store: Store, name: str, ordinal: int, accuracy: float, activated: float, *violations: float
 ) -> int:
     trial = add(store, name, ordinal)
-    store.finish(
-        name,
-        trial,
-        complete(ordinal, accuracy, activated),
-        values=[accuracy, activated],
-        violations=violations,
-        versions={"torch": "2.13.0"},
-    )
+    outcome = complete(ordinal, accuracy, activated)
+    finish(store, name, trial, outcome, values=[accuracy, activated], violations=violations)
     return trial

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from dynamoe_search.errors import UsageError
-from dynamoe_search.records import AdaptiveConfig, Candidate, Outcome
+from dynamoe_search.records import AdaptiveConfig, Candidate, Ended, Outcome
 from dynamoe_search.store import Store
-from dynamoe_search.store.tables import from_text, to_text
+from dynamoe_search.store.texts import from_text, to_text
 from tests.store.builders import (
     DISTRIBUTIONS,
     add,
     add_complete,
     candidate,
     complete,
+    finish,
     params,
     report,
 )
@@ -63,8 +64,14 @@ def test_adding_an_ordinal_twice_gives_the_same_trial(store: Store, study: str) 
 def test_outcome_comes_back_as_it_went_in(store: Store, study: str) -> None:
     trial = add(store, study, 0)
     outcome = complete(0, 0.9, 1000.5, validation_loss=math.inf, flops_per_token=2e6)
-    store.finish(
-        study, trial, outcome, values=[0.9, 1000.5], violations=[-1.0], versions={"torch": "2.13"}
+    finish(
+        store,
+        study,
+        trial,
+        outcome,
+        values=[0.9, 1000.5],
+        violations=[-1.0],
+        versions={"torch": "2.13"},
     )
     found = store.candidate(study, trial)
     assert found.outcome == outcome
@@ -85,7 +92,7 @@ def test_nan_metrics_of_a_failed_candidate_are_kept(store: Store, study: str) ->
         reason="nan",
         message="the loss is not finite",
     )
-    store.finish(study, trial, outcome, values=None, versions={})
+    finish(store, study, trial, outcome, values=None, versions={})
     found = store.candidate(study, trial)
     assert (found.status, found.reason, found.message) == ("failed", "nan", outcome.message)
     assert found.outcome is not None
@@ -107,18 +114,24 @@ def test_complete_candidate_is_a_complete_trial(store: Store, study: str) -> Non
 
 def test_stopped_candidate_is_a_pruned_trial(store: Store, study: str) -> None:
     trial = add(store, study, 0)
-    store.finish(
-        study, trial, replace(complete(0, 0.9, 10.0), status="stopped"), values=None, versions={}
+    finish(
+        store,
+        study,
+        trial,
+        replace(complete(0, 0.9, 10.0), status="stopped"),
+        values=None,
+        versions={},
     )
     (frozen,) = load(store, study).get_trials()
     assert frozen.state == TrialState.PRUNED
     assert store.candidate(study, trial).status == "stopped"
 
 
-def test_finishing_twice_changes_nothing(store: Store, study: str) -> None:
+def test_closing_a_leg_twice_changes_nothing(store: Store, study: str) -> None:
     trial = add_complete(store, study, 0, 0.9, 1000)
     before = store.candidate(study, trial)
-    store.finish(study, trial, complete(0, 0.1, 1.0), values=[0.1, 1.0], versions={})
+    other = Ended(trial=trial, outcome=complete(0, 0.1, 1.0), values=(0.1, 1.0))
+    store.close_leg(study, store.join(study), 0, ended=[other], stood=[], versions={})
     assert store.candidate(study, trial) == before
     assert load(store, study).get_trials()[0].values == [0.9, 1000.0]
 
@@ -129,7 +142,7 @@ def test_complete_candidate_needs_a_value_per_objective(
 ) -> None:
     trial = add(store, study, 0)
     with pytest.raises(ValueError, match="needs a number for each"):
-        store.finish(study, trial, complete(0, 0.9, 1.0), values=values, versions={})
+        finish(store, study, trial, complete(0, 0.9, 1.0), values=values, versions={})
     assert store.candidate(study, trial).status == "running"
 
 
@@ -151,7 +164,7 @@ def test_numpy_numbers_are_stored_as_numbers(store: Store, study: str) -> None:
 def test_candidates_are_filtered_by_status_and_ordered_by_trial(store: Store, study: str) -> None:
     for ordinal in (2, 0, 1):
         add(store, study, ordinal)
-    store.finish(study, 1, complete(0, 0.5, 5.0), values=[0.5, 5.0], versions={})
+    finish(store, study, 1, complete(0, 0.5, 5.0), values=[0.5, 5.0], versions={})
     assert [item.ordinal for item in store.candidates(study)] == [2, 0, 1]
     assert [item.trial for item in store.candidates(study, status=["complete"])] == [1]
     assert [item.trial for item in store.candidates(study, status={"running", "failed"})] == [0, 2]
@@ -165,7 +178,7 @@ def test_missing_trial_says_which_there_are(store: Store, study: str) -> None:
     with pytest.raises(UsageError, match="has no trial 7; it has trials 0 to 0"):
         store.candidate(study, 7)
     with pytest.raises(UsageError, match="has no trial 7"):
-        store.finish(study, 7, complete(0, 0.5, 5.0), values=[0.5, 5.0], versions={})
+        finish(store, study, 7, complete(0, 0.5, 5.0), values=[0.5, 5.0], versions={})
 
 
 def test_progress_of_a_second_training_overwrites_the_first(store: Store, study: str) -> None:
@@ -194,7 +207,7 @@ def test_spent_counts_every_candidate_once(store: Store, study: str) -> None:
     store.add_progress(study, [report(0, 1), report(1, 1), report(2, 1)])
     store.add_progress(study, [report(1, 2)])
     outcome = Outcome(ordinal=2, status="failed", epochs=1, seconds=0.5, reason="nan")
-    store.finish(study, failed, outcome, values=None, versions={})
+    finish(store, study, failed, outcome, values=None, versions={})
     spent = store.spent(study)
     assert (spent.complete, spent.failed, spent.running, spent.stopped) == (1, 1, 1, 0)
     assert spent.epochs == 3 + 2 + 1

@@ -13,14 +13,14 @@ from optuna.trial import TrialState
 from dynamoe_search.errors import StorageError
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from tests.store.builders import DISTRIBUTIONS, SETTINGS, add, candidate, complete, params
+from tests.store.builders import DISTRIBUTIONS, SETTINGS, add, candidate, complete, finish, params
 
 ROOT = Path(__file__).parents[2]
 
 SETUP = """
 import os, signal, sys
 from dynamoe_search.store import Store, trials, writing
-from tests.store.builders import add, complete
+from tests.store.builders import add, complete, finish
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 store = Store.open(sys.argv[1])
@@ -51,7 +51,7 @@ def states(store: Store, name: str) -> list[TrialState]:
 KILLED_BEFORE_TELL = """
 add(store, "tiny", 0), add(store, "tiny", 1)
 store._trials.tell = die
-store.finish("tiny", 1, complete(1, 0.75, 10.0), values=[0.75, 10.0], violations=[-1.0],
+finish(store, "tiny", 1, complete(1, 0.75, 10.0), values=[0.75, 10.0], violations=[-1.0],
              versions={})
 """
 
@@ -72,15 +72,15 @@ KILLED_BETWEEN_CONSTRAINT_AND_TELL = """
 import optuna
 add(store, "tiny", 0)
 optuna.Study.tell = die
-store.finish("tiny", 0, complete(0, 0.75, 10.0), values=[0.75, 10.0], violations=[-1.0],
+finish(store, "tiny", 0, complete(0, 0.75, 10.0), values=[0.75, 10.0], violations=[-1.0],
              versions={})
 """
 
 
-def test_kill_inside_the_tell_is_healed_by_finishing_again(store: Store, study: str) -> None:
+def test_kill_inside_the_tell_is_healed(store: Store, study: str) -> None:
     run_until_killed(KILLED_BETWEEN_CONSTRAINT_AND_TELL, store.url)
     assert states(store, study) == [TrialState.RUNNING]
-    store.finish(study, 0, complete(0, 0.75, 10.0), values=[0.75, 10.0], versions={})
+    assert store.replay_tells(study) == [0]
     assert states(store, study) == [TrialState.COMPLETE]
 
 
@@ -137,7 +137,7 @@ def test_study_that_optuna_lost_is_not_made_again(store: Store, study: str) -> N
     optuna.delete_study(study_name=study, storage=storage)
     for use in (
         lambda: add(store, study, 1),
-        lambda: store.finish(study, 0, complete(0, 0.5, 5.0), values=[0.5, 5.0], versions={}),
+        lambda: finish(store, study, 0, complete(0, 0.5, 5.0), values=[0.5, 5.0], versions={}),
         lambda: store.replay_tells(study),
     ):
         with pytest.raises(StorageError, match="another program deleted"):
@@ -150,7 +150,7 @@ ADD_MANY = """
 numbers = [add(store, "tiny", int(sys.argv[2]) + 2 * step) for step in range(15)]
 for step, number in enumerate(numbers):
     assert store.candidate("tiny", number).ordinal == int(sys.argv[2]) + 2 * step
-    store.finish("tiny", number, complete(int(sys.argv[2]) + 2 * step, 0.5, 1.0),
+    finish(store, "tiny", number, complete(int(sys.argv[2]) + 2 * step, 0.5, 1.0),
                  values=[0.5, 1.0], versions={})
 """
 

@@ -13,7 +13,7 @@ from dynamoe_search.records import FrontMember
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.store.answers import front_row
-from tests.store.builders import SETTINGS, add, add_complete, complete
+from tests.store.builders import SETTINGS, add, add_complete, complete, finish
 
 
 def by_sql(store: Store, name: str) -> list[int]:
@@ -102,7 +102,8 @@ def test_three_objectives_and_one(store: Store, tiny_spec: Callable[..., StudySp
         store.create_study(spec, source="x", settings=SETTINGS)
         for ordinal, values in enumerate([(0.9, 1.0, 5.0), (0.8, 0.5, 5.0), (0.8, 1.0, 6.0)]):
             trial = add(store, name, ordinal)
-            store.finish(
+            finish(
+                store,
                 name,
                 trial,
                 complete(ordinal, 0.9, 1.0),

@@ -1,10 +1,6 @@
 """Studies: made, found, run by one process at a time, deleted; and seen by Optuna's own tools."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,8 @@ from dynamoe_search.errors import UsageError
 from dynamoe_search.records import StudySettings, from_json, to_json
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from dynamoe_search.store.tables import metadata, safe_name
+from dynamoe_search.store.tables import metadata
+from dynamoe_search.store.texts import safe_name
 from tests.store.builders import SETTINGS, add, add_complete, report
 
 
@@ -65,10 +62,14 @@ def test_missing_study_names_close_matches(store: Store, study: str) -> None:
         store.front,
         store.refresh_front,
         store.spent,
-        store.stop_requested,
         store.request_stop,
-        store.clear_stop,
-        store.begin_run,
+        store.join,
+        store.workers,
+        store.legs,
+        store.standings,
+        store.decisions,
+        store.zombies,
+        store.stop_serial,
         store.replay_tells,
         store.delete_study,
     ):
@@ -132,101 +133,38 @@ def test_nothing_is_printed_and_no_warning_leaks(
     assert optuna.logging.get_verbosity() == before
 
 
-def test_stop_and_trials(store: Store, study: str) -> None:
+def test_stop_is_asked_of_those_who_are_there(store: Store, study: str) -> None:
+    store.request_stop(study)
+    assert store.stop_serial(study) == 1
+    assert not store.study(study).is_stop_requested
+    worker = store.join(study)
     assert not store.stop_requested(study)
     store.request_stop(study)
     assert store.stop_requested(study)
     assert store.study(study).is_stop_requested
-    store.clear_stop(study)
+    store.leave(study, worker, "interrupted")
+    assert not store.study(study).is_stop_requested
+    store.join(study)
     assert not store.stop_requested(study)
+    assert store.stop_serial(study) == 2
+
+
+def test_limits_of_a_study(store: Store, study: str) -> None:
+    found = store.study(study)
+    assert (found.max_epochs, found.max_seconds, found.max_pack) == (None, None, None)
     store.set_trials(study, 99)
-    assert store.study(study).trials == 99
-    assert store.study(study).max_epochs is None
     store.set_max_epochs(study, 400)
-    assert store.study(study).max_epochs == 400
+    store.set_time_budget(study, 3600.5)
+    store.set_max_pack(study, 8)
+    found = store.study(study)
+    assert (found.trials, found.max_epochs) == (99, 400)
+    assert (found.max_seconds, found.max_pack) == (3600.5, 8)
 
 
 def test_settings_without_a_hash_of_the_data_are_read() -> None:
     older = json.loads(to_json(SETTINGS))
     del older["data_hash"]
     assert from_json(StudySettings, json.dumps(older)).data_hash == ""
-
-
-HOLD = """
-import sys
-from dynamoe_search.store import Store
-store = Store.open(sys.argv[1])
-store.begin_run(sys.argv[2])
-print("running", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_one_live_process_at_a_time_runs_a_study(store: Store, study: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, store.url, study],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "running\n"
-        found = store.study(study)
-        assert (found.state, found.pid) == ("running", other.pid)
-        with pytest.raises(UsageError, match=f"is being run by process {other.pid}"):
-            store.begin_run(study)
-        with pytest.raises(UsageError, match="stop it before deleting it"):
-            store.delete_study(study)
-        store.end_run(study, "finished")  # not ours to end
-        assert store.study(study).state == "running"
-        other.send_signal(signal.SIGKILL)
-        other.wait()
-        assert store.study(study).state == "interrupted"
-        store.begin_run(study)
-    assert store.study(study).pid == os.getpid()
-
-
-def test_run_that_ends(store: Store, study: str) -> None:
-    store.begin_run(study)
-    store.begin_run(study)  # the same process may say so twice
-    assert store.study(study).state == "running"
-    first = store.study(study).heartbeat_at
-    store.heartbeat(study)
-    later = store.study(study).heartbeat_at
-    assert first is not None
-    assert later is not None
-    assert later >= first
-    store.heartbeat(study)  # at most every few seconds
-    assert store.study(study).heartbeat_at == later
-    store.end_run(study, "interrupted")
-    found = store.study(study)
-    assert (found.state, found.pid) == ("interrupted", None)
-
-
-def test_process_of_another_machine_counts_while_it_is_heard(store: Store, study: str) -> None:
-    store.begin_run(study)
-    with store._database.write() as connection:
-        connection.exec_driver_sql("update dynamoe_studies set host = 'elsewhere', pid = 1")
-    with pytest.raises(UsageError, match="on elsewhere"):
-        store.begin_run(study)
-    with store._database.write() as connection:
-        connection.exec_driver_sql(
-            "update dynamoe_studies set heartbeat_at = '2020-01-01T00:00:00.000+00:00'"
-        )
-    assert store.study(study).state == "interrupted"
-    store.begin_run(study)
-
-
-def test_process_number_that_was_given_again_does_not_count(store: Store, study: str) -> None:
-    store.begin_run(study)
-    with store._database.write() as connection:  # our parent lives, but is not who ran the study
-        connection.exec_driver_sql(
-            f"update dynamoe_studies set pid = {os.getppid()}, process_mark = 'other:1'"
-        )
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("this system does not say when a process started")
-    assert store.study(study).state == "interrupted"
 
 
 def test_deleting_leaves_nothing_of_the_study_and_all_of_the_others(
@@ -287,10 +225,11 @@ def test_deletion_that_was_cut_short_is_finished_by_deleting_again(
     store: Store, study: str
 ) -> None:
     add_complete(store, study, 0, 0.5, 5.0)
+    store.leave(study, store.join(study), "finished")
     store._update(study, state="deleting")
     store._trials.delete(study)
     assert store.study(study).state == "deleting"
-    for use in (store.begin_run, store.replay_tells, lambda name: add(store, name, 1)):
+    for use in (store.join, store.replay_tells, lambda name: add(store, name, 1)):
         with pytest.raises(UsageError, match="being deleted"):
             use(study)
     store.delete_study(study)

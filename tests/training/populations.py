@@ -1,5 +1,6 @@
 """Small candidates and data that the training tests share."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -19,7 +20,13 @@ from dynamoe_search.records import (
 )
 from dynamoe_search.specs import DataSection, RouterSection
 from dynamoe_search.specs.vocabulary import ROUTER_KINDS, ROUTER_LOSSES, ROUTER_SETTINGS
-from dynamoe_search.training import Trained, TrainSettings
+from dynamoe_search.training import (
+    CandidateState,
+    StateFolder,
+    Trained,
+    TrainSettings,
+    train_leg,
+)
 from dynamoe_search.training.population import Population
 
 NUM_SLOTS = 6
@@ -109,8 +116,49 @@ def mixed_pack(backbone: str = "mlp") -> list[Candidate]:
     ]
 
 
+def train_population(
+    candidates: Sequence[Candidate], data: ImageData, settings: TrainSettings, **options: Any
+) -> list[Trained]:
+    """Trains candidates of one pack to their end in one leg."""
+    until = max(one.train.epochs for one in candidates)
+    return train_leg(candidates, data, settings, until=until, **options)
+
+
+def in_legs(
+    pack: Sequence[Candidate],
+    settings: TrainSettings,
+    folder: StateFolder,
+    companies: Sequence[Sequence[Sequence[int]]],
+) -> dict[int, CandidateState]:
+    """Trains legs of one epoch each and returns where everybody stands, as it was written to the disk.
+
+    Args:
+        pack: All candidates.
+        settings: How they are trained.
+        folder: Where they stand between legs.
+        companies: For each epoch the packs, as positions in `pack`.
+    """
+    states: dict[int, CandidateState] = {}
+    for epoch, groups in enumerate(companies):
+        after: dict[int, CandidateState] = {}
+        for group in groups:
+            own = [pack[position] for position in group]
+            start = {one.ordinal: states[one.ordinal] for one in own} if epoch else {}
+            for trained in train_leg(own, digits(), settings, until=epoch + 1, start=start):
+                assert trained.outcome is None
+                assert trained.standing is not None
+                checksum = folder.save(trained.standing)
+                design = trained.standing.candidate
+                after[trained.ordinal] = folder.load(
+                    design, epoch + 1, checksum, digits(), settings
+                )
+        states = after
+    return states
+
+
 def without_company(trained: Trained) -> Any:
     """An outcome without what company may change: time and the size of the pack."""
+    assert trained.outcome is not None
     return replace(trained.outcome, seconds=0.0, pack_size=0)
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from dynamoe_search.records import Candidate, LossWeights, Outcome
-from dynamoe_search.training import train_population
-from tests.training.populations import SETTINGS, candidate, differing, digits
+from tests.training.populations import SETTINGS, candidate, differing, digits, train_population
 
 
 def outcomes(kind: str, weights: list[LossWeights], **settings: Any) -> list[Outcome]:

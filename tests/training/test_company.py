@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 import torch
 
-from dynamoe_search.records import Candidate, Progress
+from dynamoe_search.records import Candidate
 from dynamoe_search.specs.vocabulary import ROUTER_KINDS
-from dynamoe_search.training import Trained, train_population
+from dynamoe_search.training import Trained, train_leg
 from dynamoe_search.training.population import Population
 from tests.training.populations import (
     NUM_SLOTS,
@@ -19,6 +19,7 @@ from tests.training.populations import (
     digits,
     gradients,
     mixed_pack,
+    train_population,
 )
 
 
@@ -39,7 +40,7 @@ def whole_pack(backbone: str, num_threads: int = 1) -> dict[int, Trained]:
 
 
 def by_ordinal(trained: list[Trained]) -> dict[int, Trained]:
-    return {one.outcome.ordinal: one for one in trained}
+    return {one.ordinal: one for one in trained}
 
 
 @pytest.mark.parametrize(
@@ -63,28 +64,27 @@ def test_experts_were_added_and_removed_in_that_training() -> None:
         assert len(set(counts)) > 1
 
 
-def test_a_neighbour_removed_on_the_way_changes_nobody() -> None:
+@pytest.mark.parametrize("stay", [(2, 7, 12), (4,)])
+def test_neighbours_that_stop_on_the_way_change_nobody(stay: tuple[int, ...]) -> None:
     pack = mixed_pack()
     whole = whole_pack("mlp")
+    first = by_ordinal(train_leg(pack, digits(), SETTINGS, until=1))
+    states = {i: first[i].standing for i in stay}
+    rest = train_leg([pack[i] for i in stay], digits(), SETTINGS, until=2, start=states)
+    for one in rest:
+        assert differing(one, whole[one.ordinal]) == []
 
-    def drop_most(reports: list[Progress]) -> set[int]:
-        return {report.ordinal for report in reports} - {2, 7, 12}
 
-    ended = by_ordinal(train_population(pack, digits(), SETTINGS, drop_most))
+def test_neighbours_that_end_on_the_way_change_nobody() -> None:
+    pack = mixed_pack()
+    whole = whole_pack("mlp")
+    short = [replace(one, train=replace(one.train, epochs=1)) for one in pack]
+    company = [pack[i] if i in (2, 7, 12) else short[i] for i in range(len(pack))]
+    ended = by_ordinal(train_population(company, digits(), SETTINGS))
     for ordinal in (2, 7, 12):
         assert differing(ended[ordinal], whole[ordinal]) == []
-    assert ended[0].outcome.status == "stopped"
-    assert ended[0].outcome.epochs == 1
-
-
-def test_a_survivor_that_is_left_alone_stays_the_same() -> None:
-    pack = mixed_pack()
-    whole = whole_pack("mlp")
-
-    def leave_one(reports: list[Progress]) -> set[int]:
-        return {report.ordinal for report in reports} - {4}
-
-    ended = by_ordinal(train_population(pack, digits(), SETTINGS, leave_one))
+    company = [pack[i] if i == 4 else short[i] for i in range(len(pack))]
+    ended = by_ordinal(train_population(company, digits(), SETTINGS))
     assert differing(ended[4], whole[4]) == []
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dynamoe_search.records import Candidate
-from dynamoe_search.training import TrainSettings, train_population
+from dynamoe_search.training import TrainSettings
 from dynamoe_search.training.population import Population
-from tests.training.populations import NUM_SLOTS, digits, mixed_pack
+from tests.training.populations import NUM_SLOTS, digits, mixed_pack, train_population
 
 pytestmark = pytest.mark.gpu
 SETTINGS = TrainSettings(num_slots=NUM_SLOTS, device="cuda")

@@ -13,10 +13,9 @@ from dynamoe_search.data import Split
 from dynamoe_search.moe.formulas import formula_counts, formula_flops
 from dynamoe_search.moe.routing import Routing
 from dynamoe_search.records import LayerRouting
-from dynamoe_search.training import train_population
 from dynamoe_search.training.evaluation import EVALUATION_BATCH, evaluate
 from dynamoe_search.training.population import Population
-from tests.training.populations import SETTINGS, digits, mixed_pack
+from tests.training.populations import SETTINGS, digits, mixed_pack, train_population
 
 
 @pytest.fixture(scope="module", params=["mlp", "vit"])

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from dynamoe_search.errors import UsageError
 from dynamoe_search.moe.layer import MoELayer
 from dynamoe_search.records import Candidate
 from dynamoe_search.specs import DataSection
-from dynamoe_search.training import Trained, train_population
+from dynamoe_search.training import Trained
 from dynamoe_search.training.export import (
     CARD,
     CONFIG,
@@ -26,9 +25,8 @@ from dynamoe_search.training.export import (
     load_state,
     load_validation,
     save_model,
-    save_state,
 )
-from tests.training.populations import SETTINGS, candidate, digits, mixed_pack
+from tests.training.populations import SETTINGS, candidate, digits, mixed_pack, train_population
 
 
 def config_of(design: Candidate, trained: Trained) -> ExportedConfig:
@@ -161,21 +159,6 @@ def test_a_folder_that_is_missing_or_cannot_be_made(
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match="cannot be written to"):
             save_model(place, config, state)
-
-
-def test_weights_appear_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "weights.safetensors"
-    state = {"a": torch.arange(6.0).view(2, 3).t(), "b": torch.tensor([True]), "c": torch.tensor(2)}
-    save_state(path, state)
-    loaded = load_state(path)
-    assert loaded.keys() == state.keys()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
-    shared = torch.ones(3)
-    broken: dict[str, Tensor] = {"a": shared, "b": shared}  # safetensors refuses shared memory
-    with pytest.raises(RuntimeError):
-        save_state(path, broken)
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-    assert load_state(path).keys() == state.keys()
 
 
 def test_the_card_says_what_it_is_and_acts_on_nothing(tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from dynamoe_search.moe.backbones import build_model
-from dynamoe_search.training import train_population
 from dynamoe_search.training.measurement import measure_module
-from tests.training.populations import SETTINGS, candidate, digits
+from tests.training.populations import SETTINGS, candidate, digits, train_population
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "vit"])

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 
 from dynamoe_search.errors import UsageError
 from dynamoe_search.records import Candidate, Progress
-from dynamoe_search.training import CheckpointFolder, Interrupted, Trained, train_population
+from dynamoe_search.training import CheckpointFolder, Interrupted, StateFolder, Trained, train_leg
 from dynamoe_search.training.population import Population
 from tests.training.populations import (
     ADAPTIVE,
@@ -20,6 +20,8 @@ from tests.training.populations import (
     differing,
     digits,
     gradients,
+    in_legs,
+    train_population,
 )
 
 TRUSTED = replace(SETTINGS, trust_code=True)
@@ -147,6 +149,26 @@ class Large(Plain):
         return h
 
 
+class OutOfMemory(Plain):
+    """Asks for more memory than there is if more than three candidates are trained together."""
+
+    def between(self, h):
+        if has_candidate_axis(h) and torch._C._functorch.get_unwrapped(h).shape[0] > 3:
+            bytearray(2**62)
+        return h
+
+
+class DashedName(Plain):
+    """Has a part with a dash in its name."""
+
+    def __init__(self, input_shape, num_classes, config, layers):
+        super().__init__(input_shape, num_classes, config, layers)
+        self.parts = nn.ModuleDict({"to-drop": Dropout(0.2)})
+
+    def between(self, h):
+        return self.parts["to-drop"](h)
+
+
 class AlwaysTooLarge(Plain):
     def __init__(self, input_shape, num_classes, config, layers):
         super().__init__(input_shape, num_classes, config, layers)
@@ -219,8 +241,18 @@ def pack_of(name: str) -> list[Candidate]:
     ]
 
 
+def stop_after(steps: int, asked: list[int]) -> Callable[[], bool]:
+    """Stops after so many steps, each of which it notes."""
+
+    def should_stop() -> bool:
+        asked.append(1)
+        return len(asked) >= steps
+
+    return should_stop
+
+
 def train(pack: list[Candidate]) -> dict[int, Trained]:
-    return {one.outcome.ordinal: one for one in train_population(pack, digits(), TRUSTED)}
+    return {one.ordinal: one for one in train_population(pack, digits(), TRUSTED)}
 
 
 @pytest.mark.parametrize(
@@ -335,53 +367,100 @@ def test_a_pack_that_needs_too_much_memory_is_halved(caplog: pytest.LogCaptureFi
         assert differing(one, ended[ordinal]) == []
 
 
-@pytest.mark.parametrize("name", ["Plain", "OwnRouterThatBranches", "TorchDropout"])
+OWN = ["Plain", "OwnRouterThatBranches", "TorchDropout", "DashedName"]
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_own_networks_go_on_from_a_checkpoint(tmp_path: Path, name: str) -> None:
     pack = pack_of(name)
     whole = train(pack)
-
-    def crash(reports: list[Progress]) -> set[int]:
-        if reports[0].epoch == 2:
-            raise KeyboardInterrupt
-        return set()
-
-    folder = tmp_path / "checkpoints"
-    epochs: list[int] = []
-    with pytest.raises(KeyboardInterrupt):
-        train_population(
-            pack, digits(), TRUSTED, crash, checkpoints=CheckpointFolder(folder, every_seconds=0)
-        )
-
-    def count(reports: list[Progress]) -> set[int]:
-        epochs.append(reports[0].epoch)
-        return set()
-
-    again = train_population(
-        pack, digits(), TRUSTED, count, checkpoints=CheckpointFolder(folder, every_seconds=0)
-    )
-    assert epochs == [2]
+    options = {"checkpoints": CheckpointFolder(tmp_path, every_seconds=0)}
+    asked: list[int] = []
+    with pytest.raises(Interrupted):
+        train_population(pack, digits(), TRUSTED, should_stop=stop_after(7, asked), **options)
+    restored: list[Progress] = []
+    again = train_population(pack, digits(), TRUSTED, on_restore=restored.extend, **options)
+    assert {report.epoch for report in restored} == {1}
     for one in again:
-        assert differing(one, whole[one.outcome.ordinal]) == []
+        assert differing(one, whole[one.ordinal]) == []
 
 
-def test_a_pack_that_is_halved_leaves_no_checkpoints(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", OWN)
+def test_own_networks_are_trained_in_legs(tmp_path: Path, name: str) -> None:
+    pack = pack_of(name)
+    whole = train(pack)
+    states = in_legs(pack, TRUSTED, StateFolder(tmp_path), [[[0, 3, 1], [4, 2]]])
+    for company in ([4], [2, 0, 3], [1]):
+        own = [pack[i] for i in company]
+        for one in train_leg(own, digits(), TRUSTED, until=2, start=states):
+            assert differing(one, whole[one.ordinal]) == []
+
+
+def test_a_pack_that_is_halved_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     pack = [*pack_of("Explodes")[:2], own("Explodes", 100)]
     rates = {"learning_rate": 15.0, "clip_norm": 0.0, "epochs": 3, "warmup_fraction": 1.0}
     pack[2] = replace(pack[2], train=replace(pack[2].train, **rates))  # type: ignore[arg-type]
     folder = CheckpointFolder(tmp_path / "checkpoints", every_seconds=0)
-    has_written = []
-
-    def look() -> bool:
-        has_written.append(folder.path.exists())
-        return False
-
-    ended = train_population(pack, digits(), TRUSTED, None, look, checkpoints=folder)
+    steps: list[int] = []
+    ended = train_population(
+        pack, digits(), TRUSTED, should_stop=stop_after(1000, steps), checkpoints=folder
+    )
     whole = train(pack)
-    assert True in has_written
     assert ended[2].outcome.reason == whole[100].outcome.reason == "exception"
-    assert not folder.path.exists()
     for one in ended[:2]:
-        assert differing(one, whole[one.outcome.ordinal]) == []
+        assert differing(one, whole[one.ordinal]) == []
+    assert len(steps) < 2 * 5 + 3 * 5 / 2  # nobody's steps were made twice, but the last
+    assert sorted(path.name for path in folder.path.glob("*"))[-1] == "split.json"
+
+
+def test_parts_are_found_again(tmp_path: Path) -> None:
+    """Modules of two sorts make two parts; training stops in the second, and the first is not trained again."""
+    pack = [own("Rate", i, dropout=(0.1, 0.3)[i % 2]) for i in range(4)]
+    whole = train(pack)
+    folder = CheckpointFolder(tmp_path / "checkpoints", every_seconds=3600)
+    with pytest.raises(Interrupted):
+        train_population(
+            pack, digits(), TRUSTED, should_stop=stop_after(13, []), checkpoints=folder
+        )
+    folder = CheckpointFolder(tmp_path / "checkpoints", every_seconds=3600)
+    steps: list[int] = []
+    again = train_population(
+        pack, digits(), TRUSTED, should_stop=stop_after(1000, steps), checkpoints=folder
+    )
+    assert len(steps) == 2 * 2 * 5 - 13
+    for one in again:
+        assert differing(one, whole[one.ordinal]) == []
+
+
+def test_memory_that_ran_out_is_told_and_the_next_pack_begins_smaller(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="dynamoe_search")
+    pack = [*pack_of("OutOfMemory"), own("OutOfMemory", 5), own("OutOfMemory", 6)]
+    sizes: list[int] = []
+    halved = train_population(pack, digits(), TRUSTED, on_memory=sizes.append)
+    assert sizes == [3]  # 7 = 3 + 4, and 4 = 2 + 2
+    assert [one.outcome.pack_size for one in halved] == [3, 3, 3, 2, 2, 2, 2]
+    assert {one.outcome.pack_mode for one in halved} == {"vmap"}
+    assert len(caplog.records) == 2
+    caplog.clear()
+    chunked = train_population(pack, digits(), TRUSTED, on_memory=sizes.append, max_pack=sizes[0])
+    assert [one.outcome.pack_size for one in chunked] == [2, 2, 2, 2, 3, 3, 3]
+    assert caplog.records == []
+    assert sizes == [3]
+    for one, other in zip(halved, chunked, strict=True):
+        assert differing(one, other) == []
+
+
+def test_memory_that_ran_out_is_remembered_with_the_checkpoints(tmp_path: Path) -> None:
+    pack = pack_of("OutOfMemory")
+    folder = CheckpointFolder(tmp_path / "checkpoints", every_seconds=3600)
+    with pytest.raises(Interrupted):
+        train_population(pack, digits(), TRUSTED, should_stop=stop_after(2, []), checkpoints=folder)
+    sizes: list[int] = []
+    ended = train_population(pack, digits(), TRUSTED, checkpoints=folder, on_memory=sizes.append)
+    assert sizes == [2, 3]
+    assert [one.outcome.pack_size for one in ended] == [2, 2, 3, 3, 3]
 
 
 def test_a_candidate_that_is_too_large_alone_fails_alone() -> None:
@@ -390,34 +469,35 @@ def test_a_candidate_that_is_too_large_alone_fails_alone() -> None:
     assert reasons == {0: None, 1: None, 2: "out-of-memory", 3: None, 4: "out-of-memory"}
 
 
-def test_an_error_of_the_caller_is_nobodys_failure() -> None:
+def test_an_error_of_the_caller_is_nobodys_failure(tmp_path: Path) -> None:
     def break_down(reports: list[Progress]) -> set[int]:
         raise KeyError(f"the caller's own, with {len(reports)} reports")
 
     with pytest.raises(KeyError, match="the caller's own"):
-        train_population(pack_of("Plain"), digits(), TRUSTED, break_down)
+        train_population(pack_of("Plain"), digits(), TRUSTED, on_progress=break_down)
     with pytest.raises(KeyError):
-        train_population([candidate(0)], digits(), SETTINGS, None, lambda: {}["missing"])
+        train_population([candidate(0)], digits(), SETTINGS, should_stop=lambda: {}["missing"])
+    with pytest.raises(KeyError):
+        train_population(pack_of("OutOfMemory"), digits(), TRUSTED, on_memory=lambda n: {}[n])
+    folder = CheckpointFolder(tmp_path / "checkpoints", every_seconds=0)
+    train_population([candidate(0)], digits(), SETTINGS, checkpoints=folder)
+    with pytest.raises(KeyError):
+        train_population(
+            [candidate(0)],
+            digits(),
+            SETTINGS,
+            checkpoints=folder,
+            on_restore=lambda _: {}["missing"],
+        )
 
 
 def test_training_stops_after_a_step_when_asked_to() -> None:
     asked: list[int] = []
-
-    def should_stop() -> bool:
-        asked.append(1)
-        return len(asked) == 3
-
     with pytest.raises(Interrupted):
-        train_population([candidate(0), candidate(1)], digits(), SETTINGS, None, should_stop)
+        train_population(
+            [candidate(0), candidate(1)], digits(), SETTINGS, should_stop=stop_after(3, asked)
+        )
     assert len(asked) == 3
-
-
-def test_two_studies_in_one_call_see_their_own_batches() -> None:
-    other = replace(candidate(1), study_seed=7)
-    together = train_population([candidate(0), other], digits(), SETTINGS)
-    for one, design in zip(together, (candidate(0), other), strict=True):
-        (alone,) = train_population([design], digits(), SETTINGS)
-        assert differing(one, alone) == []
 
 
 def test_building_and_training_leave_the_global_random_state_alone() -> None:

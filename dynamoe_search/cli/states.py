@@ -1,0 +1,149 @@
+"""Where a study stands, and how a run of it ended."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dynamoe_search.cli.screens import console, facts, table
+from dynamoe_search.cli.words import printable, seconds
+from dynamoe_search.records import CandidateRecord, RungDecision, Spent, StudyRecord, Worker
+
+if TYPE_CHECKING:  # loads torch
+    from dynamoe_search.search import StudySummary
+
+
+def worker_words(workers: Sequence[Worker]) -> str:
+    """Returns who works on a study now: `process 17 on a, process 18 on b`."""
+    return ", ".join(f"process {one.pid} on {one.host}" for one in workers if one.is_alive)
+
+
+def show_status(
+    record: StudyRecord,
+    workers: Sequence[Worker],
+    spent: Spent,
+    rows: "StatusRows",
+    url: str,
+    files: str,
+) -> None:
+    """Prints where a study stands."""
+    state: str = record.state
+    if state == "running":
+        state += f" ({worker_words(workers)})"
+    if record.is_stop_requested:
+        state += ", asked to stop"
+    out = console()
+    out.print(
+        facts(
+            {
+                "study": record.name,
+                "from": record.source,
+                "state": state,
+                "candidates": f"{spent.complete} complete, {spent.failed} failed, "
+                f"{_pruned(spent.stopped)}{_paused(spent.paused)}"
+                f"{spent.running} without an outcome, of {record.trials}",
+                "on the front": record.num_front,
+                "objectives": ", ".join(
+                    f"{name} ({'up' if up else 'down'})"
+                    for name, up in zip(record.objectives, record.maximise, strict=True)
+                ),
+                "epochs": _of(f"{spent.epochs:,}", record.max_epochs),
+                "training time": seconds(spent.seconds),
+                "time budget": record.max_seconds
+                and f"{seconds(record.seconds_spent)} of {seconds(record.max_seconds)}",
+                "device": record.settings.device,
+                "versions": record.settings.versions or None,
+                "created": record.created_at,
+                "updated": record.updated_at,
+                "database": url,
+                "files": files,
+            }
+        )
+    )
+    for headings, cells in rows.tables():
+        out.print()
+        out.print(table(headings, cells))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusRows:
+    """Who did not end well, or waits, and why."""
+
+    failures: Sequence[CandidateRecord]
+    pruned: Sequence[CandidateRecord]
+    paused: Sequence[RungDecision]  # the latest of each paused candidate
+
+    def tables(self) -> Iterator[tuple[list[str], list[Sequence[Any]]]]:
+        """Yields headings and rows of the tables that are not empty."""
+        if self.failures:
+            yield (
+                ["failed trial", "reason", "message"],
+                [
+                    (one.trial, one.reason, (one.message or "").strip().splitlines()[-1:])
+                    for one in self.failures
+                ],
+            )
+        if self.paused:
+            yield _DECISION[:1] + _DECISION[2:], [(one.trial, *_why(one)) for one in self.paused]
+        if self.pruned:
+            yield ["pruned trial", "message"], [(one.trial, one.message) for one in self.pruned]
+
+
+def show_decisions(decisions: Sequence[RungDecision]) -> None:
+    """Prints what was decided of one candidate, rung by rung."""
+    if decisions:
+        out = console()
+        out.print()
+        out.print(table(_DECISION[1:], [(one.action, *_why(one)) for one in decisions]))
+
+
+_DECISION = ["paused trial", "decision", "epoch", "rivals", "ahead", "strongest", "reason"]
+
+
+def _why(one: RungDecision) -> tuple[Any, ...]:
+    return one.rung, one.rivals, one.beaten, one.strongest, one.reason
+
+
+def latest(decisions: Iterable[RungDecision], trials: Collection[int]) -> list[RungDecision]:
+    """Returns the decision at the highest rung of each of these trials."""
+    found: dict[int, RungDecision] = {}
+    for one in sorted(decisions, key=lambda one: one.rung):
+        if one.trial in trials:
+            found[one.trial] = one
+    return [found[trial] for trial in sorted(found)]
+
+
+def _of(spent: str, budget: int | None) -> str:
+    return spent if budget is None else f"{spent} of {budget:,}"
+
+
+def _pruned(number: int) -> str:
+    return f"{number} pruned, " if number else ""
+
+
+def _paused(number: int) -> str:
+    return f"{number} paused, " if number else ""
+
+
+_REASONS = {
+    "trials": "all trials are done",
+    "epochs": "the budget of epochs is used up",
+    "exhausted": "every design of the space has been tried",
+    "timeout": "the time is up",
+    "stop": "stopped by the command stop",
+    "interrupt": "interrupted",
+}
+
+
+def show_summary(summary: "StudySummary") -> None:
+    """Prints how a run ended, in two lines."""
+    out = console()
+    out.print(
+        f"\n{printable(summary.name)}: {_REASONS[summary.reason]}; {summary.complete} of {summary.trials} "
+        f"candidates complete, {summary.failed} failed, {_pruned(summary.pruned)}{_paused(summary.paused)}"
+        f"{summary.epochs:,} epochs in all, "
+        f"{seconds(summary.seconds)} in this run",
+        markup=False,
+    )
+    out.print(
+        f"front: {len(summary.front)} members, hypervolume {summary.hypervolume:.4f}", markup=False
+    )

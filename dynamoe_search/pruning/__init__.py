@@ -1,0 +1,19 @@
+"""Pruning with two objectives: who goes on past a rung, what the others would become, any Optuna study's pruner."""
+
+from dynamoe_search.pruning.forecast import Estimate, estimates
+from dynamoe_search.pruning.rules import Action, Decision, Reason, judge
+from dynamoe_search.pruning.rungs import RungRecord, at_rungs, usual_rungs
+from dynamoe_search.pruning.studies import ParetoPruner
+
+__all__ = [
+    "Action",
+    "Decision",
+    "Estimate",
+    "ParetoPruner",
+    "Reason",
+    "RungRecord",
+    "at_rungs",
+    "estimates",
+    "judge",
+    "usual_rungs",
+]

@@ -1,0 +1,222 @@
+"""Who goes on past a rung and who does not: pure functions on records. No torch, no I/O, no clock.
+
+A *rung* is a number of finished epochs after which candidates are compared. Its records are all candidates that
+reached it, whether they are in training, stand there or further up, or are finished. A decision depends on the set of
+records, never on their order, and is made again whenever rivals have arrived: a candidate that was paused may go on
+later, and the other way round. Whoever has a number that is not finite does not go on and beats nobody.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from dynamoe_search.pareto import Bools, Floats, Indices, is_non_dominated
+from dynamoe_search.pruning.moasha import moasha_places
+from dynamoe_search.pruning.rungs import Rung, RungRecord
+from dynamoe_search.specs import PrunerSection
+
+Action: TypeAlias = Literal["go", "pause", "stop"]
+"""What becomes of a candidate at a rung; `stop` is for good."""
+Reason: TypeAlias = Literal["not-finite", "beaten", "useless", "worst", "rank", "median"]
+"""Why it does not go on: the rule that says so."""
+
+GUARD_FROM = 8
+"""Records from which on a rung has a worst share."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What becomes of a candidate at a rung, and why.
+
+    Attributes:
+        ordinal: The candidate.
+        rung: Epochs that it has finished.
+        action: Whether it goes on.
+        beaten: How many rivals are ahead of it. `pareto`: clearly better in error and in loss, with no more
+            activated parameters; `moasha`: earlier in rank; `median`: better in error and in loss.
+        rivals: How many others reached the rung.
+        share: `beaten` as a share of the rung's records, 0 to 1.
+        behind: How far it is behind; the lower, the better its chance. `pareto`: the smallest margin with which it
+            would go on; the other rules: `share`. Infinite if a number is not finite.
+        strongest: Ordinal of the rival ahead of it that has the lowest error, None if nobody is ahead.
+        reason: Why it does not go on, None if it does.
+    """
+
+    ordinal: int
+    rung: int
+    action: Action
+    beaten: int
+    rivals: int
+    share: float
+    behind: float
+    strongest: int | None
+    reason: Reason | None
+
+    @property
+    def keep(self) -> bool:
+        """Whether the candidate goes on."""
+        return self.action == "go"
+
+
+def judge(
+    settings: PrunerSection,
+    rungs: Mapping[int, Collection[RungRecord]],
+    standing: Mapping[int, int],
+    *,
+    constant: tuple[float, float] | None = None,
+) -> list[Decision]:
+    """Returns for candidates that stand at rungs whether they go on, by ordinal.
+
+    Args:
+        settings: The study's `[search.pruner]`; `none` holds back only what is not finite, `auto` is `pareto`.
+        rungs: By rung, everybody who reached it, each once, in any order.
+        standing: By ordinal, the rung at which to decide; each must be among that rung's records.
+        constant: Error and loss of a predictor that ignores its input. With a guard, whoever is no better than it
+            in both does not go on.
+    """
+    if settings.kind == "auto":
+        settings = settings.model_copy(update={"kind": "pareto"})
+    asked: defaultdict[int, list[int]] = defaultdict(list)
+    for ordinal, rung in standing.items():
+        asked[rung].append(ordinal)
+    decisions = [
+        decision
+        for rung, ordinals in asked.items()
+        for decision in _judge_rung(settings, rung, Rung.of(rungs[rung]), ordinals, constant)
+    ]
+    return sorted(decisions, key=lambda decision: decision.ordinal)
+
+
+def _judge_rung(
+    settings: PrunerSection,
+    epoch: int,
+    rung: Rung,
+    asked: list[int],
+    constant: tuple[float, float] | None,
+) -> Iterator[Decision]:
+    rows = np.searchsorted(rung.ordinals, np.sort(np.array(asked, dtype=np.int64)))
+    ruling = _RULES[settings.kind](epoch, rung, rows, settings)
+    held: dict[Reason, Bools] = {"not-finite": ~rung.is_finite[rows]}
+    if len(rung) >= settings.min_records:
+        if settings.kind == "pareto" and settings.guard and constant is not None:
+            held["useless"] = _is_useless(rung, rows, constant)
+        held |= ruling.held
+    beaten = ruling.ahead.sum(axis=1)
+    share = beaten / len(rung)
+    behind = np.where(held["not-finite"], np.inf, share if ruling.behind is None else ruling.behind)
+    strongest = rung.ordinals[_strongest(rung, ruling.ahead)]
+    for place, row in enumerate(rows):
+        reason = next((name for name, mask in held.items() if mask[place]), None)
+        yield Decision(
+            ordinal=int(rung.ordinals[row]),
+            rung=epoch,
+            action="go" if reason is None else "pause" if settings.pause else "stop",
+            beaten=int(beaten[place]),
+            rivals=len(rung) - 1,
+            share=float(share[place]),
+            behind=float(behind[place]),
+            strongest=int(strongest[place]) if beaten[place] else None,
+            reason=reason,
+        )
+
+
+def _strongest(rung: Rung, ahead: Bools) -> Indices:
+    """Returns for each row of `ahead` the position of the record with the lowest error, (asked,)."""
+    order = np.lexsort((rung.ordinals, rung.activated, rung.loss, rung.error))
+    return np.asarray(order[ahead[:, order].argmax(axis=1)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruling:
+    ahead: Bools  # (asked, records) who is ahead of whom
+    held: dict[Reason, Bools]  # by reason, whom to hold back, (asked,)
+    behind: Floats | None = None  # (asked,)
+
+
+def _none(_epoch: int, rung: Rung, rows: Indices, _settings: PrunerSection) -> _Ruling:
+    return _Ruling(np.zeros((len(rows), len(rung)), dtype=np.bool_), {})
+
+
+def _pareto(_epoch: int, rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
+    """Counts who clearly beats a candidate: better in error and in loss by a margin, with no more activated parameters.
+
+    The smallest model cannot be beaten: the guard holds it back, like any other, if it is among the worst.
+    """
+    lead = _lead(rung, rows)  # (asked, records)
+    ahead = lead > settings.margin
+    allowed = int(settings.share * len(rung))
+    behind = np.partition(lead, -1 - allowed, axis=1)[:, -1 - allowed] if allowed else lead.max(1)
+    is_beaten = behind > settings.margin
+    is_worst = np.zeros_like(is_beaten)
+    if len(rung) >= GUARD_FROM:
+        is_worst = _is_in_worst_share(rung.error, rows, settings.guard) & _is_in_worst_share(
+            rung.loss, rows, settings.guard
+        )
+    return _Ruling(ahead, {"beaten": is_beaten, "worst": is_worst}, np.maximum(behind, 0.0))
+
+
+def _lead(rung: Rung, rows: Indices) -> Floats:
+    """Returns by how much records lead in error and in loss, whichever is less, (asked, records).
+
+    It is the logarithm of a ratio in units of the rung's spread, the standard deviation of the mean logarithm of error
+    and loss, so it means the same early and late, and on any data. -1 for those with more activated parameters or
+    without a lead.
+    """
+    error, loss = _logarithm(rung.error), _logarithm(rung.loss)
+    is_finite = rung.is_finite
+    spread = float((error[is_finite] + loss[is_finite]).std() / 2) if is_finite.any() else 0.0
+    lead = np.minimum(error[rows, None] - error, loss[rows, None] - loss) / max(spread, 1e-9)
+    is_lead = (lead > 0) & (rung.activated <= rung.activated[rows, None])
+    return np.asarray(np.where(is_lead, lead, -1.0))
+
+
+def _logarithm(values: Floats) -> Floats:
+    """Returns logarithms; 0 counts as half the smallest number that is not, and infinity as very much."""
+    positive = values[(values > 0) & np.isfinite(values)]
+    least = max(positive.min() / 2, 1e-300) if len(positive) else 1.0
+    return np.asarray(np.log(np.clip(values, least, 1e300)))
+
+
+def _is_useless(rung: Rung, rows: Indices, constant: tuple[float, float]) -> Bools:
+    """Tells who is no better than a constant predictor, (asked,); nobody while that is true of half of the rung."""
+    is_useless = (rung.error >= constant[0]) & (rung.loss >= constant[1])
+    return np.asarray(is_useless[rows] & (2 * is_useless.sum() < len(rung)))
+
+
+def _is_in_worst_share(values: Floats, rows: Indices, share: float) -> Bools:
+    """Tells for each asked record whether less than this share of its rivals is as bad or worse, (asked,).
+
+    Without ties it is the same as being above the quantile `1 - share`.
+    """
+    num_as_bad = (values >= values[rows, None]).sum(axis=1) - 1
+    return np.asarray(num_as_bad / max(1, len(values) - 1) < share)
+
+
+def _median(_epoch: int, rung: Rung, rows: Indices, _settings: PrunerSection) -> _Ruling:
+    """Holds back who is worse than the rung's median in error and loss, unless it is on the rung's front."""
+    is_worse = (rung.error[rows] > np.median(rung.error)) & (rung.loss[rows] > np.median(rung.loss))
+    is_on_front = is_non_dominated(_points(rung), (False, False))[rows]
+    return _Ruling(_better(rung, rows), {"median": is_worse & ~is_on_front})
+
+
+def _moasha(_epoch: int, rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
+    """Lets go on who has at most a share 1/eta of the rung before it in rank."""
+    places = moasha_places(_points(rung), rung.is_finite, rows)
+    ahead = places < places[rows, None]
+    return _Ruling(ahead, {"rank": ahead.sum(axis=1) / len(places) > 1 / settings.eta})
+
+
+def _better(rung: Rung, rows: Indices) -> Bools:
+    """Tells who is better in error and in loss than each asked record, (asked, records)."""
+    return np.asarray((rung.error < rung.error[rows, None]) & (rung.loss < rung.loss[rows, None]))
+
+
+def _points(rung: Rung) -> Floats:
+    """Returns error and activated parameters, (records, 2)."""
+    return np.stack((rung.error, rung.activated), axis=1)
+
+
+_RULES = {"none": _none, "pareto": _pareto, "moasha": _moasha, "median": _median}

@@ -1,0 +1,92 @@
+"""What candidates show at a rung, and the same as columns. No torch, no I/O, no clock."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynamoe_search.pareto import Bools, Floats, Indices
+from dynamoe_search.records import Progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RungRecord:
+    """What a candidate reported at a rung; less is better in all three numbers."""
+
+    ordinal: int
+    error: float  # lowest validation error up to the rung
+    loss: float  # validation loss at the rung
+    activated_params: float  # at the rung
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """The records as columns (records,), by ordinal; whoever is not finite has infinity in all three."""
+
+    ordinals: Indices
+    error: Floats
+    loss: Floats
+    activated: Floats
+    is_finite: Bools
+
+    @classmethod
+    def of(cls, records: Collection[RungRecord]) -> "Rung":
+        """Returns the records as columns, whatever their order."""
+        count = len(records)
+        ordinals = np.fromiter((one.ordinal for one in records), np.int64, count)
+        numbers = np.stack(
+            [
+                np.fromiter((one.error for one in records), np.float64, count),
+                np.fromiter((one.loss for one in records), np.float64, count),
+                np.fromiter((one.activated_params for one in records), np.float64, count),
+            ]
+        )
+        order = np.argsort(ordinals, kind="stable")
+        numbers = numbers[:, order]
+        is_finite = np.asarray(np.isfinite(numbers).all(axis=0))
+        numbers[:, ~is_finite] = np.inf
+        error, loss, activated = numbers
+        return cls(
+            ordinals=ordinals[order],
+            error=error,
+            loss=loss,
+            activated=activated,
+            is_finite=is_finite,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+
+def at_rungs(reports: Iterable[Progress], rungs: Collection[int]) -> dict[int, list[RungRecord]]:
+    """Returns what candidates showed at each rung; a rung that nobody reached has an empty list.
+
+    Args:
+        reports: Those of one candidate in the order of epochs, each epoch once.
+        rungs: Epochs after which candidates are compared.
+    """
+    records: dict[int, list[RungRecord]] = {rung: [] for rung in rungs}
+    lowest: dict[int, float] = {}
+    for report in reports:
+        error = 1.0 - report.accuracy
+        # Once not a number, never again one: whatever such a candidate reports later is worth nothing.
+        lowest[report.ordinal] = float(np.minimum(error, lowest.get(report.ordinal, np.inf)))
+        if report.epoch in records:
+            records[report.epoch].append(
+                RungRecord(
+                    ordinal=report.ordinal,
+                    error=lowest[report.ordinal],
+                    loss=report.validation_loss,
+                    activated_params=report.activated_params,
+                )
+            )
+    return records
+
+
+def usual_rungs(epochs: int) -> tuple[int, ...]:
+    """Returns the rungs of a study that names none: 1, 2, 3, 5, 8, 12, 18, ... below the number of epochs."""
+    rungs, rung = [], 1
+    while rung < epochs:
+        rungs.append(rung)
+        rung = -(-3 * rung // 2)  # half as much again, rounded up
+    return tuple(rungs)

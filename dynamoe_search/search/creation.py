@@ -1,0 +1,65 @@
+"""`create_study`: everything that could change a number is chosen here, once, and stored with the study."""
+
+from dynamoe_search.data import DataInfo, load_data
+from dynamoe_search.records import StudySettings
+from dynamoe_search.search.estimate import largest_design
+from dynamoe_search.search.machine import default_threads, library_versions, resolve_device
+from dynamoe_search.search.objectives import reference_point
+from dynamoe_search.search.space import Space
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.store import Store
+
+
+def create_study(
+    store: Store,
+    spec: StudySpec,
+    *,
+    source: str,
+    device: str = "auto",
+    num_threads: int | None = None,
+    trust_code: bool = False,
+) -> str:
+    """Adds a study to the database and returns its name.
+
+    Everything that could change a number is chosen here, once, and stored with the study.
+
+    Args:
+        store: The open database.
+        spec: The study.
+        source: The file or preset that it came from, for people.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        num_threads: CPU threads of torch; none means as many as torch would use.
+        trust_code: Whether a backbone named as `package.module:Class` may be imported.
+
+    Raises:
+        DataError: The data cannot be read.
+        DeviceError: This machine has no such device.
+        UsageError: The name is taken, or the backbone cannot be imported.
+    """
+    space = Space(spec)
+    resolved = resolve_device(device)
+    data = load_data(spec.data)
+    info = DataInfo(
+        input_shape=data.input_shape,
+        num_classes=data.num_classes,
+        num_train=len(data.train.y),
+        num_validation=len(data.validation.y),
+    )
+    largest = largest_design(space, info, trust_code=trust_code)
+    settings = StudySettings(
+        device=resolved,
+        num_slots=space.num_slots,
+        expert_backend=spec.search.expert_backend,
+        num_threads=num_threads or default_threads(),
+        cohort_size=spec.search.cohort_size,
+        reference_point=reference_point(
+            spec,
+            num_classes=data.num_classes,
+            max_params=largest.parameters,
+            max_flops=largest.flops_per_token,
+        ),
+        versions=library_versions(),
+        data_hash=data.data_hash,
+    )
+    store.create_study(spec, source=source, settings=settings)
+    return spec.study.name

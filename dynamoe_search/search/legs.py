@@ -1,0 +1,343 @@
+"""Training one leg of a study, and storing what came out of it.
+
+The order of writes makes every moment safe to be killed at: checkpoints first, then one transaction that names their
+checksums and says who ended, then Optuna, then the removal of files that are no longer needed.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from dynamoe_search.data import ImageData
+from dynamoe_search.errors import CandidateError, StorageError
+from dynamoe_search.pruning import Decision
+from dynamoe_search.records import (
+    Candidate,
+    CandidateRecord,
+    Ended,
+    Leg,
+    Outcome,
+    Progress,
+    RungDecision,
+    Standing,
+    Stood,
+)
+from dynamoe_search.search import weights
+from dynamoe_search.search.objectives import values, violations
+from dynamoe_search.search.rungs import PRUNED, Rungs, in_words, to_store
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.store import Store
+from dynamoe_search.training import (
+    CandidateState,
+    CheckpointFolder,
+    DamagedError,
+    StateFolder,
+    Trained,
+    TrainSettings,
+    train_leg,
+)
+from dynamoe_search.training.checkpoints import EVERY_SECONDS
+
+logger = logging.getLogger(__name__)
+
+OnReports = Callable[[list[Progress]], None]
+
+
+class StudyFiles:
+    """The files of one study: checkpoints of legs and of candidates, and the weights of the front.
+
+    Args:
+        folder: The study's own, see `Store.files_of`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.models = folder / "models"
+        self.states = StateFolder(folder / "checkpoints" / "candidates")
+        self._legs = folder / "checkpoints" / "legs"
+
+    def of_leg(self, leg: Leg, every_seconds: float = EVERY_SECONDS) -> CheckpointFolder:
+        """Returns the checkpoints of a leg in training."""
+        return CheckpointFolder(self._legs / str(leg.number), every_seconds=every_seconds)
+
+    def keep_legs(self, numbers: Collection[int]) -> None:
+        """Removes the checkpoints of all other legs, as far as that is possible."""
+        for path in self._legs.glob("*"):
+            if path.name not in {str(number) for number in numbers}:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def keep_states(self, standing: Mapping[int, float], limit_bytes: float) -> None:
+        """Removes the checkpoints of candidates that need none, and the most hopeless beyond a limit.
+
+        Args:
+            standing: How hopeless each paused candidate is, by ordinal; the highest go first.
+            limit_bytes: How much all of them may take together. A candidate whose checkpoint is gone is trained
+                again from its start, should it ever go on.
+        """
+        sizes = self.states.sizes()
+        for ordinal in sizes.keys() - standing.keys():
+            self.states.remove(ordinal)
+        total = sum(size for ordinal, size in sizes.items() if ordinal in standing)
+        for ordinal in sorted(sizes.keys() & standing.keys(), key=lambda o: (-standing[o], o)):
+            if total <= limit_bytes:
+                return
+            self.states.remove(ordinal)
+            total -= sizes[ordinal]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LegResults:
+    """What came out of a leg, as it is stored."""
+
+    ended: tuple[Ended, ...]
+    stood: tuple[Stood, ...]
+    decisions: tuple[RungDecision, ...]
+
+
+class LegTrainer:
+    """Trains legs of one study.
+
+    Args:
+        store: The open database.
+        spec: The study.
+        settings: For the trainer.
+        data: On the device.
+        rungs: What candidates reported; it learns of those that reach the end of a leg.
+        files: Of the study.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        spec: StudySpec,
+        settings: TrainSettings,
+        data: ImageData,
+        rungs: Rungs,
+        files: StudyFiles,
+    ) -> None:
+        self._store, self._name, self._spec = store, spec.study.name, spec
+        self._settings, self._data = settings, data
+        self._rungs, self._files = rungs, files
+
+    def train(
+        self,
+        leg: Leg,
+        *,
+        on_reports: OnReports,
+        should_stop: Callable[[], bool],
+        checkpoint_seconds: float,
+    ) -> LegResults:
+        """Trains a leg and writes the checkpoints of those who stand at its end.
+
+        Args:
+            leg: Owned by this process.
+            on_reports: Told after every epoch, and of the epochs that a checkpoint saves from being trained again.
+            should_stop: Asked after every training step.
+            checkpoint_seconds: How old the leg's last checkpoint must be for the next.
+
+        Raises:
+            Interrupted: `should_stop` returned true; a checkpoint is written.
+            StorageError: A checkpoint cannot be written.
+        """
+        records = [self._store.candidate(self._name, trial) for trial in leg.trials]
+        train = partial(
+            train_leg,
+            data=self._data,
+            settings=self._settings,
+            should_stop=should_stop,
+            max_pack=self._store.study(self._name).max_pack,
+            on_memory=self._remember_memory,
+        )
+        states = self._states(leg, records)
+        results: dict[int, Trained] = {}
+        for epoch in sorted({_epoch(states.get(one.ordinal)) for one in records} - {leg.start}):
+            late = [one.candidate for one in records if _epoch(states.get(one.ordinal)) == epoch]
+            for one in train(late, start=_of(states, late), until=leg.start):
+                if one.standing is not None:
+                    states[one.ordinal] = one.standing
+                else:  # it fails while it catches up
+                    results[one.ordinal] = one
+        pack = [one.candidate for one in records if one.ordinal not in results]
+        if pack:
+            trained = train(
+                pack,
+                start=_of(states, pack),
+                until=leg.end,
+                on_progress=on_reports,
+                on_restore=on_reports,
+                checkpoints=self._files.of_leg(leg, checkpoint_seconds),
+            )
+            results |= {one.ordinal: one for one in trained}
+        return self._results(leg, records, results)
+
+    def _remember_memory(self, max_pack: int) -> None:
+        logger.warning(
+            "out of memory; from now on at most %d candidates are trained together", max_pack
+        )
+        self._store.set_max_pack(self._name, max_pack)
+
+    def _states(self, leg: Leg, records: Sequence[CandidateRecord]) -> dict[int, CandidateState]:
+        """Returns where candidates go on: at the start of the leg, or before it if a checkpoint is damaged."""
+        found = {}
+        for record in records if leg.start else ():
+            state = self._load(record, leg.start)
+            if state is not None:
+                found[record.ordinal] = state
+        return found
+
+    def _load(self, record: CandidateRecord, epoch: int) -> CandidateState | None:
+        states, ordinal = self._files.states, record.ordinal
+        for kept in sorted((e for e in states.epochs(ordinal) if e <= epoch), reverse=True):
+            checksum = record.checkpoint if kept == epoch else None
+            try:
+                return states.load(record.candidate, kept, checksum, self._data, self._settings)
+            except DamagedError as error:
+                logger.warning("the checkpoint of trial %d is not used: %s", record.trial, error)
+        logger.warning(
+            "trial %d has no checkpoint of its first %d epochs; they are trained again",
+            record.trial,
+            epoch,
+        )
+        return None
+
+    # Results
+
+    def _results(
+        self, leg: Leg, records: Sequence[CandidateRecord], results: Mapping[int, Trained]
+    ) -> LegResults:
+        reports = {r.ordinal: self._store.progress(self._name, r.trial) for r in records}
+        decisions = self._judge(leg, records, results, reports)
+        stops = {one.ordinal: one for one in decisions if one.action == "stop"}
+        trials = {one.ordinal: one.trial for one in self._store.standings(self._name)}
+        stored = to_store(decisions, trials)
+        ended, stood = [], []
+        for record in records:
+            trained = results[record.ordinal]
+            if trained.outcome is not None:
+                ended.append(self._ended(record, trained))
+            elif record.ordinal in stops:
+                decision = next(one for one in stored if one.trial == record.trial)
+                own = reports[record.ordinal]
+                ended.append(self.stopped(record, own, decision, trained.standing))
+            elif trained.standing is not None:
+                checksum = self._save(trained.standing)
+                stood.append(Stood(trial=record.trial, epochs=leg.end, checkpoint=checksum))
+        return LegResults(ended=tuple(ended), stood=tuple(stood), decisions=tuple(stored))
+
+    def _judge(
+        self,
+        leg: Leg,
+        records: Sequence[CandidateRecord],
+        results: Mapping[int, Trained],
+        reports: Mapping[int, Sequence[Progress]],
+    ) -> list[Decision]:
+        """Lets the rungs know of everybody's epochs, and returns what becomes of those who stand."""
+        places = []
+        for record in records:
+            outcome = results[record.ordinal].outcome
+            place = Standing(
+                trial=record.trial,
+                ordinal=record.ordinal,
+                cohort=record.cohort,
+                status="paused",
+                epochs=leg.end if outcome is None else outcome.epochs,
+                checkpoint=None,
+                pack_key=leg.pack_key,
+                reference=record.candidate.reference,
+            )
+            self._rungs.take(place, reports[record.ordinal])
+            if outcome is None:
+                places.append(place)
+        return self._rungs.judge(places)
+
+    def _save(self, state: CandidateState) -> str:
+        with _writing(self._files.states.path):
+            return self._files.states.save(state)
+
+    def _ended(self, record: CandidateRecord, trained: Trained) -> Ended:
+        assert trained.outcome is not None
+        outcome, measured, excess = _judged(trained.outcome, self._spec)
+        if measured is not None and trained.state is not None:
+            with _writing(self._files.models):
+                weights.save(self._files.models, record.trial, trained.state)
+        return Ended(trial=record.trial, outcome=outcome, values=measured, violations=excess)
+
+    def stopped(
+        self,
+        record: CandidateRecord,
+        reports: Sequence[Progress],
+        decision: RungDecision,
+        state: CandidateState | None = None,
+    ) -> Ended:
+        """Returns the end of a candidate that the pruner stops for good.
+
+        Args:
+            record: The candidate.
+            reports: Its reports, by epoch.
+            decision: Why.
+            state: Where it stands; None takes it from its checkpoint.
+        """
+        state = state or self._load(record, record.epochs)
+        last = [report for report in reports if report.epoch <= max(decision.rung, record.epochs)]
+        metrics = {}
+        if last:
+            metrics = {
+                "accuracy": last[-1].accuracy,
+                "validation_loss": last[-1].validation_loss,
+                "train_loss": last[-1].train_loss,
+                "activated_params": last[-1].activated_params,
+            }
+        words = in_words(decision, self._spec.pruner)
+        outcome = Outcome(
+            ordinal=record.ordinal,
+            status="stopped",
+            epochs=last[-1].epoch if last else 0,
+            seconds=sum(report.seconds for report in last),
+            metrics=metrics,
+            expert_events=() if state is None else state.events,
+            reason=PRUNED,
+            message=f"pruned after epoch {decision.rung}: {words}",
+            device=self._settings.device,
+        )
+        return Ended(trial=record.trial, outcome=outcome)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns what keeps a file from being written into one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(
+            f"a checkpoint cannot be written to {folder} ({reason}); "
+            "make room or mend the permissions, then go on with the command resume"
+        ) from error
+
+
+def _epoch(state: CandidateState | None) -> int:
+    return 0 if state is None else state.epoch
+
+
+def _of(
+    states: Mapping[int, CandidateState], pack: Sequence[Candidate]
+) -> dict[int, CandidateState]:
+    return {one.ordinal: states[one.ordinal] for one in pack if one.ordinal in states}
+
+
+def _judged(
+    outcome: Outcome, spec: StudySpec
+) -> tuple[Outcome, tuple[float, ...] | None, tuple[float, ...]]:
+    """Returns the outcome with its objectives and violations; failed if one was not measured."""
+    if outcome.status != "complete":
+        return outcome, None, ()
+    try:
+        return outcome, values(outcome, spec), tuple(violations(outcome, spec).values())
+    except CandidateError as error:
+        failed = replace(outcome, status="failed", reason=error.reason, message=str(error))
+        return failed, None, ()

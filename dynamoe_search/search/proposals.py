@@ -1,0 +1,99 @@
+"""What the sampler is told of a study: everybody with values, measured or estimated, or as running."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from dynamoe_search.pruning import Estimate, estimates
+from dynamoe_search.records import CandidateRecord
+from dynamoe_search.search.planner import rung_of
+from dynamoe_search.search.rungs import Rungs
+from dynamoe_search.search.sampling import Known, Proposer
+from dynamoe_search.search.space import Space
+from dynamoe_search.specs import StudySpec
+
+_ESTIMATED = {"accuracy", "activated_params"}
+
+
+class Proposals:
+    """Makes proposers for a study, one per cohort.
+
+    A candidate that is paused, pruned or on its way stands in the sampler's study with an estimate of its end, learnt
+    from those that went further: a design that looks bad after two epochs teaches as much as one that was bad at the
+    end, and one that waits does not keep the sampler away from where it is. If an objective cannot be estimated, such a
+    candidate is left out.
+
+    Args:
+        space: The space of the study.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._finished: dict[int, Known] = {}  # by trial, each made once
+
+    def proposer(self, records: Sequence[CandidateRecord], rungs: Rungs) -> Proposer:
+        """Returns a proposer that knows these candidates.
+
+        Args:
+            records: All candidates of the study.
+            rungs: What they reported.
+        """
+        expected = self._estimates(records, rungs)
+        ordered = sorted(records, key=lambda record: record.ordinal)
+        return Proposer(
+            self._space, [self._known(record, expected.get(record.ordinal)) for record in ordered]
+        )
+
+    def _estimates(self, records: Sequence[CandidateRecord], rungs: Rungs) -> dict[int, Estimate]:
+        finals, standing = {}, {}
+        for record in records:
+            if record.status == "complete" and record.outcome is not None:
+                metrics = record.outcome.metrics
+                if metrics.keys() >= _ESTIMATED:
+                    finals[record.ordinal] = (
+                        1.0 - metrics["accuracy"],
+                        metrics["activated_params"],
+                    )
+            elif record.status in ("paused", "running", "stopped"):
+                rung = rung_of(record.epochs, rungs.ladder)
+                if rung and record.ordinal in rungs.records[rung]:
+                    standing[record.ordinal] = rung
+        return estimates(rungs.by_rung(), finals, standing) if standing else {}
+
+    def _known(self, record: CandidateRecord, expected: Estimate | None) -> Known:
+        if record.trial in self._finished:
+            return self._finished[record.trial]
+        if record.status in ("complete", "failed"):
+            known = self._finished[record.trial] = Known.of(record, self._space)
+            return known
+        return with_estimate(Known.of(record, self._space), expected, self._space.spec)
+
+
+def with_estimate(known: Known, expected: Estimate | None, spec: StudySpec) -> Known:
+    """Returns what the sampler knows of a candidate that has not finished.
+
+    Args:
+        known: The candidate, without values.
+        expected: Its estimated end, None if it has reached no rung.
+        spec: The study.
+    """
+    if expected is None:
+        return known
+    objectives: Collection[str] = spec.study.objectives
+    if not _ESTIMATED.issuperset(objectives):
+        return known.without_values()
+    numbers = {
+        "accuracy": 1.0 - expected.error,
+        "activated_params": expected.activated_params,
+    }
+    return known.with_values(
+        tuple(numbers[name] for name in objectives),
+        {name: _excess(name, bound, numbers) for name, bound in spec.study.constraints.items()},
+    )
+
+
+def _excess(name: str, bound: float, numbers: Mapping[str, float]) -> float:
+    """Returns by how much a constraint is expected to be violated; 0 if nothing is known of it."""
+    side, _, metric = name.partition("_")
+    if metric not in numbers:
+        return 0.0
+    excess = numbers[metric] - bound
+    return excess if side == "max" else -excess

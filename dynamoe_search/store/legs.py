@@ -1,0 +1,309 @@
+"""Legs: who trains what from which epoch to which; every function is a part of one transaction."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
+
+import sqlalchemy as sa
+
+from dynamoe_search.errors import LeaseLostError, UsageError
+from dynamoe_search.records import Ended, Leg, RungDecision, Standing, Stood
+from dynamoe_search.store import tables, workers, writing
+from dynamoe_search.store.runs import Watcher
+from dynamoe_search.store.texts import counts_from_text, counts_to_text, utc_now
+
+
+def read_legs(connection: sa.Connection, name: str, state: str | None = None) -> list[Leg]:
+    """Returns the legs of a study by number, all or those of a state."""
+    table = tables.legs
+    query = sa.select(table).where(table.c.study_name == name).order_by(table.c.leg)
+    if state is not None:
+        query = query.where(table.c.state == state)
+    return [_leg(row) for row in connection.execute(query)]
+
+
+def open_leg(
+    connection: sa.Connection,
+    name: str,
+    worker: str,
+    trials: Sequence[int],
+    *,
+    start: int,
+    end: int,
+    pack_key: str,
+    watcher: Watcher,
+) -> Leg:
+    """Adds a leg of one worker.
+
+    Raises:
+        LeaseLostError: The worker has no lease, or another one plans.
+        UsageError: A candidate is in an open leg or over, or does not stand at the start.
+    """
+    row = workers.locked_study(connection, name)
+    alive = workers.living(connection, name, watcher)
+    if row is None or worker not in alive or row.planner not in (None, worker):
+        raise LeaseLostError(f"{worker} does not plan for the study {name!r} any more")
+    if not trials or len(set(trials)) != len(trials) or not 0 <= start < end:
+        raise UsageError(f"no leg from epoch {start} to {end} can be made of the trials {trials}")
+    _check_members(connection, name, trials, start, pack_key)
+    table = tables.legs
+    latest = connection.execute(
+        sa.select(sa.func.max(table.c.leg)).where(table.c.study_name == name)
+    ).scalar()
+    leg = Leg(
+        number=0 if latest is None else latest + 1,
+        trials=tuple(trials),
+        start=start,
+        end=end,
+        pack_key=pack_key,
+        worker=worker,
+    )
+    connection.execute(
+        table.insert().values(
+            study_name=name,
+            leg=leg.number,
+            state="open",
+            worker=worker,
+            members=counts_to_text(leg.trials),
+            start_epoch=start,
+            end_epoch=end,
+            pack_key=pack_key,
+            created_at=utc_now(),
+        )
+    )
+    here = tables.candidates.c
+    connection.execute(
+        tables.candidates.update()
+        .where(here.study_name == name, here.trial_number.in_(leg.trials))
+        .values(status="running")
+    )
+    return leg
+
+
+def _check_members(
+    connection: sa.Connection, name: str, trials: Sequence[int], start: int, pack_key: str
+) -> None:
+    busy = {trial for leg in read_legs(connection, name, "open") for trial in leg.trials}
+    standing = {one.trial: one for one in read_standings(connection, name)}
+    for trial in trials:
+        one = standing.get(trial)
+        if one is None:
+            raise UsageError(f"the study {name!r} has no trial {trial}")
+        if trial in busy or one.status not in ("running", "paused"):
+            state = "in training" if trial in busy else one.status
+            raise UsageError(f"trial {trial} of the study {name!r} is {state} already")
+        if (one.epochs, one.pack_key) != (start, pack_key):
+            raise UsageError(
+                f"trial {trial} of the study {name!r} stands at epoch {one.epochs} of the pack "
+                f"{one.pack_key!r}, not at epoch {start} of {pack_key!r}"
+            )
+
+
+def take_leg(
+    connection: sa.Connection, name: str, worker: str, number: int, watcher: Watcher
+) -> bool:
+    """Gives an open leg of a dead worker to a live one; returns whether it is that worker's now."""
+    leg = _locked_leg(connection, name, number)
+    if leg.state != "open":
+        return False
+    if leg.worker == worker:
+        return True
+    alive = workers.living(connection, name, watcher)
+    if leg.worker in alive or worker not in alive:
+        return False
+    table = tables.legs
+    connection.execute(
+        table.update()
+        .where(table.c.study_name == name, table.c.leg == number)
+        .values(worker=worker)
+    )
+    return True
+
+
+def close_leg(
+    connection: sa.Connection,
+    name: str,
+    worker: str,
+    number: int,
+    *,
+    ended: Sequence[Ended],
+    stood: Sequence[Stood],
+    values: Mapping[int, Mapping[str, float] | None],
+    versions: Mapping[str, str],
+) -> bool:
+    """Stores how every member of a leg came out of it; returns False if that was known.
+
+    Args:
+        connection: In a transaction that writes.
+        name: The study.
+        worker: Who trained the leg.
+        number: The leg's number.
+        ended: Members whose training is over.
+        stood: Members that wait for a next leg.
+        values: Objectives of those that ended, by trial.
+        versions: Versions of the libraries that computed them.
+
+    Raises:
+        LeaseLostError: Another worker has the leg.
+        ValueError: Those who ended or stood are not the leg's members.
+    """
+    leg = _locked_leg(connection, name, number)
+    if leg.worker != worker:
+        raise LeaseLostError(
+            f"leg {number} of the study {name!r} was taken over by {leg.worker}; "
+            "what was trained here is not stored"
+        )
+    if leg.state != "open":
+        return False
+    came_out = sorted([one.trial for one in ended] + [one.trial for one in stood])
+    if came_out != sorted(leg.trials):
+        raise ValueError(f"leg {number} has the trials {sorted(leg.trials)}, not {came_out}")
+    writing.write_ended(connection, name, ended, values=values, versions=versions)
+    here = tables.candidates
+    for one in stood:
+        connection.execute(
+            here.update()
+            .where(here.c.study_name == name, here.c.trial_number == one.trial)
+            .values(status="paused", epochs=one.epochs, checkpoint=one.checkpoint)
+        )
+    table = tables.legs
+    connection.execute(
+        table.update()
+        .where(table.c.study_name == name, table.c.leg == number)
+        .values(state="done", closed_at=utc_now())
+    )
+    return True
+
+
+def require_not_running(connection: sa.Connection, name: str, trials: Sequence[int]) -> None:
+    """Raises `UsageError` if one of the trials is in training."""
+    running = {one.trial for one in read_standings(connection, name, ("running",))}
+    if busy := sorted(running & set(trials)):
+        raise UsageError(f"trial {busy[0]} of the study {name!r} is in training")
+
+
+def without_lease(
+    connection: sa.Connection, name: str, trials: Collection[int], watcher: Watcher
+) -> list[int]:
+    """Returns those of the trials that nobody works on and that neither are paused nor wait for a live worker."""
+    alive = workers.living(connection, name, watcher)
+    in_legs: dict[int, str | None] = {}
+    for leg in read_legs(connection, name, "open"):
+        in_legs.update(dict.fromkeys(leg.trials, leg.worker))
+    status = {one.trial: one.status for one in read_standings(connection, name)}
+
+    def is_cared_for(trial: int) -> bool:
+        if status.get(trial) == "paused":
+            return True
+        if trial in in_legs:
+            return in_legs[trial] in alive
+        return status.get(trial) == "running" and bool(alive)
+
+    return sorted(trial for trial in trials if not is_cared_for(trial))
+
+
+def read_standings(
+    connection: sa.Connection, name: str, status: Collection[str] | None = None
+) -> list[Standing]:
+    """Returns where every candidate of a study stands, by trial number."""
+    here = tables.candidates.c
+    query = sa.select(
+        here.trial_number,
+        here.ordinal,
+        here.cohort,
+        here.status,
+        here.epochs,
+        here.checkpoint,
+        here.pack_key,
+        here.reference,
+    ).where(here.study_name == name)
+    if status is not None:
+        query = query.where(here.status.in_(sorted(status)))
+    return [
+        Standing(
+            trial=row.trial_number,
+            ordinal=row.ordinal,
+            cohort=row.cohort,
+            status=cast(Any, row.status),
+            epochs=row.epochs,
+            checkpoint=row.checkpoint,
+            pack_key=row.pack_key,
+            reference=row.reference,
+        )
+        for row in connection.execute(query.order_by(here.trial_number))
+    ]
+
+
+def upsert_decisions(
+    connection: sa.Connection, name: str, decisions: Sequence[RungDecision]
+) -> None:
+    """Stores decisions; one of the same trial at the same rung replaces the older one."""
+    table = tables.decisions
+    latest = {(one.trial, one.rung): one for one in decisions}
+    if not latest:
+        return
+    connection.execute(
+        table.delete().where(
+            table.c.study_name == name,
+            table.c.trial_number == sa.bindparam("trial"),
+            table.c.rung == sa.bindparam("at"),
+        ),
+        [{"trial": trial, "at": rung} for trial, rung in latest],
+    )
+    now = utc_now()
+    connection.execute(
+        table.insert(),
+        [
+            {
+                "study_name": name,
+                "trial_number": one.trial,
+                "rung": one.rung,
+                "action": one.action,
+                "beaten": one.beaten,
+                "rivals": one.rivals,
+                "strongest": one.strongest,
+                "reason": one.reason,
+                "updated_at": now,
+            }
+            for one in latest.values()
+        ],
+    )
+
+
+def read_decisions(connection: sa.Connection, name: str) -> list[RungDecision]:
+    """Returns the latest decision of every trial at every rung, by trial number and rung."""
+    table = tables.decisions
+    query = sa.select(table).where(table.c.study_name == name)
+    return [
+        RungDecision(
+            trial=row.trial_number,
+            rung=row.rung,
+            action=row.action,
+            beaten=row.beaten,
+            rivals=row.rivals,
+            strongest=row.strongest,
+            reason=row.reason,
+        )
+        for row in connection.execute(query.order_by(table.c.trial_number, table.c.rung))
+    ]
+
+
+def _locked_leg(connection: sa.Connection, name: str, number: int) -> Leg:
+    table = tables.legs
+    row = connection.execute(
+        sa.select(table).where(table.c.study_name == name, table.c.leg == number).with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise UsageError(f"the study {name!r} has no leg {number}")
+    return _leg(row)
+
+
+def _leg(row: sa.Row[Any]) -> Leg:
+    return Leg(
+        number=row.leg,
+        trials=counts_from_text(row.members),
+        start=row.start_epoch,
+        end=row.end_epoch,
+        pack_key=row.pack_key,
+        worker=row.worker,
+        state=row.state,
+    )

@@ -1,0 +1,188 @@
+"""The leases of the processes that work on studies; every function is a part of one transaction."""
+
+import uuid
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from dynamoe_search.errors import LeaseLostError, UsageError
+from dynamoe_search.records import Worker
+from dynamoe_search.store import tables
+from dynamoe_search.store.runs import Runner, Watcher
+from dynamoe_search.store.texts import utc_now
+
+
+def join(connection: sa.Connection, name: str, runner: Runner) -> tuple[str, int]:
+    """Adds a worker to a study; returns its id and the number of the latest request to stop.
+
+    Raises:
+        UsageError: The study is being deleted, or is gone.
+    """
+    row = locked_study(connection, name)
+    if row is None or row.state == "deleting":
+        raise UsageError(
+            f"the study {name!r} is being deleted; delete it again to finish, then start anew"
+        )
+    worker = f"{runner.host[:40]}-{runner.pid}-{uuid.uuid4().hex[:8]}"
+    now = utc_now()
+    connection.execute(
+        tables.workers.insert().values(
+            study_name=name,
+            worker=worker,
+            host=runner.host,
+            pid=runner.pid,
+            process_mark=runner.mark,
+            started_at=now,
+            heartbeat_at=now,
+            beats=0,
+            seconds=0.0,
+            stop_serial=row.stop_serial,
+        )
+    )
+    _set_study(connection, name, state="running", updated_at=now)
+    return worker, row.stop_serial
+
+
+def beat(connection: sa.Connection, name: str, worker: str, seconds: float) -> None:
+    """Stores a sign of life."""
+    here = tables.workers.c
+    connection.execute(
+        tables.workers.update()
+        .where(here.study_name == name, here.worker == worker, here.left_at.is_(None))
+        .values(heartbeat_at=utc_now(), beats=here.beats + 1, seconds=seconds)
+    )
+
+
+def leave(
+    connection: sa.Connection,
+    name: str,
+    worker: str,
+    *,
+    state: str,
+    seconds: float,
+    watcher: Watcher,
+) -> None:
+    """Ends a lease; the study's state is set if nobody else works on it."""
+    row = locked_study(connection, name)
+    here = tables.workers.c
+    left = connection.execute(
+        tables.workers.update()
+        .where(here.study_name == name, here.worker == worker, here.left_at.is_(None))
+        .values(left_at=utc_now(), seconds=seconds)
+    )
+    if row is None or left.rowcount == 0:
+        return
+    if row.planner == worker:
+        _set_study(connection, name, planner=None)
+    others = read_workers(connection, watcher, name)[name]
+    if row.state != "deleting" and not any(other.is_alive for other in others):
+        _set_study(connection, name, state=state, updated_at=utc_now())
+
+
+def read_workers(
+    connection: sa.Connection, watcher: Watcher, name: str | None = None
+) -> dict[str, list[Worker]]:
+    """Returns the workers of one study or of all, by study, in the order in which they came."""
+    table = tables.workers
+    query = sa.select(table).order_by(table.c.started_at, table.c.worker)
+    if name is not None:
+        query = query.where(table.c.study_name == name)
+    found: dict[str, list[Worker]] = defaultdict(list)
+    for row in connection.execute(query):
+        found[row.study_name].append(_worker(row, watcher))
+    return found
+
+
+def asked_to_stop(connection: sa.Connection, name: str) -> set[str]:
+    """Returns the workers that began before the latest request to stop and have not left."""
+    studies, here = tables.studies, tables.workers.c
+    query = (
+        sa.select(here.worker)
+        .select_from(tables.workers.join(studies))
+        .where(
+            here.study_name == name,
+            here.left_at.is_(None),
+            here.stop_serial < studies.c.stop_serial,
+        )
+    )
+    return set(connection.execute(query).scalars())
+
+
+def living(connection: sa.Connection, name: str, watcher: Watcher) -> dict[str, Worker]:
+    """Returns the workers of a study that are alive, by id."""
+    found = read_workers(connection, watcher, name)[name]
+    return {worker.id: worker for worker in found if worker.is_alive}
+
+
+def try_to_plan(connection: sa.Connection, name: str, worker: str, watcher: Watcher) -> bool:
+    """Makes a worker the one that plans, if nobody who is alive does; returns whether it is.
+
+    Raises:
+        LeaseLostError: The worker has no lease.
+    """
+    row = locked_study(connection, name)
+    alive = living(connection, name, watcher)
+    if row is None or worker not in alive:
+        raise LeaseLostError(f"{worker} does not work on the study {name!r} any more")
+    if row.planner not in (None, worker) and row.planner in alive:
+        return False
+    _set_study(connection, name, planner=worker)
+    return True
+
+
+def stop_planning(connection: sa.Connection, name: str, worker: str) -> None:
+    """Lets others plan; nothing if another worker has taken over."""
+    here = tables.studies.c
+    connection.execute(
+        tables.studies.update()
+        .where(here.study_name == name, here.planner == worker)
+        .values(planner=None)
+    )
+
+
+def is_planned(connection: sa.Connection, name: str, worker: str, watcher: Watcher) -> bool:
+    """Says whether another worker that is alive plans now."""
+    here = tables.studies.c
+    planner = connection.execute(sa.select(here.planner).where(here.study_name == name)).scalar()
+    return planner not in (None, worker) and planner in living(connection, name, watcher)
+
+
+class HeldStudy(NamedTuple):
+    """What nobody else changes while the transaction lasts."""
+
+    state: str
+    planner: str | None
+    stop_serial: int
+
+
+def locked_study(connection: sa.Connection, name: str) -> HeldStudy | None:
+    """Keeps a study from being changed by others and returns where it stands; None if it is gone."""
+    here = tables.studies.c
+    row = connection.execute(
+        sa.select(here.state, here.planner, here.stop_serial)
+        .where(here.study_name == name)
+        .with_for_update()
+    ).one_or_none()
+    return None if row is None else HeldStudy(*row)
+
+
+def _set_study(connection: sa.Connection, name: str, **values: Any) -> None:
+    table = tables.studies
+    connection.execute(table.update().where(table.c.study_name == name).values(**values))
+
+
+def _worker(row: sa.Row[Any], watcher: Watcher) -> Worker:
+    runner = Runner(host=row.host, pid=row.pid, mark=row.process_mark)
+    key = (row.study_name, row.worker)
+    return Worker(
+        id=row.worker,
+        host=row.host,
+        pid=row.pid,
+        mark=row.process_mark,
+        started_at=row.started_at,
+        heartbeat_at=row.heartbeat_at,
+        beats=row.beats,
+        is_alive=row.left_at is None and watcher.is_alive(key, runner, row.beats),
+        seconds=row.seconds,
+    )

@@ -1,0 +1,192 @@
+"""`StateFolder`: where candidates stand between two legs, one file for each candidate and epoch. No pickle.
+
+    17/epoch-000005-0123456789abcdef.safetensors
+
+The file holds the tensors, and in its header everything else of a `CandidateState`. It is named by the first 16
+digits of its SHA-256 checksum. So who writes the same epoch again, such as a worker that was taken for dead and wakes
+up, replaces the file only by an equal one.
+"""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+
+from dynamoe_search.data import ImageData
+from dynamoe_search.records import Candidate
+from dynamoe_search.training.durable_files import PARTIAL, sha256, write_tensors
+from dynamoe_search.training.manifests import FORMAT, first_line, unwrapped, verified, wrapped
+from dynamoe_search.training.settings import DamagedError, Events, TrainSettings
+from dynamoe_search.training.states import CandidateState, circumstances
+
+_KEPT = 2
+_KEY = "state"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Header:
+    """What a state is besides tensors."""
+
+    format: int
+    candidate: Candidate
+    epoch: int
+    step: int
+    seconds: float
+    events: Events
+    circumstances: dict[str, str]
+
+
+class StateFolder:
+    """The states of a study's candidates at the ends of epochs.
+
+    Args:
+        path: A folder of its own; it is made when the first state is saved.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save(self, state: CandidateState) -> str:
+        """Writes a state to the disk and returns the checksum of its file, which covers everything.
+
+        Of this candidate the state before this one is kept too, and older ones are removed.
+
+        Raises:
+            OSError: if there is no room, or no permission.
+            safetensors.SafetensorError: likewise.
+            ValueError: if it is not a state between two epochs.
+        """
+        if state.batch:
+            raise ValueError(f"a state amid epoch {state.epoch + 1}")
+        header = _Header(
+            format=FORMAT,
+            candidate=state.candidate,
+            epoch=state.epoch,
+            step=state.step,
+            seconds=state.seconds,
+            events=state.events,
+            circumstances=dict(state.circumstances),
+        )
+        folder = self._folder(state.ordinal)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"epoch-{state.epoch:06d}-{{checksum}}.safetensors"
+        checksum = write_tensors(path, state.tensors, {_KEY: wrapped(asdict(header))})
+        before = [epoch for epoch in self.epochs(state.ordinal) if epoch <= state.epoch]
+        self._remove(state.ordinal, before[:-_KEPT])
+        return checksum
+
+    def load(
+        self,
+        candidate: Candidate,
+        epoch: int,
+        checksum: str | None,
+        data: ImageData,
+        settings: TrainSettings,
+    ) -> CandidateState:
+        """Reads where a candidate stood after an epoch.
+
+        Args:
+            candidate: Whose state.
+            epoch: Epochs finished.
+            checksum: What `save` returned; None takes any whole file of that epoch.
+            data: What the training is to go on with.
+            settings: Likewise.
+
+        Raises:
+            DamagedError: if it is missing, damaged, or of other circumstances.
+        """
+        why = "it is missing"
+        for path in self._paths(candidate.ordinal, epoch):
+            if checksum is not None and not path.stem.endswith(checksum[:16]):
+                continue
+            try:
+                return _read(path, checksum, candidate, epoch, circumstances(data, settings))
+            except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+                why = first_line(error)
+        raise DamagedError(
+            f"the checkpoint of candidate {candidate.ordinal} at epoch {epoch} cannot be used: "
+            f"{why}",
+            ordinal=candidate.ordinal,
+        )
+
+    def epochs(self, ordinal: int) -> list[int]:
+        """Returns the epochs of which a candidate has files, ascending."""
+        return sorted({_epoch_of(path) for path in self._paths(ordinal)})
+
+    def ordinals(self) -> list[int]:
+        """Returns the candidates that have a folder, ascending."""
+        return sorted(
+            int(path.name)
+            for path in self.path.glob("*")
+            if path.name.isascii() and path.name.isdecimal() and path.is_dir()
+        )
+
+    def sizes(self) -> dict[int, int]:
+        """Returns the bytes on the disk of each candidate."""
+        return {ordinal: self._size(ordinal) for ordinal in self.ordinals()}
+
+    def _size(self, ordinal: int) -> int:
+        total = 0
+        for path in self._folder(ordinal).glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # another worker may remove it now
+                total += path.stat().st_size
+        return total
+
+    def prune(self, ordinal: int, keep_epochs: Collection[int]) -> None:
+        """Removes a candidate's files but those of some epochs, and what killed processes left behind."""
+        self._remove(ordinal, set(self.epochs(ordinal)) - set(keep_epochs))
+        for path in self._folder(ordinal).glob(f".*{PARTIAL}"):
+            path.unlink(missing_ok=True)
+
+    def remove(self, ordinal: int) -> None:
+        """Removes all files of a candidate, as far as that is possible."""
+        shutil.rmtree(self._folder(ordinal), ignore_errors=True)
+
+    def _folder(self, ordinal: int) -> Path:
+        return self.path / str(ordinal)
+
+    def _paths(self, ordinal: int, epoch: int | None = None) -> Iterator[Path]:
+        for path in sorted(self._folder(ordinal).glob("epoch-*.safetensors")):
+            if _epoch_of(path) == epoch or (epoch is None and _epoch_of(path) >= 0):
+                yield path
+
+    def _remove(self, ordinal: int, epochs: Collection[int]) -> None:
+        for epoch in epochs:
+            for path in self._paths(ordinal, epoch):
+                path.unlink(missing_ok=True)
+
+
+def _epoch_of(path: Path) -> int:
+    """The epoch in a file's name; -1 if it is another file."""
+    match = re.fullmatch(r"epoch-(\d+)-[0-9a-f]{16}\.safetensors", path.name, re.ASCII)
+    return int(match[1]) if match else -1
+
+
+def _read(
+    path: Path, checksum: str | None, candidate: Candidate, epoch: int, facts: dict[str, str]
+) -> CandidateState:
+    found = sha256(path)
+    if not path.stem.endswith(found[:16]) or checksum not in (None, found):
+        raise ValueError(f"{path.name} is damaged")
+    tensors = verified(path, found)
+    with safetensors.safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(_KEY, "null")
+    header = unwrapped(_Header, text)
+    if header.candidate != candidate or header.epoch != epoch:
+        raise ValueError("it is of another candidate or another epoch")
+    if header.circumstances != facts:
+        raise ValueError("it was made on other data, with other settings or other versions")
+    return CandidateState(
+        candidate=header.candidate,
+        epoch=header.epoch,
+        batch=0,
+        step=header.step,
+        seconds=header.seconds,
+        events=header.events,
+        tensors=tensors,
+        circumstances=header.circumstances,
+    )
