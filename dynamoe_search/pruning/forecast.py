@@ -3,8 +3,9 @@
 Learning goes backwards. Those that finished tell how a record of the last rung becomes a result; with that, whoever
 stands at the last rung has an estimate; both together tell how a record of the rung before becomes a result; and so
 on down. So an estimate rests on all who went further, not only on the survivors, who are better than most. At each
-rung it is a Bayesian linear regression on what the rung saw, with a prior whose scale is how much candidates have
-changed from rung to rung: while nobody has finished, the end lies as far off as the rungs passed so far suggest.
+rung it is a Bayesian linear regression on what the rung saw, in which candidates count the more, the more alike they
+are. The scale of its prior is how much candidates have changed from rung to rung: while nobody has finished, the end
+lies as far off as the rungs passed so far suggest.
 
 Source: the conjugate analysis of Gelman et al., "Bayesian Data Analysis", 3rd edition, chapter 14.
 """
@@ -21,10 +22,12 @@ from dynamoe_search.pruning.rungs import Rung, RungRecord
 COVERAGE = 0.9
 """Share of candidates whose end lies in the interval."""
 
-_PRIOR_RECORDS = 3.0  # how many records the prior of the residual variance is worth
-_SLOPE_VARIANCE = 1.0  # prior, in residual variances per unit of a standardised record
+_PRIOR_RECORDS = 6.0  # how many records the prior of the residual variance is worth
+_SLOPE_VARIANCE = 2.0  # prior, in residual variances per unit of a standardised record
 _SHIFT_VARIANCE = 4.0  # likewise of the mean change
-_REACH = 1.0  # standardised distance at which another candidate says less
+_REACH = 0.5  # standardised distance at which another candidate says less
+_WIDER = 1.5  # of activated parameters, whose thresholds drift more in paused candidates than in survivors
+_LARGEST = 700.0  # logarithm that still has an exponential
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +50,8 @@ class _Belief:
     variance: Floats
     freedom: Floats  # of Student's distribution; infinite for what is certain
 
-    def bounds(self) -> tuple[Floats, Floats]:
-        reach = stats.t.ppf((1 + COVERAGE) / 2, self.freedom) * np.sqrt(self.variance)
+    def bounds(self, wider: float) -> tuple[Floats, Floats]:
+        reach = wider * stats.t.ppf((1 + COVERAGE) / 2, self.freedom) * np.sqrt(self.variance)
         return self.mean - reach, self.mean + reach
 
 
@@ -122,7 +125,8 @@ def _steps(values: Floats) -> Floats:
     Of the last rung that anybody has passed it is known; after that it is taken to be as before.
     """
     found = np.zeros((len(values), 2))
-    latest = np.array([0.0, np.nanvar(values[0]) if len(values) else 1.0])
+    first = values[0][~np.isnan(values[0])] if len(values) else values
+    latest = np.array([0.0, first.var(ddof=1) if len(first) > 1 else 1.0])
     for level in range(len(values)):
         change = values[level + 1] - values[level] if level + 1 < len(values) else np.array([])
         change = change[~np.isnan(change)]
@@ -172,7 +176,7 @@ def _learn(belief: _Belief, shown: Floats, which: int, steps: Floats) -> None:
 def _standardised(shown: Floats, is_here: Bools) -> Floats:
     """Returns what a rung saw with mean 0 and variance 1, (candidates, 3)."""
     center, scale = shown[:, is_here].mean(axis=1), shown[:, is_here].std(axis=1)
-    return ((shown - center[:, None]) / np.where(scale > 1e-9, scale, 1.0)[:, None]).T
+    return np.asarray(((shown - center[:, None]) / np.where(scale > 1e-9, scale, 1.0)[:, None]).T)
 
 
 def _told(
@@ -180,8 +184,9 @@ def _told(
 ) -> dict[int, Estimate]:
     if not asked:
         return {}
-    errors = [np.clip(np.exp(one[rows]) - floor, 0.0, 1.0) for one in (error.mean, *error.bounds())]
-    sizes = [np.exp(one[rows]) for one in (activated.mean, *activated.bounds())]
+    logs = [(error.mean, *error.bounds(1.0)), (activated.mean, *activated.bounds(_WIDER))]
+    errors = [np.clip(np.exp(np.minimum(one[rows], 1.0)) - floor, 0.0, 1.0) for one in logs[0]]
+    sizes = [np.exp(np.clip(one[rows], -_LARGEST, _LARGEST)) for one in logs[1]]
     return {
         ordinal: Estimate(
             error=float(errors[0][index]),

@@ -35,12 +35,12 @@ class Decision:
         ordinal: The candidate.
         rung: Epochs that it has finished.
         action: Whether it goes on.
-        beaten: How many rivals are ahead of it. `pareto`: clearly better in error and in loss, with no more
-            activated parameters; `moasha`: earlier in rank; `median`: better in error and in loss.
+        beaten: How many rivals are ahead of it. `pareto`: better in error and in loss, with no more activated
+            parameters; `moasha`: earlier in rank; `median`: better in error and in loss.
         rivals: How many others reached the rung.
         share: `beaten` as a share of the rung's records, 0 to 1.
-        behind: How far it is behind; the lower, the better its chance. `pareto`: the smallest margin with which it
-            would go on; the other rules: `share`. Infinite if a number is not finite.
+        behind: How far it is behind; the lower, the better its chance. `pareto`: share of the rung that fewer rivals
+            beat; the other rules: `share`. Infinite if a number is not finite.
         strongest: Ordinal of the rival ahead of it that has the lowest error, None if nobody is ahead.
         reason: Why it does not go on, None if it does.
     """
@@ -74,8 +74,8 @@ def judge(
         settings: The study's `[search.pruner]`; `none` holds back only what is not finite, `auto` is `pareto`.
         rungs: By rung, everybody who reached it, each once, in any order.
         standing: By ordinal, the rung at which to decide; each must be among that rung's records.
-        constant: Error and loss of a predictor that ignores its input. With a guard, whoever is no better than it
-            in both does not go on.
+        constant: Error and loss of a predictor that ignores its input; `pareto` lets nobody go on who is no better
+            than it in both, unless that is true of half of the rung.
     """
     if settings.kind == "auto":
         settings = settings.model_copy(update={"kind": "pareto"})
@@ -98,10 +98,10 @@ def _judge_rung(
     constant: tuple[float, float] | None,
 ) -> Iterator[Decision]:
     rows = np.searchsorted(rung.ordinals, np.sort(np.array(asked, dtype=np.int64)))
-    ruling = _RULES[settings.kind](epoch, rung, rows, settings)
+    ruling = _RULES[settings.kind](rung, rows, settings)
     held: dict[Reason, Bools] = {"not-finite": ~rung.is_finite[rows]}
     if len(rung) >= settings.min_records:
-        if settings.kind == "pareto" and settings.guard and constant is not None:
+        if settings.kind == "pareto" and constant is not None:
             held["useless"] = _is_useless(rung, rows, constant)
         held |= ruling.held
     beaten = ruling.ahead.sum(axis=1)
@@ -125,6 +125,8 @@ def _judge_rung(
 
 def _strongest(rung: Rung, ahead: Bools) -> Indices:
     """Returns for each row of `ahead` the position of the record with the lowest error, (asked,)."""
+    if not ahead.any():
+        return np.zeros(len(ahead), dtype=np.int64)
     order = np.lexsort((rung.ordinals, rung.activated, rung.loss, rung.error))
     return np.asarray(order[ahead[:, order].argmax(axis=1)])
 
@@ -136,48 +138,43 @@ class _Ruling:
     behind: Floats | None = None  # (asked,)
 
 
-def _none(_epoch: int, rung: Rung, rows: Indices, _settings: PrunerSection) -> _Ruling:
+def _none(rung: Rung, rows: Indices, _settings: PrunerSection) -> _Ruling:
     return _Ruling(np.zeros((len(rows), len(rung)), dtype=np.bool_), {})
 
 
-def _pareto(_epoch: int, rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
-    """Counts who clearly beats a candidate: better in error and in loss by a margin, with no more activated parameters.
+def _pareto(rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
+    """Lets go on the share of the rung that the fewest rivals beat, in error, loss and activated parameters.
 
-    The smallest model cannot be beaten: the guard holds it back, like any other, if it is among the worst.
+    Ties go on together, so nobody whom no rival beats is held back. The smallest model cannot be beaten: it is held
+    back if it is no better than a constant predictor, or by the guard if it is among the worst.
     """
-    lead = _lead(rung, rows)  # (asked, records)
-    ahead = lead > settings.margin
-    allowed = int(settings.share * len(rung))
-    behind = np.partition(lead, -1 - allowed, axis=1)[:, -1 - allowed] if allowed else lead.max(1)
-    is_beaten = behind > settings.margin
-    is_worst = np.zeros_like(is_beaten)
+    ahead, num_ahead = _ahead(rung, rows)
+    places = np.searchsorted(np.sort(num_ahead), num_ahead[rows]) / len(rung)
+    is_worst = np.zeros(len(rows), dtype=np.bool_)
     if len(rung) >= GUARD_FROM:
         is_worst = _is_in_worst_share(rung.error, rows, settings.guard) & _is_in_worst_share(
             rung.loss, rows, settings.guard
         )
-    return _Ruling(ahead, {"beaten": is_beaten, "worst": is_worst}, np.maximum(behind, 0.0))
+    is_beaten = (places >= settings.share) & (places > 0)
+    return _Ruling(ahead, {"beaten": is_beaten, "worst": is_worst}, places)
 
 
-def _lead(rung: Rung, rows: Indices) -> Floats:
-    """Returns by how much records lead in error and in loss, whichever is less, (asked, records).
+def _ahead(rung: Rung, rows: Indices) -> tuple[Bools, Indices]:
+    """Returns who beats each asked record, (asked, records), and how many beat each record, (records,).
 
-    It is the logarithm of a ratio in units of the rung's spread, the standard deviation of the mean logarithm of error
-    and loss, so it means the same early and late, and on any data. -1 for those with more activated parameters or
-    without a lead.
+    Better in error and in loss, with no more activated parameters; ties in error or loss beat nobody. Places instead of
+    numbers fit into two bytes and are compared several times as fast.
     """
-    error, loss = _logarithm(rung.error), _logarithm(rung.loss)
-    is_finite = rung.is_finite
-    spread = float((error[is_finite] + loss[is_finite]).std() / 2) if is_finite.any() else 0.0
-    lead = np.minimum(error[rows, None] - error, loss[rows, None] - loss) / max(spread, 1e-9)
-    is_lead = (lead > 0) & (rung.activated <= rung.activated[rows, None])
-    return np.asarray(np.where(is_lead, lead, -1.0))
-
-
-def _logarithm(values: Floats) -> Floats:
-    """Returns logarithms; 0 counts as half the smallest number that is not, and infinity as very much."""
-    positive = values[(values > 0) & np.isfinite(values)]
-    least = max(positive.min() / 2, 1e-300) if len(positive) else 1.0
-    return np.asarray(np.log(np.clip(values, least, 1e300)))
+    numbers = (rung.error, rung.loss, rung.activated)
+    places = np.array([np.unique(one, return_inverse=True)[1] for one in numbers], dtype=np.int64)
+    if len(rung) < np.iinfo(np.int16).max:
+        error, loss, activated = places.astype(np.int16)
+    else:
+        error, loss, activated = places
+    is_ahead = np.asarray(error < error[:, None])
+    is_ahead &= loss < loss[:, None]
+    is_ahead &= activated <= activated[:, None]
+    return is_ahead[rows], is_ahead.view(np.int8).sum(axis=1, dtype=error.dtype)
 
 
 def _is_useless(rung: Rung, rows: Indices, constant: tuple[float, float]) -> Bools:
@@ -195,14 +192,14 @@ def _is_in_worst_share(values: Floats, rows: Indices, share: float) -> Bools:
     return np.asarray(num_as_bad / max(1, len(values) - 1) < share)
 
 
-def _median(_epoch: int, rung: Rung, rows: Indices, _settings: PrunerSection) -> _Ruling:
+def _median(rung: Rung, rows: Indices, _settings: PrunerSection) -> _Ruling:
     """Holds back who is worse than the rung's median in error and loss, unless it is on the rung's front."""
     is_worse = (rung.error[rows] > np.median(rung.error)) & (rung.loss[rows] > np.median(rung.loss))
     is_on_front = is_non_dominated(_points(rung), (False, False))[rows]
     return _Ruling(_better(rung, rows), {"median": is_worse & ~is_on_front})
 
 
-def _moasha(_epoch: int, rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
+def _moasha(rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
     """Lets go on who has at most a share 1/eta of the rung before it in rank."""
     places = moasha_places(_points(rung), rung.is_finite, rows)
     ahead = places < places[rows, None]

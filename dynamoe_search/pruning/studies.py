@@ -28,14 +28,14 @@ _COUNTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 class ParetoPruner:
     """Says when a trial of an Optuna study should stop, by error, loss and cost at once.
 
-    A trial is compared at rungs with every trial that reached them, running, pruned or complete. It should stop if a
-    trial of no more cost leads it clearly in error and in loss. Stopping is for good here, so trials that come early
-    meet few rivals, and the order of trials matters somewhat.
+    A trial is compared at rungs with every trial that reached them, running, pruned or complete. Those go on that the
+    fewest rivals beat in error and loss at no more cost. Stopping is for good here, so trials that come early meet few
+    rivals, and the order of trials matters somewhat.
 
     Args:
-        rungs: Epochs after which trials are compared; None means 1, 2, 3, 5, 8, 12, 18, 27, ...
-        margin: How clearly, in spreads of the rung: standard deviations of the mean logarithm of error and loss.
-            A smaller margin stops more.
+        epochs: Of a trial that is trained to its end.
+        rungs: Epochs after which trials are compared; None means four early ones, such as 1, 2, 3, 5 of 27.
+        share: How many go on from a rung; a smaller share stops more.
         guard: Also stop the worst share in error and loss alike, so that a useless trial of lowest cost ends too.
         min_records: Stop nobody at a rung that fewer trials have reached, unless a number is not finite.
 
@@ -45,17 +45,18 @@ class ParetoPruner:
 
     def __init__(
         self,
+        epochs: int,
         *,
         rungs: Collection[int] | None = None,
-        margin: float = 0.6,
-        guard: float = 0.05,
+        share: float = 0.5,
+        guard: float = 0.0,
         min_records: int = 8,
     ) -> None:
         if rungs is not None and (not rungs or min(rungs) < 1):
             raise UsageError(f"rungs must be epochs, which count from 1; got {sorted(rungs)}")
-        self._rungs = None if rungs is None else frozenset(rungs)
+        self._rungs = frozenset(usual_rungs(epochs) if rungs is None else rungs)
         self._settings = PrunerSection(
-            kind="pareto", margin=margin, guard=guard, min_records=min_records, pause=False
+            kind="pareto", share=share, guard=guard, min_records=min_records, pause=False
         )
         self._lowest: dict[tuple[str, int], float] = {}  # error so far, by study and trial
 
@@ -75,22 +76,18 @@ class ParetoPruner:
         Args:
             trial: The running trial.
             epoch: Finished epochs, from 1.
-            error: To be minimised and not negative, such as 1 - accuracy on validation data.
+            error: To be minimised, such as 1 - accuracy on validation data.
             cost: The other objective, to be minimised, as it is now.
             loss: A finer measure of quality than the error, such as the validation loss; None if there is no other.
-                Not negative either: margins are ratios.
 
         Raises:
-            UsageError: If the epoch is below 1, or error or loss below 0.
+            UsageError: If the epoch is below 1.
         """
         if epoch < 1:
             raise UsageError(f"epoch must count from 1, got {epoch}")
-        for name, number in (("error", error), ("loss", loss)):
-            if number is not None and number < 0:
-                raise UsageError(f"{name} must not be negative, got {number}; margins are ratios")
         key = (trial.study.study_name, trial.number)
         self._lowest[key] = float(np.minimum(error, self._lowest.get(key, np.inf)))
-        if epoch not in (usual_rungs(epoch + 1) if self._rungs is None else self._rungs):
+        if epoch not in self._rungs:
             return False
         shown = [self._lowest[key], float(error if loss is None else loss), float(cost)]
         numbers = [one if np.isfinite(one) else None for one in shown]

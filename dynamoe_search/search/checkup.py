@@ -6,9 +6,9 @@ from dynamoe_search.data import ImageData
 from dynamoe_search.errors import DynamoeError
 from dynamoe_search.records import StudyRecord
 from dynamoe_search.search import weights
-from dynamoe_search.search.legs import StudyFiles
 from dynamoe_search.search.machine import train_settings
 from dynamoe_search.search.same_data import load_same_data
+from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Finding, Store
 from dynamoe_search.training import DamagedError

@@ -5,8 +5,9 @@ checksums and says who ended, then Optuna, then the removal of files that are no
 """
 
 import logging
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,63 +32,22 @@ from dynamoe_search.records import (
 from dynamoe_search.search import weights
 from dynamoe_search.search.objectives import values, violations
 from dynamoe_search.search.rungs import PRUNED, Rungs, in_words, to_store
+from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.training import (
     CandidateState,
-    CheckpointFolder,
     DamagedError,
-    StateFolder,
     Trained,
     TrainSettings,
     train_leg,
 )
-from dynamoe_search.training.checkpoints import EVERY_SECONDS
 
 logger = logging.getLogger(__name__)
 
+_WRITERS = 8
+
 OnReports = Callable[[list[Progress]], None]
-
-
-class StudyFiles:
-    """The files of one study: checkpoints of legs and of candidates, and the weights of the front.
-
-    Args:
-        folder: The study's own, see `Store.files_of`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.models = folder / "models"
-        self.states = StateFolder(folder / "checkpoints" / "candidates")
-        self._legs = folder / "checkpoints" / "legs"
-
-    def of_leg(self, leg: Leg, every_seconds: float = EVERY_SECONDS) -> CheckpointFolder:
-        """Returns the checkpoints of a leg in training."""
-        return CheckpointFolder(self._legs / str(leg.number), every_seconds=every_seconds)
-
-    def keep_legs(self, numbers: Collection[int]) -> None:
-        """Removes the checkpoints of all other legs, as far as that is possible."""
-        for path in self._legs.glob("*"):
-            if path.name not in {str(number) for number in numbers}:
-                shutil.rmtree(path, ignore_errors=True)
-
-    def keep_states(self, standing: Mapping[int, float], limit_bytes: float) -> None:
-        """Removes the checkpoints of candidates that need none, and the most hopeless beyond a limit.
-
-        Args:
-            standing: How hopeless each paused candidate is, by ordinal; the highest go first.
-            limit_bytes: How much all of them may take together. A candidate whose checkpoint is gone is trained
-                again from its start, should it ever go on.
-        """
-        sizes = self.states.sizes()
-        for ordinal in sizes.keys() - standing.keys():
-            self.states.remove(ordinal)
-        total = sum(size for ordinal, size in sizes.items() if ordinal in standing)
-        for ordinal in sorted(sizes.keys() & standing.keys(), key=lambda o: (-standing[o], o)):
-            if total <= limit_bytes:
-                return
-            self.states.remove(ordinal)
-            total -= sizes[ordinal]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +87,7 @@ class LegTrainer:
     def train(
         self,
         leg: Leg,
+        records: Sequence[CandidateRecord],
         *,
         on_reports: OnReports,
         should_stop: Callable[[], bool],
@@ -136,6 +97,7 @@ class LegTrainer:
 
         Args:
             leg: Owned by this process.
+            records: Its candidates.
             on_reports: Told after every epoch, and of the epochs that a checkpoint saves from being trained again.
             should_stop: Asked after every training step.
             checkpoint_seconds: How old the leg's last checkpoint must be for the next.
@@ -144,7 +106,6 @@ class LegTrainer:
             Interrupted: `should_stop` returned true; a checkpoint is written.
             StorageError: A checkpoint cannot be written.
         """
-        records = [self._store.candidate(self._name, trial) for trial in leg.trials]
         train = partial(
             train_leg,
             data=self._data,
@@ -210,24 +171,36 @@ class LegTrainer:
     def _results(
         self, leg: Leg, records: Sequence[CandidateRecord], results: Mapping[int, Trained]
     ) -> LegResults:
-        reports = {r.ordinal: self._store.progress(self._name, r.trial) for r in records}
+        reports = by_ordinal(self._store.progress(self._name, trials=leg.trials))
         decisions = self._judge(leg, records, results, reports)
         stops = {one.ordinal: one for one in decisions if one.action == "stop"}
         trials = {one.ordinal: one.trial for one in self._store.standings(self._name)}
         stored = to_store(decisions, trials)
-        ended, stood = [], []
+        ended = []
+        standing = []
         for record in records:
-            trained = results[record.ordinal]
+            trained, own = results[record.ordinal], reports.get(record.ordinal, [])
             if trained.outcome is not None:
                 ended.append(self._ended(record, trained))
             elif record.ordinal in stops:
                 decision = next(one for one in stored if one.trial == record.trial)
-                own = reports[record.ordinal]
                 ended.append(self.stopped(record, own, decision, trained.standing))
             elif trained.standing is not None:
-                checksum = self._save(trained.standing)
-                stood.append(Stood(trial=record.trial, epochs=leg.end, checkpoint=checksum))
-        return LegResults(ended=tuple(ended), stood=tuple(stood), decisions=tuple(stored))
+                standing.append((record.trial, trained.standing))
+        return LegResults(
+            ended=tuple(ended), stood=self._saved(standing, leg.end), decisions=tuple(stored)
+        )
+
+    def _saved(
+        self, standing: Sequence[tuple[int, CandidateState]], epochs: int
+    ) -> tuple[Stood, ...]:
+        """Writes checkpoints, several at a time: most of it is waiting for the disk."""
+        with ThreadPoolExecutor(max_workers=_WRITERS) as pool:
+            checksums = list(pool.map(self._save, (state for _, state in standing)))
+        return tuple(
+            Stood(trial=trial, epochs=epochs, checkpoint=checksum)
+            for (trial, _), checksum in zip(standing, checksums, strict=True)
+        )
 
     def _judge(
         self,
@@ -250,7 +223,7 @@ class LegTrainer:
                 pack_key=leg.pack_key,
                 reference=record.candidate.reference,
             )
-            self._rungs.take(place, reports[record.ordinal])
+            self._rungs.take(place, reports.get(record.ordinal, []))
             if outcome is None:
                 places.append(place)
         return self._rungs.judge(places)
@@ -318,6 +291,14 @@ def _writing(folder: Path) -> Iterator[None]:
             f"a checkpoint cannot be written to {folder} ({reason}); "
             "make room or mend the permissions, then go on with the command resume"
         ) from error
+
+
+def by_ordinal(reports: Iterable[Progress]) -> dict[int, list[Progress]]:
+    """Returns reports candidate by candidate, in the order given."""
+    found: dict[int, list[Progress]] = defaultdict(list)
+    for report in reports:
+        found[report.ordinal].append(report)
+    return dict(found)
 
 
 def _epoch(state: CandidateState | None) -> int:

@@ -10,18 +10,15 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 
 from dynamoe_search.data import ImageData
 from dynamoe_search.errors import LeaseLostError, UsageError
-from dynamoe_search.pruning import Decision
 from dynamoe_search.records import (
     Ended,
     Leg,
     Progress,
-    RungDecision,
     Standing,
     StudyRecord,
 )
@@ -40,15 +37,15 @@ from dynamoe_search.search.events import (
     ignore,
     never,
 )
-from dynamoe_search.search.legs import LegTrainer, StudyFiles
+from dynamoe_search.search.legs import LegTrainer
 from dynamoe_search.search.limits import Limits, Stopper
 from dynamoe_search.search.machine import library_versions, train_settings
+from dynamoe_search.search.next_legs import NextLegs
 from dynamoe_search.search.objectives import front_hypervolume
-from dynamoe_search.search.planner import Over, Position, Propose, TakeOver, Train, Wait, plan
-from dynamoe_search.search.proposals import Proposals
-from dynamoe_search.search.rungs import Rungs, changed, to_store
+from dynamoe_search.search.planner import Over
+from dynamoe_search.search.rungs import Rungs
 from dynamoe_search.search.same_data import load_same_data
-from dynamoe_search.search.space import Space
+from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.training import Interrupted, data_on
@@ -141,15 +138,13 @@ class _Run:
         self._store, self._worker, self._name, self._record = store, worker, record.name, record
         self._on_event, self._stopper = on_event, stopper
         self._spec = StudySpec.model_validate_json(record.spec_json)
-        self._space = Space(self._spec)
         self._versions = library_versions()
         settings = train_settings(self._spec, record.settings, trust_code=trust_code)
         data = data_on(load_same_data(record), settings.device)
         self._files = StudyFiles(store.files_of(record.name))
         self._rungs = Rungs(self._spec.pruner, self._spec.train.epochs, _constant_predictor(data))
         self._trainer = LegTrainer(store, self._spec, settings, data, self._rungs, self._files)
-        self._proposals = Proposals(self._space)
-        self._is_exhausted = False
+        self._legs = NextLegs(store, worker, self._spec, self._rungs, self._trainer, self._tell_of)
         self._front: set[int] | None = None
 
     def until_end(self, checkpoint_seconds: float) -> EndReason:
@@ -158,8 +153,9 @@ class _Run:
         self._refresh_front(self._store.standings(self._name))
         self._on_event(self._started())
         while not self._stopper.asks_now():
-            step = self._next()
+            step = self._legs.next()
             if isinstance(step, Over):
+                self._tidy_up(self._store.standings(self._name))
                 return step.reason
             if isinstance(step, Leg):
                 try:
@@ -186,122 +182,14 @@ class _Run:
             device=record.settings.device,
         )
 
-    # Planning
-
-    def _next(self) -> Leg | Wait | Over:
-        """Returns the leg to train, or why there is none; proposes designs that are missing."""
-        with self._store.planning(self._name, self._worker):
-            while True:
-                position = self._position()
-                step = plan(position)
-                match step:
-                    case TakeOver():
-                        if self._store.take_leg(self._name, self._worker, step.leg.number):
-                            return step.leg
-                    case Propose():
-                        self._propose(step)
-                    case Train():
-                        return self._store.open_leg(
-                            self._name,
-                            self._worker,
-                            step.trials,
-                            start=step.start,
-                            end=step.end,
-                            pack_key=step.pack_key,
-                        )
-                    case Over():
-                        self._close(step, position)
-                        return step
-                    case Wait():
-                        return step
-
-    def _position(self) -> Position:
-        standings = self._store.standings(self._name)
-        for one in standings:
-            if self._rungs.is_behind(one):
-                self._rungs.take(one, self._store.progress(self._name, one.trial))
-        paused = [one for one in standings if one.status == "paused"]
-        decisions = self._rungs.judge(paused)
-        self._remember(standings, decisions)
-        legs = self._store.legs(self._name, state="open")
-        alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
-        record = self._store.study(self._name)
-        return Position(
-            candidates=standings,
-            rungs=self._rungs.ladder,
-            epochs=self._spec.train.epochs,
-            trials=record.trials,
-            cohort_size=record.settings.cohort_size,
-            max_epochs=record.max_epochs,
-            open_legs=legs,
-            dead={leg.number for leg in legs if leg.worker not in alive},
-            decisions={one.ordinal: one for one in decisions},
-            is_exhausted=self._is_exhausted,
-        )
-
-    def _remember(self, standings: Sequence[Standing], decisions: Sequence[Decision]) -> None:
-        """Stores decisions that have changed, so that `status` can say why somebody waits."""
-        stored = {(one.trial, one.rung): one for one in self._store.decisions(self._name)}
-        news = changed(self._to_store(standings, decisions), stored)
-        if news:
-            self._store.decide(self._name, news)
-
-    def _to_store(
-        self, standings: Sequence[Standing], decisions: Sequence[Decision]
-    ) -> list[RungDecision]:
-        return to_store(decisions, {one.ordinal: one.trial for one in standings})
-
-    def _propose(self, step: Propose) -> None:
-        records = self._store.candidates(self._name)
-        proposer = self._proposals.proposer(records, self._rungs)
-        for _ in range(step.number):
-            proposal = proposer.propose()
-            if proposal is None:
-                self._is_exhausted = True
-                return
-            self._store.add_candidate(
-                self._name,
-                proposal.candidate,
-                params=proposal.params,
-                distributions=proposal.distributions,
-                cohort=step.cohort,
-                sampler_state=proposal.sampler_state,
-            )
-            self._store.heartbeat(self._name)
-
-    def _close(self, step: Over, position: Position) -> None:
-        """Ends whoever waits, if nobody will go on; a budget of epochs can be raised.
-
-        A worker that died may not have told Optuna of its last leg, nor removed its files.
-        """
-        paused = [one for one in position.candidates if one.status == "paused"]
-        if step.reason != "epochs" and paused:
-            self._stop(paused, position)
-        self._store.replay_tells(self._name)
-        self._tidy_up(self._store.standings(self._name))
-
-    def _stop(self, paused: Sequence[Standing], position: Position) -> None:
-        found = self._to_store(position.candidates, tuple(position.decisions.values()))
-        decisions = {one.trial: one for one in found}
-        ended = [
-            self._trainer.stopped(
-                self._store.candidate(self._name, one.trial),
-                self._store.progress(self._name, one.trial),
-                decisions[one.trial],
-            )
-            for one in paused
-        ]
-        final = [replace(decisions[one.trial], action="stop") for one in ended]
-        self._store.stop_paused(self._name, ended, final)
-        self._tell_of(ended)
-
     # Training
 
     def _train(self, leg: Leg, checkpoint_seconds: float) -> None:
-        records = [self._store.candidate(self._name, trial) for trial in leg.trials]
+        records = self._store.candidates(self._name, trials=leg.trials)
         self._on_event(LegStarted(leg=leg, candidates=tuple(one.candidate for one in records)))
         results = self._trainer.train(
             leg,
+            records,
             on_reports=self._report,
             should_stop=self._stopper,
             checkpoint_seconds=checkpoint_seconds,
@@ -329,8 +217,8 @@ class _Run:
         self._refresh_front(standings)
 
     def _tell_of(self, ended: Sequence[Ended]) -> None:
-        for one in ended:
-            record = self._store.candidate(self._name, one.trial)
+        trials = [one.trial for one in ended]
+        for record in self._store.candidates(self._name, trials=trials) if trials else ():
             self._on_event(CandidateFinished(record=record))
 
     def _report(self, reports: list[Progress]) -> None:

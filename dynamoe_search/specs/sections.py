@@ -242,14 +242,11 @@ class PrunerSection(Frozen):
 
     `auto` is `pareto` if candidates can be compared in all that the study is about, else `none`."""
     rungs: Annotated[tuple[int, ...], Field(strict=False)] | None = None
-    """Epochs after which candidates are compared; none means 1, 2, 3, 5, 8, 12, 18, ... below train.epochs."""
-    margin: float = Field(default=0.6, ge=0)
-    """`pareto`: rivals of no more activated parameters count if they lead by so many spreads of the rung in error and
-    in loss; smaller saves more."""
-    share: float = Field(default=0.0, ge=0, le=1)
-    """`pareto`: share of a rung that may lead a candidate by the margin although it goes on."""
-    guard: float = Field(default=0.05, ge=0, lt=1)
-    """`pareto`: also hold back the worst share in error and loss alike, and who only guesses; 0 switches it off."""
+    """Epochs after which candidates are compared; none means four early ones, such as 1, 2, 3, 5."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """`pareto`: share of a rung that goes on: whom the fewest rivals beat in error, loss and activated parameters."""
+    guard: float = Field(default=0.0, ge=0, lt=1)
+    """`pareto`: also hold back who is in this worst share in error and loss alike, from 8 records on."""
     eta: float = Field(default=2.0, gt=1)
     """`moasha`: one in eta goes on (published with 3)."""
     pause: bool = True

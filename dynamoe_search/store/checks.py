@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from dynamoe_search.errors import StorageError
 from dynamoe_search.records import CandidateRecord, StudyRecord
-from dynamoe_search.store import legs, reading, tables, workers, writing
+from dynamoe_search.store import fronts, legs, reading, tables, workers
 from dynamoe_search.store.database import Database
 from dynamoe_search.store.runs import Watcher
 from dynamoe_search.store.texts import from_text
@@ -216,7 +216,7 @@ def _of_front(connection: sa.Connection, record: StudyRecord) -> Iterator[Findin
     stored = [(row[0], from_text(dict[str, float], row[1])) for row in rows]
     computed = [
         (row["trial_number"], from_text(dict[str, float], row["values_json"]))
-        for row in writing.computed_front(connection, record)
+        for row in fronts.computed_front(connection, record)
     ]
     if stored != computed:
         yield _warning(

@@ -1,13 +1,13 @@
 """Legs: who trains what from which epoch to which; every function is a part of one transaction."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
 
 from dynamoe_search.errors import LeaseLostError, UsageError
-from dynamoe_search.records import Ended, Leg, RungDecision, Standing, Stood
-from dynamoe_search.store import tables, workers, writing
+from dynamoe_search.records import Ended, Leg, RungDecision, Stood
+from dynamoe_search.store import reading, tables, workers, writing
 from dynamoe_search.store.runs import Watcher
 from dynamoe_search.store.texts import counts_from_text, counts_to_text, utc_now
 
@@ -83,7 +83,7 @@ def _check_members(
     connection: sa.Connection, name: str, trials: Sequence[int], start: int, pack_key: str
 ) -> None:
     busy = {trial for leg in read_legs(connection, name, "open") for trial in leg.trials}
-    standing = {one.trial: one for one in read_standings(connection, name)}
+    standing = {one.trial: one for one in reading.read_standings(connection, name)}
     for trial in trials:
         one = standing.get(trial)
         if one is None:
@@ -176,7 +176,7 @@ def close_leg(
 
 def require_not_running(connection: sa.Connection, name: str, trials: Sequence[int]) -> None:
     """Raises `UsageError` if one of the trials is in training."""
-    running = {one.trial for one in read_standings(connection, name, ("running",))}
+    running = {one.trial for one in reading.read_standings(connection, name, ("running",))}
     if busy := sorted(running & set(trials)):
         raise UsageError(f"trial {busy[0]} of the study {name!r} is in training")
 
@@ -189,7 +189,7 @@ def without_lease(
     in_legs: dict[int, str | None] = {}
     for leg in read_legs(connection, name, "open"):
         in_legs.update(dict.fromkeys(leg.trials, leg.worker))
-    status = {one.trial: one.status for one in read_standings(connection, name)}
+    status = {one.trial: one.status for one in reading.read_standings(connection, name)}
 
     def is_cared_for(trial: int) -> bool:
         if status.get(trial) == "paused":
@@ -199,38 +199,6 @@ def without_lease(
         return status.get(trial) == "running" and bool(alive)
 
     return sorted(trial for trial in trials if not is_cared_for(trial))
-
-
-def read_standings(
-    connection: sa.Connection, name: str, status: Collection[str] | None = None
-) -> list[Standing]:
-    """Returns where every candidate of a study stands, by trial number."""
-    here = tables.candidates.c
-    query = sa.select(
-        here.trial_number,
-        here.ordinal,
-        here.cohort,
-        here.status,
-        here.epochs,
-        here.checkpoint,
-        here.pack_key,
-        here.reference,
-    ).where(here.study_name == name)
-    if status is not None:
-        query = query.where(here.status.in_(sorted(status)))
-    return [
-        Standing(
-            trial=row.trial_number,
-            ordinal=row.ordinal,
-            cohort=row.cohort,
-            status=cast(Any, row.status),
-            epochs=row.epochs,
-            checkpoint=row.checkpoint,
-            pack_key=row.pack_key,
-            reference=row.reference,
-        )
-        for row in connection.execute(query.order_by(here.trial_number))
-    ]
 
 
 def upsert_decisions(

@@ -1,7 +1,6 @@
 """What is read from our tables, as records; every function is a part of one transaction."""
 
 import difflib
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -13,18 +12,16 @@ from dynamoe_search.errors import UsageError
 from dynamoe_search.records import (
     Candidate,
     CandidateRecord,
-    FrontMember,
     LayerRouting,
     Outcome,
-    Progress,
-    Spent,
+    Standing,
     StudyRecord,
     StudySettings,
     Worker,
 )
 from dynamoe_search.store import tables
 from dynamoe_search.store.runs import Watcher
-from dynamoe_search.store.texts import counts_from_text, from_text, number
+from dynamoe_search.store.texts import from_text, number
 from dynamoe_search.store.workers import asked_to_stop, read_workers
 
 
@@ -102,16 +99,16 @@ def read_candidates(
     name: str,
     *,
     status: Collection[str] | None = None,
-    trial: int | None = None,
+    trials: Collection[int] | None = None,
 ) -> list[CandidateRecord]:
-    """Returns candidates of a study by trial number: all, those with a status, or one."""
+    """Returns candidates of a study by trial number: all, those with a status, or some trials."""
     require_study(connection, name)
     here = tables.candidates.c
     where = [here.study_name == name]
     if status is not None:
         where.append(here.status.in_(sorted(status)))
-    if trial is not None:
-        where.append(here.trial_number == trial)
+    if trials is not None:
+        where.append(here.trial_number.in_(sorted(trials)))
     rows = connection.execute(
         sa.select(
             tables.candidates,
@@ -121,13 +118,13 @@ def read_candidates(
         .where(*where)
         .order_by(here.trial_number)
     ).all()
-    routing = _routing(connection, name, trial)
+    routing = read_routing(connection, name, trials)
     return [_candidate(row, routing[row.trial_number]) for row in rows]
 
 
 def read_candidate(connection: sa.Connection, name: str, trial: int) -> CandidateRecord:
     """Returns a candidate; raises `UsageError` that says which trials there are if there is none."""
-    if found := read_candidates(connection, name, trial=trial):
+    if found := read_candidates(connection, name, trials=(trial,)):
         return found[0]
     here = tables.candidates.c
     first, last = connection.execute(
@@ -139,117 +136,64 @@ def read_candidate(connection: sa.Connection, name: str, trial: int) -> Candidat
     raise UsageError(f"the study {name!r} has no trial {trial}; it has {has}")
 
 
-def read_progress(
-    connection: sa.Connection,
-    name: str,
-    trial: int | None = None,
-    epochs: Collection[int] | None = None,
-) -> list[Progress]:
-    """Returns what candidates reported, by trial number and epoch: all, of one trial, or at some epochs."""
-    require_study(connection, name)
-    here = tables.progress.c
+def read_standings(
+    connection: sa.Connection, name: str, status: Collection[str] | None = None
+) -> list[Standing]:
+    """Returns where every candidate of a study stands, by trial number."""
+    here = tables.candidates.c
     query = sa.select(
+        here.trial_number,
         here.ordinal,
-        here.epoch,
-        here.train_loss,
-        here.validation_loss,
-        here.accuracy,
-        here.activated_params,
-        here.mean_k_per_layer_json,
-        here.experts_per_layer,
-        here.seconds,
+        here.cohort,
+        here.status,
+        here.epochs,
+        here.checkpoint,
+        here.pack_key,
+        here.reference,
     ).where(here.study_name == name)
-    if trial is not None:
-        query = query.where(here.trial_number == trial)
-    if epochs is not None:
-        query = query.where(here.epoch.in_(sorted(epochs)))
-    rows = connection.execute(query.order_by(here.trial_number, here.epoch)).all()
-    return [  # there are many: no attribute of a row is looked up, no type is checked twice
-        Progress(
-            ordinal=ordinal,
-            epoch=epoch,
-            train_loss=number(train_loss),
-            validation_loss=number(validation_loss),
-            accuracy=number(accuracy),
-            activated_params=number(activated),
-            mean_k_per_layer=tuple(map(float, json.loads(mean_k))),
-            experts_per_layer=counts_from_text(experts),
-            seconds=number(seconds),
-        )
-        for ordinal, epoch, train_loss, validation_loss, accuracy, activated, mean_k, experts, seconds in rows
-    ]
-
-
-def read_front(connection: sa.Connection, name: str) -> list[FrontMember]:
-    """Returns the stored front in its order."""
-    require_study(connection, name)
-    front, candidates = tables.front, tables.candidates
-    rows = connection.execute(
-        sa.select(
-            front.c.trial_number,
-            front.c.ordinal,
-            front.c.values_json,
-            front.c.params_json,
-            candidates.c.candidate_json,
-            tables.evaluations.c.metrics_json,
-        )
-        .select_from(front.join(candidates).join(tables.evaluations))
-        .where(front.c.study_name == name)
-        .order_by(front.c.place)
-    ).all()
-    routing = _routing(connection, name)
+    if status is not None:
+        query = query.where(here.status.in_(sorted(status)))
     return [
-        FrontMember(
+        Standing(
             trial=row.trial_number,
             ordinal=row.ordinal,
-            candidate=from_text(Candidate, row.candidate_json),
-            values=from_text(dict[str, float], row.values_json),
-            metrics=from_text(dict[str, float], row.metrics_json),
-            params=from_text(dict[str, Any], row.params_json),
-            routing=routing[row.trial_number],
+            cohort=row.cohort,
+            status=cast(Any, row.status),
+            epochs=row.epochs,
+            checkpoint=row.checkpoint,
+            pack_key=row.pack_key,
+            reference=row.reference,
         )
-        for row in rows
+        for row in connection.execute(query.order_by(here.trial_number))
     ]
 
 
-def read_spent(connection: sa.Connection, name: str) -> Spent:
-    """Returns what a study has used: finished candidates by their outcome, running ones by their reports."""
-    require_study(connection, name)
-    here, done = tables.candidates.c, tables.evaluations.c
-    counts: dict[str, int] = defaultdict(int)
-    epochs, seconds = 0, 0.0
-    for row in connection.execute(
-        sa.select(
-            here.status,
-            sa.func.count().label("num"),
-            sa.func.coalesce(sa.func.sum(done.epochs), 0).label("epochs"),
-            sa.func.coalesce(sa.func.sum(done.seconds), 0.0).label("seconds"),
-        )
-        .select_from(tables.candidates.outerjoin(tables.evaluations))
-        .where(here.study_name == name)
-        .group_by(here.status)
-    ):
-        counts[row.status] = row.num
-        epochs += int(row.epochs)
-        seconds += float(row.seconds)
-    report = tables.progress.c
-    for row in connection.execute(
-        sa.select(sa.func.max(report.epoch).label("epochs"), sa.func.sum(report.seconds).label("s"))
-        .select_from(tables.progress.join(tables.candidates))
-        .where(here.study_name == name, here.status.in_(("running", "paused")))
-        .group_by(report.trial_number)
-    ):
-        epochs += int(row.epochs)
-        seconds += float(row.s or 0.0)
-    return Spent(
-        epochs=epochs,
-        seconds=seconds,
-        complete=counts["complete"],
-        failed=counts["failed"],
-        running=counts["running"],
-        stopped=counts["stopped"],
-        paused=counts["paused"],
+def read_routing(
+    connection: sa.Connection, name: str, trials: Collection[int] | None = None
+) -> dict[int, tuple[LayerRouting, ...]]:
+    """Returns how the layers of every trial, or of some, route at the end, by trial number."""
+    table = tables.layers
+    query = sa.select(table).where(table.c.study_name == name)
+    if trials is not None:
+        query = query.where(table.c.trial_number.in_(sorted(trials)))
+    rows: Iterable[sa.Row[Any]] = connection.execute(
+        query.order_by(table.c.trial_number, table.c.layer)
     )
+    found: dict[int, tuple[LayerRouting, ...]] = defaultdict(tuple)
+    for row in rows:
+        found[row.trial_number] += (
+            LayerRouting(
+                layer=row.layer,
+                num_experts=row.num_experts,
+                mean_k=number(row.mean_k),
+                std_k=number(row.std_k),
+                k_histogram=from_text(tuple[int, ...], row.k_histogram_json),
+                load=from_text(tuple[float, ...], row.load_json),
+                load_cv=number(row.load_cv),
+                max_share=number(row.max_share),
+            ),
+        )
+    return found
 
 
 def _no_study(name: str, names: list[str]) -> str:
@@ -349,30 +293,3 @@ def _candidate(row: sa.Row[Any], routing: tuple[LayerRouting, ...]) -> Candidate
         versions=from_text(dict[str, str], row.evaluation_versions_json) if is_finished else {},
         finished_at=row.finished_at,
     )
-
-
-def _routing(
-    connection: sa.Connection, name: str, trial: int | None = None
-) -> dict[int, tuple[LayerRouting, ...]]:
-    table = tables.layers
-    query = sa.select(table).where(table.c.study_name == name)
-    if trial is not None:
-        query = query.where(table.c.trial_number == trial)
-    rows: Iterable[sa.Row[Any]] = connection.execute(
-        query.order_by(table.c.trial_number, table.c.layer)
-    )
-    found: dict[int, tuple[LayerRouting, ...]] = defaultdict(tuple)
-    for row in rows:
-        found[row.trial_number] += (
-            LayerRouting(
-                layer=row.layer,
-                num_experts=row.num_experts,
-                mean_k=number(row.mean_k),
-                std_k=number(row.std_k),
-                k_histogram=from_text(tuple[int, ...], row.k_histogram_json),
-                load=from_text(tuple[float, ...], row.load_json),
-                load_cv=number(row.load_cv),
-                max_share=number(row.max_share),
-            ),
-        )
-    return found

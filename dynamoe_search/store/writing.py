@@ -1,21 +1,18 @@
 """What is written to our tables; every function is a part of one transaction."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from dynamoe_search.errors import UsageError
-from dynamoe_search.pareto import front_indices
-from dynamoe_search.records import Candidate, Ended, Outcome, Progress, StudyRecord, StudySettings
+from dynamoe_search.records import Candidate, Ended, Outcome, StudySettings
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import MAXIMISED
 from dynamoe_search.store import tables
-from dynamoe_search.store.texts import column, counts_to_text, from_text, to_text, utc_now
+from dynamoe_search.store.texts import column, counts_to_text, to_text, utc_now
 
 
 def insert_study(
@@ -89,40 +86,6 @@ def insert_candidate(
         )
     )
     return trial
-
-
-def upsert_progress(connection: sa.Connection, name: str, reports: Sequence[Progress]) -> None:
-    """Stores what candidates report; a report of an epoch that is there replaces it."""
-    table = tables.progress
-    numbers = _trials_of(connection, name, {report.ordinal for report in reports})
-    latest = {(numbers[report.ordinal], report.epoch): report for report in reports}
-    connection.execute(
-        table.delete().where(
-            table.c.study_name == name,
-            table.c.trial_number == sa.bindparam("trial"),
-            table.c.epoch == sa.bindparam("at"),
-        ),
-        [{"trial": trial, "at": epoch} for trial, epoch in latest],
-    )
-    connection.execute(
-        table.insert(),
-        [
-            {
-                "study_name": name,
-                "trial_number": trial,
-                "epoch": epoch,
-                "ordinal": report.ordinal,
-                "train_loss": column(report.train_loss),
-                "validation_loss": column(report.validation_loss),
-                "accuracy": column(report.accuracy),
-                "activated_params": column(report.activated_params),
-                "seconds": column(report.seconds),
-                "mean_k_per_layer_json": to_text(list(report.mean_k_per_layer)),
-                "experts_per_layer": counts_to_text(report.experts_per_layer),
-            }
-            for (trial, epoch), report in latest.items()
-        ],
-    )
 
 
 def write_outcome(
@@ -235,81 +198,6 @@ def _write_layers(connection: sa.Connection, name: str, trial: int, outcome: Out
     )
 
 
-def rewrite_front(connection: sa.Connection, study: StudyRecord) -> None:
-    """Computes the front of the complete and feasible candidates again and stores it."""
-    connection.execute(
-        sa.select(tables.studies.c.state)
-        .where(tables.studies.c.study_name == study.name)
-        .with_for_update()
-    ).all()
-    members = computed_front(connection, study)
-    connection.execute(tables.front.delete().where(tables.front.c.study_name == study.name))
-    if members:
-        connection.execute(tables.front.insert(), members)
-
-
-def computed_front(connection: sa.Connection, study: StudyRecord) -> list[dict[str, Any]]:
-    """Returns the rows that the table of the front should have for a study, in their order."""
-    candidates, evaluations = tables.candidates.c, tables.evaluations.c
-    rows = connection.execute(
-        sa.select(
-            candidates.trial_number,
-            candidates.ordinal,
-            candidates.router,
-            candidates.schedule,
-            candidates.experts_per_layer,  # at the start
-            candidates.params_json,
-            evaluations.accuracy,
-            evaluations.activated_params,
-            evaluations.total_params,
-            evaluations.values_json,
-        )
-        .join_from(tables.candidates, tables.evaluations)
-        .where(
-            candidates.study_name == study.name,
-            candidates.status == "complete",
-            evaluations.is_feasible,
-        )
-        .order_by(candidates.trial_number)
-    ).all()
-    values = [from_text(dict[str, float], row.values_json) for row in rows]
-    points = np.array([[item[key] for key in study.objectives] for item in values])
-    order_key = front_order(study.objectives)
-    chosen = sorted(
-        front_indices(points, study.maximise).tolist(),
-        key=lambda index: (values[index][order_key], rows[index].trial_number),
-    )
-    at_end = _experts_at_end(connection, study.name) if chosen else {}
-    return [
-        {"study_name": study.name, "place": place}
-        | dict(rows[index]._mapping)
-        | at_end.get(rows[index].trial_number, {})
-        for place, index in enumerate(chosen)
-    ]
-
-
-def _experts_at_end(connection: sa.Connection, name: str) -> dict[int, dict[str, str]]:
-    """Returns the column `experts_per_layer` of every trial whose layers are known."""
-    here = tables.layers.c
-    counts: dict[int, tuple[int, ...]] = defaultdict(tuple)
-    for row in connection.execute(
-        sa.select(here.trial_number, here.num_experts)
-        .where(here.study_name == name)
-        .order_by(here.trial_number, here.layer)
-    ):
-        counts[row.trial_number] += (row.num_experts,)
-    return {
-        trial: {"experts_per_layer": counts_to_text(numbers)} for trial, numbers in counts.items()
-    }
-
-
-def front_order(objectives: Sequence[str]) -> str:
-    """Returns the objective by which a front is sorted: activated parameters, else the second, else the only one."""
-    if "activated_params" in objectives:
-        return "activated_params"
-    return objectives[min(1, len(objectives) - 1)]
-
-
 def raise_stop_serial(connection: sa.Connection, name: str) -> None:
     """Counts a request to stop."""
     table = tables.studies
@@ -340,16 +228,3 @@ def _study_row(connection: sa.Connection, name: str, *columns: str) -> sa.Row[An
         .where(table.c.study_name == name)
         .with_for_update()
     ).one_or_none()
-
-
-def _trials_of(connection: sa.Connection, name: str, ordinals: set[int]) -> dict[int, int]:
-    table = tables.candidates
-    rows = connection.execute(
-        sa.select(table.c.ordinal, table.c.trial_number).where(
-            table.c.study_name == name, table.c.ordinal.in_(sorted(ordinals))
-        )
-    )
-    numbers = {row.ordinal: row.trial_number for row in rows}
-    if missing := sorted(ordinals - set(numbers)):
-        raise UsageError(f"the study {name!r} has no candidate with the ordinal {missing[0]}")
-    return numbers

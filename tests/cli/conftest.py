@@ -44,6 +44,9 @@ learning_rate = { low = 1e-3, high = 1e-2, log = true }
 [search]
 cohort_size = 3
 startup_trials = 3
+
+[search.pruner]
+kind = "none"
 """
 
 

@@ -54,9 +54,7 @@ def test_the_three_forms() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "value", [(4,), (4, 4), IntRange(low=4, high=4), IntRange(low=4, high=6, step=5)]
-)
+@pytest.mark.parametrize("value", [(4,), (4, 4), IntRange(low=4, high=4)])
 def test_what_can_take_one_value_is_fixed(value: object) -> None:
     assert distribution_of(value) is None
     assert middle_value(value) == 4

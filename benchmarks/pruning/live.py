@@ -1,0 +1,163 @@
+"""Whole searches at an equal budget of epochs: without pruning, with it, and with a sampler that ignores the paused.
+
+    python -m benchmarks.pruning.live [--seeds 10] [--epochs 480] [--data digits] > benchmarks/pruning/results/live.md
+
+Every search has its own seed for designs, initial weights and batch order; the same seed in all arms. The hypervolume
+is that of validation accuracy against activated parameters, on a linear axis as the program reports it and on a
+logarithmic one, where the box goes from the smallest model of all searches to the study's frozen reference point.
+"""
+
+import argparse
+import math
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from scipy import stats
+
+from dynamoe_search.pareto import hypervolume
+from dynamoe_search.presets import read_study
+from dynamoe_search.search import Limits, create_study, run_study
+from dynamoe_search.search.proposals import Proposals
+from dynamoe_search.store import Store
+
+ARMS: Mapping[str, str] = {
+    "no pruning": "none",
+    "pareto": "pareto",
+    "pareto, the sampler is told nothing of the paused": "pareto",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """What one search came to."""
+
+    points: tuple[tuple[float, float], ...]  # accuracy and activated parameters of its front
+    reference: tuple[float, float]
+    linear: float  # hypervolume
+    candidates: int
+    complete: int
+    seconds: float
+
+    def logarithmic(self, smallest: float) -> float:
+        """Returns the hypervolume with the logarithm of the parameters, as a share of its box."""
+        worst, largest = self.reference
+        span = math.log(largest / smallest)
+        points = [[accuracy, math.log(size / smallest) / span] for accuracy, size in self.points]
+        return hypervolume(points, (True, False), [worst, 1.0]) / (1.0 - worst)
+
+
+@contextmanager
+def arm(name: str) -> Iterator[None]:
+    """Takes the estimates of paused candidates from the sampler in the last arm."""
+    if "nothing" not in name:
+        yield
+        return
+    with patch.object(Proposals, "_estimates", lambda *_: {}):
+        yield
+
+
+def search(preset: str, name: str, seed: int, epochs: int) -> Search:
+    """Runs one search to its budget."""
+    changes = [
+        f"study.seed={seed}",
+        "study.trials=10000",
+        f"search.pruner.kind={ARMS[name]}",
+    ]
+    spec = read_study(preset, changes, "live").spec
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        arm(name),
+        Store.open(f"sqlite:///{Path(folder) / 'live.db'}") as store,
+    ):
+        start = time.perf_counter()
+        create_study(store, spec, source=preset, device="cpu", num_threads=1)
+        summary = run_study(store, "live", limits=Limits(epochs=epochs))
+        seconds = time.perf_counter() - start
+        reference = store.study("live").settings.reference_point
+        num_candidates = len(store.standings("live"))
+    return Search(
+        points=tuple(
+            (one.values["accuracy"], one.values["activated_params"]) for one in summary.front
+        ),
+        reference=(reference[0], reference[1]),
+        linear=summary.hypervolume,
+        candidates=num_candidates,
+        complete=summary.complete,
+        seconds=seconds,
+    )
+
+
+def interval(values: Sequence[float]) -> str:
+    """Returns mean and half width of the 95 % interval of a mean, by Student's t."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:+.4f}"
+    half = (
+        float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    )
+    return f"{mean:+.4f} ± {half:.4f}"
+
+
+def table(found: Mapping[str, Sequence[Search]]) -> Iterator[str]:
+    """Yields the lines of the result."""
+    smallest = min(size for some in found.values() for one in some for _, size in one.points)
+    base = found["no pruning"]
+    yield (
+        "| search | candidates | complete | hypervolume, linear | against no pruning | "
+        "hypervolume, log | against no pruning | best accuracy | seconds |"
+    )
+    yield "| --- | --: | --: | --: | --: | --: | --: | --: | --: |"
+    for name, some in found.items():
+        logs = [one.logarithmic(smallest) for one in some]
+        others = [one.logarithmic(smallest) for one in base]
+        linear = [one.linear - other.linear for one, other in zip(some, base, strict=True)]
+        log = [one - other for one, other in zip(logs, others, strict=True)]
+        best = statistics.fmean(max(accuracy for accuracy, _ in one.points) for one in some)
+        yield (
+            f"| {name} | {statistics.fmean(one.candidates for one in some):.1f} "
+            f"| {statistics.fmean(one.complete for one in some):.1f} "
+            f"| {statistics.fmean(one.linear for one in some):.4f} | {interval(linear)} "
+            f"| {statistics.fmean(logs):.4f} | {interval(log)} "
+            f"| {best:.4f} | {statistics.fmean(one.seconds for one in some):.0f} |"
+        )
+    names = list(found)
+    taught, untaught = found[names[1]], found[names[2]]
+    gain = [
+        one.logarithmic(smallest) - other.logarithmic(smallest)
+        for one, other in zip(taught, untaught, strict=True)
+    ]
+    yield ""
+    yield f"What the sampler gains from the paused (hypervolume, log, paired): {interval(gain)}."
+
+
+def main() -> None:
+    """Runs all searches and prints the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=480)
+    parser.add_argument("--data", default="digits", help="a preset")
+    options = parser.parse_args()
+    found: dict[str, list[Search]] = {name: [] for name in ARMS}
+    for seed in range(options.seeds):
+        for name in ARMS:
+            found[name].append(search(options.data, name, seed, options.epochs))
+    print("# Searches at an equal budget of epochs\n")
+    print(
+        f"Command: `python -m benchmarks.pruning.live --seeds {options.seeds} "
+        f"--epochs {options.epochs} --data {options.data}`. Means over {options.seeds} seeds, "
+        f"paired differences with 95 % intervals; torch {torch.__version__}, "
+        f"Python {platform.python_version()}, CPU, one thread.\n"
+    )
+    print("\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What a worker does next, worked out from the database and put down there before it is done."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from dynamoe_search.pruning import Decision
+from dynamoe_search.records import Ended, Leg, RungDecision, Standing
+from dynamoe_search.search.legs import LegTrainer, by_ordinal
+from dynamoe_search.search.planner import Over, Position, Propose, TakeOver, Train, Wait, plan
+from dynamoe_search.search.proposals import Proposals
+from dynamoe_search.search.rungs import Rungs, changed, to_store
+from dynamoe_search.search.space import Space
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.store import Store
+
+
+class NextLegs:
+    """Plans one study for one worker.
+
+    Args:
+        store: The open database.
+        worker: The lease of this process.
+        spec: The study.
+        rungs: What candidates reported.
+        trainer: Makes the outcomes of those who are stopped for good.
+        on_ended: Told who that was.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        worker: str,
+        spec: StudySpec,
+        rungs: Rungs,
+        trainer: LegTrainer,
+        on_ended: Callable[[Sequence[Ended]], None],
+    ) -> None:
+        self._store, self._worker, self._name, self._spec = store, worker, spec.study.name, spec
+        self._rungs, self._trainer, self._on_ended = rungs, trainer, on_ended
+        self._proposals = Proposals(Space(spec))
+        self._is_exhausted = False
+
+    def next(self) -> Leg | Wait | Over:
+        """Returns the leg to train, or why there is none; proposes designs that are missing."""
+        with self._store.planning(self._name, self._worker):
+            while True:
+                position = self._position()
+                step = plan(position)
+                match step:
+                    case TakeOver():
+                        if self._store.take_leg(self._name, self._worker, step.leg.number):
+                            return step.leg
+                    case Propose():
+                        self._propose(step)
+                    case Train():
+                        return self._store.open_leg(
+                            self._name,
+                            self._worker,
+                            step.trials,
+                            start=step.start,
+                            end=step.end,
+                            pack_key=step.pack_key,
+                        )
+                    case Over():
+                        self._close(step, position)
+                        return step
+                    case Wait():
+                        return step
+
+    def _position(self) -> Position:
+        standings = self._store.standings(self._name)
+        behind = {one.trial: one for one in standings if self._rungs.is_behind(one)}
+        if behind:
+            reports = by_ordinal(self._store.progress(self._name, trials=behind))
+            for one in behind.values():
+                self._rungs.take(one, reports.get(one.ordinal, ()))
+        paused = [one for one in standings if one.status == "paused"]
+        decisions = self._rungs.judge(paused)
+        self._remember(standings, decisions)
+        legs = self._store.legs(self._name, state="open")
+        alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
+        record = self._store.study(self._name)
+        return Position(
+            candidates=standings,
+            rungs=self._rungs.ladder,
+            epochs=self._spec.train.epochs,
+            trials=record.trials,
+            cohort_size=record.settings.cohort_size,
+            max_epochs=record.max_epochs,
+            open_legs=legs,
+            dead={leg.number for leg in legs if leg.worker not in alive},
+            decisions={one.ordinal: one for one in decisions},
+            is_exhausted=self._is_exhausted,
+        )
+
+    def _remember(self, standings: Sequence[Standing], decisions: Sequence[Decision]) -> None:
+        """Stores decisions that have changed, so that `status` can say why somebody waits."""
+        stored = {(one.trial, one.rung): one for one in self._store.decisions(self._name)}
+        news = changed(self._to_store(standings, decisions), stored)
+        if news:
+            self._store.decide(self._name, news)
+
+    def _to_store(
+        self, standings: Sequence[Standing], decisions: Sequence[Decision]
+    ) -> list[RungDecision]:
+        return to_store(decisions, {one.ordinal: one.trial for one in standings})
+
+    def _propose(self, step: Propose) -> None:
+        records = self._store.candidates(self._name)
+        proposer = self._proposals.proposer(records, self._rungs)
+        for _ in range(step.number):
+            proposal = proposer.propose()
+            if proposal is None:
+                self._is_exhausted = True
+                return
+            self._store.add_candidate(
+                self._name,
+                proposal.candidate,
+                params=proposal.params,
+                distributions=proposal.distributions,
+                cohort=step.cohort,
+                sampler_state=proposal.sampler_state,
+            )
+            self._store.heartbeat(self._name)
+
+    def _close(self, step: Over, position: Position) -> None:
+        """Ends whoever waits, if nobody will go on; a budget of epochs can be raised.
+
+        A worker that died may not have told Optuna of its last leg.
+        """
+        paused = [one for one in position.candidates if one.status == "paused"]
+        if step.reason != "epochs" and paused:
+            self._stop(paused, position)
+        self._store.replay_tells(self._name)
+
+    def _stop(self, paused: Sequence[Standing], position: Position) -> None:
+        found = self._to_store(position.candidates, tuple(position.decisions.values()))
+        decisions = {one.trial: one for one in found}
+        trials = [one.trial for one in paused]
+        reports = by_ordinal(self._store.progress(self._name, trials=trials))
+        ended = [
+            self._trainer.stopped(one, reports.get(one.ordinal, ()), decisions[one.trial])
+            for one in self._store.candidates(self._name, trials=trials)
+        ]
+        final = [replace(decisions[one.trial], action="stop") for one in ended]
+        self._store.stop_paused(self._name, ended, final)
+        self._on_ended(ended)

@@ -1,0 +1,148 @@
+"""The methods of `Store` on candidates: what is tried, what they report, where they stand, what is decided of them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution
+
+from dynamoe_search.records import Candidate, CandidateRecord, Progress, RungDecision, Standing
+from dynamoe_search.store import legs, progress, reading, writing
+from dynamoe_search.store.opening import OpenStore
+
+
+class CandidateMethods(OpenStore):
+    """A part of `Store`."""
+
+    def add_candidate(
+        self,
+        name: str,
+        candidate: Candidate,
+        *,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        cohort: int,
+        sampler_state: Mapping[str, Any],
+    ) -> int:
+        """Adds a candidate that will be trained and returns its trial number.
+
+        Calling it again for the same ordinal returns the same number, also after a crash between Optuna's row
+        and ours.
+
+        Args:
+            name: The study.
+            candidate: What will be trained.
+            params: Values of Optuna's parameters; plain numbers, strings and booleans.
+            distributions: Their distributions.
+            cohort: Which cohort the candidate belongs to, from 0.
+            sampler_state: What the search needs to go on from here, as JSON can hold it.
+        """
+        known = self._database.query(lambda found: reading.read_numbers(found, name))
+        if candidate.ordinal in known:
+            return known[candidate.ordinal]
+        study = self._optuna_study(name)
+        trial = self._patiently(
+            lambda: self._trials.add(
+                study,
+                candidate,
+                cohort=cohort,
+                params=params,
+                distributions=distributions,
+                known=frozenset(known.values()),
+            )
+        )
+        stored = self._database.transact(
+            lambda found: writing.insert_candidate(
+                found,
+                name,
+                trial,
+                candidate,
+                cohort=cohort,
+                params=params,
+                sampler_state=sampler_state,
+            )
+        )
+        if stored != trial:  # another process added the same ordinal at the same time
+            self._patiently(lambda: self._trials.discard(study, trial))
+        return stored
+
+    def candidates(
+        self,
+        name: str,
+        *,
+        status: Collection[str] | None = None,
+        trials: Collection[int] | None = None,
+    ) -> list[CandidateRecord]:
+        """Returns the candidates of a study by trial number: all, those with a status, or these trials."""
+        return self._database.query(
+            lambda found: reading.read_candidates(found, name, status=status, trials=trials)
+        )
+
+    def candidate(self, name: str, trial: int) -> CandidateRecord:
+        """Returns a candidate; raises `UsageError` if the study has no such trial."""
+        return self._database.query(lambda found: reading.read_candidate(found, name, trial))
+
+    def standings(self, name: str, *, status: Collection[str] | None = None) -> list[Standing]:
+        """Returns where every candidate stands, by trial number; much quicker than `candidates`."""
+        return self._query(name, lambda found: reading.read_standings(found, name, status))
+
+    def add_progress(self, name: str, reports: Sequence[Progress]) -> None:
+        """Stores what candidates report after an epoch; a candidate that is trained again overwrites."""
+        if not reports:
+            return
+
+        def write(connection: sa.Connection) -> None:
+            progress.upsert_progress(connection, name, reports)
+            self._beat(connection, name)
+
+        self._database.transact(write)
+
+    def progress(
+        self,
+        name: str,
+        trial: int | None = None,
+        *,
+        trials: Collection[int] | None = None,
+        epochs: Collection[int] | None = None,
+    ) -> list[Progress]:
+        """Returns the reports of a study, of one trial or some, or at some epochs, by trial number and epoch."""
+        chosen = trials if trial is None else (trial,)
+        return self._database.query(
+            lambda found: progress.read_progress(found, name, chosen, epochs)
+        )
+
+    def decide(self, name: str, decisions: Sequence[RungDecision]) -> None:
+        """Stores decisions; one of the same trial at the same rung replaces the older one."""
+        if decisions:
+            self._database.transact(lambda found: legs.upsert_decisions(found, name, decisions))
+
+    def decisions(self, name: str) -> list[RungDecision]:
+        """Returns the latest decision of every trial at every rung, by trial number and rung."""
+        return self._query(name, lambda found: legs.read_decisions(found, name))
+
+    def replay_tells(self, name: str) -> list[int]:
+        """Tells Optuna what our tables call finished and Optuna still calls running; returns these trials."""
+        running = self._running(name)
+        late = [
+            one.trial
+            for one in self.standings(name, status=("complete", "failed", "stopped"))
+            if one.trial in running
+        ]
+        for trial in late:
+            self._tell(name, trial)
+        return late
+
+    def zombies(self, name: str) -> list[int]:
+        """Returns the trials that Optuna calls running and nobody works on, by number.
+
+        Not among them: what is in an open leg of a live worker, what is paused, and, while a worker is alive, what
+        waits for its first leg.
+        """
+        running = self._running(name)
+        return self._query(
+            name, lambda found: legs.without_lease(found, name, running, self._watcher)
+        )
+
+    def _running(self, name: str) -> frozenset[int]:
+        study = self._optuna_study(name)
+        return self._patiently(lambda: self._trials.running(study))

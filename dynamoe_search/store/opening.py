@@ -1,0 +1,120 @@
+"""Opening and closing the database, and what all methods of `Store` stand on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import optuna
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
+
+from dynamoe_search.store import reading, workers
+from dynamoe_search.store.database import BUSY_TIMEOUT_SECONDS, Database
+from dynamoe_search.store.problems import masked
+from dynamoe_search.store.runs import Lease, Watcher
+from dynamoe_search.store.trials import Trials
+
+Result = TypeVar("Result")
+
+
+class OpenStore:
+    """An open database, our side and Optuna's, with the leases of this process; a context manager."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._trials = Trials(database)
+        self._watcher = Watcher()
+        self._leases: dict[str, Lease] = {}
+
+    @classmethod
+    def open(
+        cls,
+        url: str | None = None,
+        *,
+        create: bool = True,
+        busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
+    ) -> Self:
+        """Opens a database.
+
+        Args:
+            url: An SQLAlchemy URL such as `sqlite:///studies.db`; None means `default_url()`.
+            create: Make the database if there is none.
+            busy_timeout_seconds: How long to wait for another process that writes to the same SQLite file.
+
+        Raises:
+            StorageError: For anything that keeps the database from being used, in one sentence.
+        """
+        return cls(Database.open(url, create=create, busy_timeout_seconds=busy_timeout_seconds))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._trials.close()
+        self._database.close()
+
+    @property
+    def url(self) -> str:
+        """The database's URL for people to read: passwords are shown as `***`."""
+        return masked(self._database.url.render_as_string(hide_password=True))
+
+    @property
+    def folder(self) -> Path:
+        """Where the files of all studies are; it need not exist."""
+        return self._database.folder
+
+    def storage_for_optuna(self) -> RDBStorage:
+        """Returns Optuna's storage of the same database, on the same connections."""
+        return self._trials.storage
+
+    def _query(self, name: str, body: Callable[[sa.Connection], Result]) -> Result:
+        """Reads something of a study; raises `UsageError` if there is none."""
+
+        def read(connection: sa.Connection) -> Result:
+            reading.require_study(connection, name)
+            return body(connection)
+
+        return self._database.query(read)
+
+    def _beat(self, connection: sa.Connection, name: str) -> None:
+        """Gives a sign of life within a transaction that writes."""
+        if (lease := self._leases.get(name)) is not None:
+            lease.beaten()
+            workers.beat(connection, name, lease.worker, lease.seconds)
+
+    def _patiently(self, act: Callable[[], Result]) -> Result:
+        return self._database.patience.call(act)
+
+    def _optuna_study(self, name: str) -> optuna.Study:
+        """Returns Optuna's side of a study, made anew if it is missing and no candidate is ours yet."""
+
+        def read(connection: sa.Connection) -> tuple[tuple[str, ...], tuple[bool, ...], bool]:
+            goals = reading.read_goals(connection, name)
+            return *goals, not reading.read_numbers(connection, name)
+
+        objectives, maximise, is_empty = self._database.query(read)
+        return self._patiently(
+            lambda: self._trials.study(name, objectives, maximise, create=is_empty)
+        )
+
+    def _tell(self, name: str, trial: int) -> None:
+        """Tells Optuna how a candidate ended; nothing if it did not yet."""
+        record = self._database.query(lambda found: reading.read_candidate(found, name, trial))
+        outcome = record.outcome
+        if outcome is None:
+            return
+        values = None if record.values is None else list(record.values.values())
+        study = self._optuna_study(name)
+        self._patiently(
+            lambda: self._trials.tell(study, record.trial, outcome, values, record.violations)
+        )

@@ -1,0 +1,119 @@
+"""The methods of `Store` on studies as a whole: what they are asked for, who works on them, what came of them."""
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from dynamoe_search.records import FrontMember, Spent, StudyRecord, StudySettings, Worker
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.store import deletion, fronts, progress, reading, workers, writing
+from dynamoe_search.store.opening import OpenStore
+from dynamoe_search.store.texts import safe_name
+from dynamoe_search.store.trials import taken
+
+
+class StudyMethods(OpenStore):
+    """A part of `Store`."""
+
+    def create_study(self, spec: StudySpec, *, source: str, settings: StudySettings) -> None:
+        """Adds a study to Optuna's tables and to ours.
+
+        Args:
+            spec: The study file as run.
+            source: The file or preset that it came from.
+            settings: What is chosen once and may change a number.
+
+        Raises:
+            UsageError: If the name is taken.
+        """
+        name = spec.study.name
+        is_ours = self._database.query(lambda found: reading.has_study(found, name))
+        if not is_ours and self._trials.exists(name):
+            raise taken(name)
+        self._database.transact(lambda found: writing.insert_study(found, spec, source, settings))
+        self._optuna_study(name)
+
+    def study(self, name: str) -> StudyRecord:
+        """Returns a study; the `UsageError` for a missing one names close matches."""
+        return self._database.query(lambda found: reading.read_study(found, name, self._watcher))
+
+    def studies(self) -> list[StudyRecord]:
+        """Returns all studies, oldest first."""
+        return self._database.query(lambda found: reading.read_studies(found, self._watcher))
+
+    def set_trials(self, name: str, trials: int) -> None:
+        """Changes how many candidates a study is asked for."""
+        self._update(name, trials=trials)
+
+    def set_max_epochs(self, name: str, epochs: int) -> None:
+        """Changes how many candidate-epochs a study may train in all."""
+        self._update(name, max_epochs=epochs)
+
+    def set_time_budget(self, name: str, seconds: float) -> None:
+        """Changes how many seconds all workers together may work on a study."""
+        self._update(name, max_seconds=seconds)
+
+    def set_max_pack(self, name: str, candidates: int) -> None:
+        """Remembers how many candidates fit into memory together."""
+        self._update(name, max_pack=candidates)
+
+    def workers(self, name: str) -> list[Worker]:
+        """Returns who works on a study, or did, in the order in which they came."""
+        return self._query(
+            name, lambda found: workers.read_workers(found, self._watcher, name)[name]
+        )
+
+    def request_stop(self, name: str) -> None:
+        """Asks all who work on the study to end after the current step."""
+        self._database.query(lambda found: reading.require_study(found, name))
+        self._database.transact(lambda found: writing.raise_stop_serial(found, name))
+
+    def stop_serial(self, name: str) -> int:
+        """Returns how often the study was asked to stop."""
+        return self._database.query(lambda found: reading.read_stop_serial(found, name))
+
+    def stop_requested(self, name: str) -> bool:
+        """Says whether someone asked the study to end since this process joined it; false if it did not join."""
+        lease = self._leases.get(name)
+        return self.stop_serial(name) > lease.stop_serial if lease is not None else False
+
+    def refresh_front(self, name: str) -> list[FrontMember]:
+        """Computes the Pareto front of the complete and feasible candidates, stores and returns it."""
+        record = self.study(name)
+        self._database.transact(lambda found: fronts.rewrite_front(found, record))
+        return self.front(name)
+
+    def front(self, name: str) -> list[FrontMember]:
+        """Returns the stored front, by activated parameters (else by the second objective), ascending."""
+        return self._database.query(lambda found: fronts.read_front(found, name))
+
+    def spent(self, name: str) -> Spent:
+        """Returns what a study has used so far."""
+        return self._database.query(lambda found: progress.read_spent(found, name))
+
+    def delete_study(self, name: str) -> None:
+        """Deletes a study everywhere: Optuna's tables, the folder with its files, our tables.
+
+        A deletion that was cut short is finished by deleting again.
+
+        Raises:
+            UsageError: If there is no such study, or another process is running it.
+        """
+        deletion.refuse_live_workers(name, self.workers, self._watcher.silence_seconds)
+        self._update(name, state="deleting")
+        self._trials.delete(name)
+        deletion.delete_files(self.files_of(name), self.folder)
+        self._database.transact(lambda found: writing.delete_rows(found, name))
+        self._leases.pop(name, None)
+
+    def files_of(self, name: str) -> Path:
+        """Returns the folder for the files of a study; any name is safe; it need not exist."""
+        return self.folder / safe_name(name)
+
+    def _update(self, name: str, **values: Any) -> None:
+        def write(connection: sa.Connection) -> None:
+            reading.require_study(connection, name)
+            writing.update_study(connection, name, **values)
+
+        self._database.transact(write)

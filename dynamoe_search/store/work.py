@@ -1,0 +1,225 @@
+"""The methods of `Store` for the processes that work on studies: their leases, whose turn it is to plan, legs."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Literal
+
+import sqlalchemy as sa
+
+from dynamoe_search.errors import StorageError
+from dynamoe_search.records import Ended, Leg, Progress, RungDecision, Stood
+from dynamoe_search.store import legs, progress, reading, workers, writing
+from dynamoe_search.store.opening import OpenStore
+from dynamoe_search.store.patience import PATIENCE_SECONDS
+from dynamoe_search.store.runs import Lease, this_process
+from dynamoe_search.store.writing import named_values
+
+_POLL_SECONDS = 0.05
+
+
+class WorkMethods(OpenStore):
+    """A part of `Store`."""
+
+    def join(self, name: str) -> str:
+        """Makes this process one of those that work on a study and returns its id as a worker.
+
+        Joining twice gives the same id. From now on the database is waited for if it is locked or out of reach.
+
+        Raises:
+            UsageError: The study is being deleted.
+        """
+        if (lease := self._leases.get(name)) is not None:
+            return lease.worker
+        self._database.query(lambda found: reading.require_study(found, name))
+        worker, serial = self._database.transact(
+            lambda found: workers.join(found, name, this_process())
+        )
+        self._leases[name] = Lease(worker, serial)
+        self._database.patience.seconds = PATIENCE_SECONDS
+        return worker
+
+    def leave(
+        self,
+        name: str,
+        worker: str,
+        state: Literal["finished", "interrupted"],
+        seconds: float | None = None,
+    ) -> None:
+        """Says that a worker stopped; the study gets the state if no other live worker is there.
+
+        Args:
+            name: The study.
+            worker: Id of the worker.
+            state: What the study is now.
+            seconds: How long it worked; none means since it joined.
+        """
+        lease = self._leases.get(name)
+        if seconds is None:
+            seconds = lease.seconds if lease is not None else 0.0
+        worked = seconds
+        self._database.transact(
+            lambda found: workers.leave(
+                found, name, worker, state=state, seconds=worked, watcher=self._watcher
+            )
+        )
+        if lease is not None and lease.worker == worker:
+            del self._leases[name]
+        if not self._leases:
+            self._database.patience.seconds = 0.0
+
+    def heartbeat(self, name: str) -> None:
+        """Gives a sign of life of this process; cheap enough to be called after every step."""
+        lease = self._leases.get(name)
+        if lease is not None and lease.is_due():
+            self._database.transact(lambda found: self._beat(found, name))
+
+    def close(self) -> None:
+        """Leaves the studies that this process works on, as interrupted, and closes all connections."""
+        self._database.patience.seconds = 0.0
+        for name, lease in list(self._leases.items()):
+            with suppress(StorageError):  # the database may be why it is closed
+                if lease.is_of_this_process():
+                    self.leave(name, lease.worker, "interrupted")
+        self._leases.clear()
+        super().close()
+
+    @contextmanager
+    def planning(self, name: str, worker: str) -> Iterator[None]:
+        """Lets one worker at a time plan what is trained next; waits for its turn.
+
+        Raises:
+            LeaseLostError: The worker does not work on the study.
+        """
+        while self._is_planned(name, worker) or not self._database.transact(
+            lambda found: workers.try_to_plan(found, name, worker, self._watcher)
+        ):
+            time.sleep(_POLL_SECONDS)
+            self.heartbeat(name)
+        try:
+            yield
+        finally:
+            self._database.transact(lambda found: workers.stop_planning(found, name, worker))
+
+    def legs(self, name: str, *, state: Literal["open", "done"] | None = None) -> list[Leg]:
+        """Returns the legs of a study by number, all or those of a state."""
+        return self._query(name, lambda found: legs.read_legs(found, name, state))
+
+    def open_leg(
+        self,
+        name: str,
+        worker: str,
+        trials: Sequence[int],
+        *,
+        start: int,
+        end: int,
+        pack_key: str,
+    ) -> Leg:
+        """Adds a leg that the worker will train; its candidates are running from now on.
+
+        Raises:
+            LeaseLostError: The worker left, or another one plans.
+            UsageError: A candidate is in training or over, or does not stand at the start.
+        """
+        return self._database.transact(
+            lambda found: legs.open_leg(
+                found,
+                name,
+                worker,
+                trials,
+                start=start,
+                end=end,
+                pack_key=pack_key,
+                watcher=self._watcher,
+            )
+        )
+
+    def take_leg(self, name: str, worker: str, number: int) -> bool:
+        """Takes an open leg over if its worker is dead; returns whether it is this worker's now."""
+        return self._database.transact(
+            lambda found: legs.take_leg(found, name, worker, number, self._watcher)
+        )
+
+    def close_leg(
+        self,
+        name: str,
+        worker: str,
+        number: int,
+        *,
+        reports: Sequence[Progress] = (),
+        ended: Sequence[Ended],
+        stood: Sequence[Stood],
+        decisions: Sequence[RungDecision] = (),
+        versions: Mapping[str, str],
+    ) -> None:
+        """Stores all that came of a leg at once, then tells Optuna; does nothing that was done before.
+
+        Args:
+            name: The study.
+            worker: Who trained the leg.
+            number: The leg's number.
+            reports: Reports that may not be stored yet.
+            ended: Members whose training is over.
+            stood: Members that reached the end of the leg and wait for the next one.
+            decisions: What was decided of candidates, of the leg or not.
+            versions: Versions of the libraries that computed it.
+
+        Raises:
+            LeaseLostError: Another worker took the leg over; nothing is stored.
+            ValueError: Members are missing or of another leg, or a complete candidate has no value, or a NaN, for
+                an objective.
+        """
+        values = self._named(name, ended)
+
+        def write(connection: sa.Connection) -> None:
+            if not legs.close_leg(
+                connection,
+                name,
+                worker,
+                number,
+                ended=ended,
+                stood=stood,
+                values=values,
+                versions=versions,
+            ):
+                return
+            if reports:
+                progress.upsert_progress(connection, name, reports)
+            legs.upsert_decisions(connection, name, decisions)
+            self._beat(connection, name)
+
+        self._database.transact(write, is_lasting=True)
+        for item in ended:
+            self._tell(name, item.trial)
+
+    def stop_paused(
+        self, name: str, ended: Sequence[Ended], decisions: Sequence[RungDecision] = ()
+    ) -> None:
+        """Ends candidates that stand at a rung when the study is over, then tells Optuna.
+
+        Candidates that are over already stay what they are.
+
+        Raises:
+            UsageError: A candidate is in training.
+        """
+        values = self._named(name, ended)
+        study = self._database.query(lambda found: reading.read_study(found, name, self._watcher))
+        versions = study.settings.versions
+
+        def write(connection: sa.Connection) -> None:
+            legs.require_not_running(connection, name, [item.trial for item in ended])
+            writing.write_ended(connection, name, ended, values=values, versions=versions)
+            legs.upsert_decisions(connection, name, decisions)
+
+        self._database.transact(write, is_lasting=True)
+        for item in ended:
+            self._tell(name, item.trial)
+
+    def _is_planned(self, name: str, worker: str) -> bool:
+        return self._database.query(
+            lambda found: workers.is_planned(found, name, worker, self._watcher)
+        )
+
+    def _named(self, name: str, ended: Sequence[Ended]) -> dict[int, dict[str, float] | None]:
+        objectives, _ = self._database.query(lambda found: reading.read_goals(found, name))
+        return {item.trial: named_values(objectives, item) for item in ended}

@@ -1,0 +1,41 @@
+"""SIGKILL at every point where a study writes: nothing lost, nothing done twice, the same result.
+
+A shorter run of `benchmarks/faults/kills.py`, in a process of its own, since it forks.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = ("--kills", "20", "--studies", "3", "--each", "1", "--per-study", "7", "--same-study")
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_anywhere_ends_as_if_it_had_not_been() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.faults.kills", *OPTIONS, "--no-commands"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    groups = dict(re.findall(r"^\| \*\*(.+)\*\* \| \| \*\*(\d+)\*\* \|$", done.stdout, re.M))
+    for group in (
+        "in an ask: Optuna's row written, ours not",
+        "between the values and the mark: committed here, Optuna not told",
+        "between two tells",
+        "in a rung's transaction",
+        "in the rename of a candidate's checkpoint",
+        "in the rename of a leg's checkpoint",
+        "database committed, checkpoint not",
+        "checkpoints written, transaction not begun",
+        "at random moments, by a timer",
+    ):
+        assert int(groups[group]) >= 1, done.stdout
