@@ -19,6 +19,8 @@ from dynamoe_search.report.reading import StudyData, value
 from dynamoe_search.report.words import label, measure, number
 
 Plot = dict[str, Any]
+CROWD = 500
+"""From here on the points of a group are small and faint."""
 _STAGE_DASHES = ("dot", "dashdot", "dash", "solid")
 
 
@@ -86,6 +88,7 @@ def front(data: StudyData) -> Plot:
 def _dots(data: StudyData, group: str, dots: Sequence[series.Dot]) -> dict[str, Any]:
     look = LOOKS[group]
     faint = group in ("complete", "stopped", "paused", "running")
+    is_crowd = faint and len(dots) > CROWD
     return {
         "type": "scatter",
         "mode": "markers",
@@ -96,9 +99,9 @@ def _dots(data: StudyData, group: str, dots: Sequence[series.Dot]) -> dict[str, 
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
             "symbol": look.symbol,
-            "size": look.size,
+            "size": 4 if is_crowd else look.size,
             "color": f"@{group}",
-            "opacity": 0.75 if faint else 1.0,
+            "opacity": 0.4 if is_crowd else 0.75 if faint else 1.0,
             "line": {"width": 1.5, "color": f"@{group}" if faint else "@ground"},
         },
     }
@@ -201,7 +204,11 @@ def curves(data: StudyData) -> Plot:
                 traces.append(_ends(data, group, members))
     layout = {
         "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
-        "yaxis": {**axis("accuracy"), "title": {"text": "validation accuracy"}},
+        "yaxis": {
+            **axis("accuracy"),
+            "title": {"text": "validation accuracy"},
+            "rangemode": "nonnegative",
+        },
         "hovermode": "closest",
     }
     return {"data": traces, "layout": layout, "height": 460}

@@ -7,7 +7,7 @@ from typing import Any
 from dynamoe_search.presets.toml import to_toml
 from dynamoe_search.report.comparing import Comparison
 from dynamoe_search.report.reading import StudyData
-from dynamoe_search.report.words import NONE, real
+from dynamoe_search.report.words import NONE, plural, real
 
 PROGRAM = "dynamoe-search"
 
@@ -33,7 +33,8 @@ def of_study(data: StudyData) -> dict[str, Any]:
     found = {
         "Seed": data.spec.study.seed if data.spec else NONE,
         "Came from": data.record.source,
-        "Device": f"{settings.device}, {settings.num_threads} threads, expert backend {settings.expert_backend}",
+        "Device": f"{settings.device}, {plural(settings.num_threads, 'thread')}, "
+        f"expert backend {settings.expert_backend}",
         "Packs": f"cohorts of {settings.cohort_size}, padded to {settings.num_slots} experts",
         "Versions": ", ".join(f"{key} {value}" for key, value in settings.versions.items()) or NONE,
         "Data": f"{data.spec.data.name if data.spec else NONE}, checksum {settings.data_hash or 'unknown'}",

@@ -16,8 +16,8 @@ from dynamoe_search.store import Store, quiet_optuna
 
 MIN_CANDIDATES = 16
 """Below this many candidates nothing is said about importance."""
-MAX_CANDIDATES = 200
-"""The time of fANOVA grows with the square: more candidates are thinned out evenly to this many."""
+MAX_CANDIDATES = {"fanova": 200, "ped-anova": 1000}
+"""More candidates are thinned out evenly to so many; the time of fANOVA grows with their square."""
 NUM_TREES = 32
 """Trees of fANOVA's forest; with 64, Optuna's default, it takes twice as long and says the same."""
 BEST_SHARE = 0.25
@@ -59,35 +59,46 @@ def importances(store: Store, name: str) -> list[Importance]:
         return []
     with quiet_optuna(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that low values are sought, which the sign sees to
-        study = _searched_trials(store, name, record.maximise)
-        trials = study.get_trials(deepcopy=False)
+        trials = _searched_trials(store, name)
         if len(trials) < MIN_CANDIDATES:
             return []
+        among = {
+            method: _in_memory(trials, record.maximise, most)
+            for method, most in MAX_CANDIDATES.items()
+        }
         return [
             found
             for place, objective in enumerate(record.objectives)
-            for found in _of_objective(study, trials, place, objective, record.maximise[place])
+            for found in _of_objective(among, trials, place, objective, record.maximise[place])
         ]
 
 
-def _searched_trials(store: Store, name: str, maximise: tuple[bool, ...]) -> optuna.Study:
-    """Returns a study in memory with the complete candidates that the space proposed."""
-    stored = optuna.load_study(study_name=name, storage=store.storage_for_optuna())
+def _searched_trials(store: Store, name: str) -> list[FrozenTrial]:
+    """Returns the complete candidates that the space proposed."""
+    study = optuna.load_study(study_name=name, storage=store.storage_for_optuna())
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.user_attrs.get("reference") is None and trial.params
+    ]
+
+
+def _in_memory(trials: list[FrozenTrial], maximise: tuple[bool, ...], most: int) -> optuna.Study:
+    """Returns a study of its own with an even share of the trials."""
     study = optuna.create_study(
         directions=["maximize" if upwards else "minimize" for upwards in maximise]
     )
-    study.add_trials(
-        [
-            trial
-            for trial in stored.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if trial.user_attrs.get("reference") is None and trial.params
-        ]
-    )
+    step = max(1.0, len(trials) / most)
+    study.add_trials([trials[int(place * step)] for place in range(min(most, len(trials)))])
     return study
 
 
 def _of_objective(
-    study: optuna.Study, trials: list[FrozenTrial], place: int, objective: str, upwards: bool
+    among: dict[str, optuna.Study],
+    trials: list[FrozenTrial],
+    place: int,
+    objective: str,
+    upwards: bool,
 ) -> list[Importance]:
     sign = -1.0 if upwards else 1.0
 
@@ -96,9 +107,9 @@ def _of_objective(
 
     if len({loss(trial) for trial in trials}) < 2:
         return []  # nothing varies, so nothing explains it
-    evaluators: dict[str, tuple[optuna.Study, BaseImportanceEvaluator]] = {
-        "fanova": (_thinned(study, trials), FanovaImportanceEvaluator(n_trees=NUM_TREES, seed=0)),
-        "ped-anova": (study, PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)),
+    evaluators: dict[str, BaseImportanceEvaluator] = {
+        "fanova": FanovaImportanceEvaluator(n_trees=NUM_TREES, seed=0),
+        "ped-anova": PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE),
     }
     return [
         Importance(
@@ -108,17 +119,8 @@ def _of_objective(
             importance=float(share),
             candidates=sum(parameter in trial.params for trial in trials),
         )
-        for method, (among, evaluator) in evaluators.items()
+        for method, evaluator in evaluators.items()
         for parameter, share in get_param_importances(
-            among, evaluator=evaluator, target=loss
+            among[method], evaluator=evaluator, target=loss
         ).items()
     ]
-
-
-def _thinned(study: optuna.Study, trials: list[FrozenTrial]) -> optuna.Study:
-    if len(trials) <= MAX_CANDIDATES:
-        return study
-    fewer = optuna.create_study(directions=study.directions)
-    step = len(trials) / MAX_CANDIDATES
-    fewer.add_trials([trials[int(place * step)] for place in range(MAX_CANDIDATES)])
-    return fewer

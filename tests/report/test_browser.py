@@ -151,3 +151,18 @@ def test_comparison_is_quiet(
     chromium.open(page)
     assert outside(chromium.requests) == []
     assert chromium.complaints == []
+
+
+def test_plots_follow_a_window_that_changes(chromium: Browser, page: Path) -> None:
+    chromium.look(*SIZES["phone"])
+    chromium.open(page)
+    chromium.look(*SIZES["laptop"])
+    inside = (
+        "[...document.querySelectorAll('.plot')].every((one) => {"
+        " const [box, svg] = [one, one.querySelector('svg')].map((it) => it.getBoundingClientRect());"
+        " return svg.width > 250 && svg.height <= box.height + 1 && svg.width <= box.width + 1; })"
+    )
+    wide = "document.querySelector('#plot-front svg').getBoundingClientRect().width > 800"
+    chromium.wait(f"{wide} && {inside}")
+    chromium.look(*SIZES["phone"])
+    chromium.wait(f"!({wide}) && {inside}")

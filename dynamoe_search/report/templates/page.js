@@ -36,7 +36,7 @@
 
   function layout(plot, width) {
     const narrow = width < 560;
-    const height = narrow ? Math.max(300, Math.round(plot.height * 0.95)) : plot.height;
+    const height = narrow && plot.height > 300 ? Math.max(300, Math.round(plot.height * 0.95)) : plot.height;
     const made = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: css("--text"), size: narrow ? 12 : 13, family: "system-ui, sans-serif" },
@@ -56,7 +56,7 @@
   }
 
   const config = {
-    responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover",
+    responsive: false, displaylogo: false, displayModeBar: touch ? false : "hover",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
   };
 
@@ -70,7 +70,8 @@
     if (toggle && toggle.getAttribute("aria-pressed") === "true") {
       made.xaxis = { ...made.xaxis, type: "log", dtick: "D2" };
     }
-    Plotly.react(place, coloured(plot.data, palette), made, config);
+    place.style.height = made.height + "px";
+    Plotly.react(place, coloured(plot.data, palette), { ...made, width: place.clientWidth }, config);
     drawn.add(name);
   }
 
@@ -160,6 +161,16 @@
   });
   system.addEventListener("change", () => { nameTheme(); drawAll(); });
   if (picker) picker.addEventListener("change", pick);
+  let width = root.clientWidth;
+  let waiting;
+  window.addEventListener("resize", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      if (root.clientWidth === width) return; // a phone's address bar came or went
+      width = root.clientWidth;
+      drawAll();
+    }, 150);
+  });
   nameTheme();
   drawAll();
 })();
