@@ -3,31 +3,17 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from pydantic import ValidationError
 
 from dynamoe_search.pareto import front_indices, knee_point
-from dynamoe_search.records import CandidateRecord, Progress, StudyRecord
+from dynamoe_search.records import CandidateRecord, Progress, RungDecision, StudyRecord
 from dynamoe_search.report.words import is_maximised
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.store.importance import Importance, importances
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """What a pruner decided of a candidate at a rung."""
-
-    trial: int
-    rung: int  # epochs finished
-    action: str  # go, pause or stop
-    beaten: int | None = None  # rivals ahead of it
-    rivals: int | None = None  # others that reached the rung
-    strongest: int | None = None  # trial of the rival ahead of it with the lowest error
-    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +25,7 @@ class StudyData:
         spec: Its study file; None if this version of the program cannot read it.
         candidates: By trial number.
         progress: Reports by trial number, in the order of epochs.
-        verdicts: What was decided at rungs, by trial and rung.
+        decisions: What was decided at rungs, by trial and rung.
         importances: Which parameters mattered; empty if there are too few candidates.
         database: Where it was read from, for people.
     """
@@ -48,7 +34,7 @@ class StudyData:
     spec: StudySpec | None
     candidates: tuple[CandidateRecord, ...]
     progress: dict[int, tuple[Progress, ...]]
-    verdicts: tuple[Verdict, ...] = ()
+    decisions: tuple[RungDecision, ...] = ()
     importances: tuple[Importance, ...] = ()
     database: str = ""
 
@@ -122,13 +108,13 @@ class StudyData:
         """Returns the candidates that have a status, by trial number."""
         return [one for one in self.candidates if one.status == status]
 
-    def last_verdict(self, trial: int) -> Verdict | None:
+    def last_decision(self, trial: int) -> RungDecision | None:
         """Returns what was decided of a candidate where it was compared last."""
-        return self._last_verdicts.get(trial)
+        return self._last_decisions.get(trial)
 
     @cached_property
-    def _last_verdicts(self) -> dict[int, Verdict]:
-        ordered = sorted(self.verdicts, key=lambda one: one.rung)
+    def _last_decisions(self) -> dict[int, RungDecision]:
+        ordered = sorted(self.decisions, key=lambda one: one.rung)
         return {one.trial: one for one in ordered}
 
 
@@ -146,7 +132,7 @@ def read(store: Store, name: str) -> StudyData:
         spec=_spec(record.spec_json),
         candidates=candidates,
         progress={trial: tuple(reports) for trial, reports in progress.items()},
-        verdicts=_verdicts(store, name),
+        decisions=tuple(store.decisions(name)),
         importances=tuple(importances(store, name)),
         database=store.url,
     )
@@ -189,7 +175,7 @@ def epochs_of(record: CandidateRecord, reports: Sequence[Progress]) -> int:
     """Returns the epochs that a candidate was trained."""
     if record.outcome is not None:
         return record.outcome.epochs
-    return max((report.epoch for report in reports), default=0)
+    return max((report.epoch for report in reports), default=record.epochs)
 
 
 def seconds_of(record: CandidateRecord, reports: Sequence[Progress]) -> float:
@@ -205,15 +191,3 @@ def _spec(text: str) -> StudySpec | None:
         return StudySpec.model_validate_json(text)
     except ValidationError:  # written by another version of the program
         return None
-
-
-def _verdicts(store: Store, name: str) -> tuple[Verdict, ...]:
-    """Returns the decisions that the store keeps; databases of before had none."""
-    read_decisions: Any = getattr(store, "decisions", None)
-    if read_decisions is None:
-        return ()
-    fields = Verdict.__dataclass_fields__
-    return tuple(
-        Verdict(**{key: item for key, item in asdict(one).items() if key in fields})
-        for one in read_decisions(name)
-    )

@@ -186,19 +186,15 @@ def card_line(data: StudyData, record: CandidateRecord) -> str:
 
 def why(data: StudyData, record: CandidateRecord) -> str:
     """Returns why a candidate did not go on, in a sentence."""
-    verdict = data.last_verdict(record.trial)
-    if verdict is not None and verdict.action != "go":
-        done = "pruned" if verdict.action == "stop" else "paused"
-        if verdict.reason:
-            return verdict.reason if record.status == "stopped" else f"{done}: {verdict.reason}"
-        beaten = (
-            f", beaten by {verdict.beaten} of {verdict.rivals} rivals" if verdict.rivals else ""
-        )
+    last = data.last_decision(record.trial)
+    if last is not None and last.action != "go":
+        done = "pruned" if last.action == "stop" else "paused"
+        if last.reason:
+            return last.reason if record.status == "stopped" else f"{done}: {last.reason}"
+        beaten = f", beaten by {last.beaten} of {last.rivals} rivals" if last.rivals else ""
         strongest = (
-            f", the strongest of them trial {verdict.strongest}"
-            if verdict.strongest is not None
-            else ""
+            f", the strongest of them trial {last.strongest}" if last.strongest is not None else ""
         )
-        return f"{done} after epoch {verdict.rung}{beaten}{strongest}"
+        return f"{done} after epoch {last.rung}{beaten}{strongest}"
     lines = (record.message or "").strip().splitlines()
     return (lines[-1] if record.status == "failed" else lines[0]) if lines else record.reason or ""

@@ -175,7 +175,7 @@ def _failures(data: StudyData) -> Iterator[Row]:
 
 
 def _decisions(data: StudyData) -> Iterator[Row]:
-    for one in data.verdicts:
+    for one in data.decisions:
         yield {
             "study": data.name,
             "trial": one.trial,

@@ -7,7 +7,7 @@ from dynamoe_search.records import CandidateRecord, Outcome, Progress, StudyReco
 from dynamoe_search.report.reading import StudyData
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from tests.store.builders import SETTINGS, add, candidate, complete
+from tests.store.builders import SETTINGS, add, candidate, complete, finish
 
 HOSTILE = (
     '</script><script>alert(1)</script><img src="https://example.org/x.png" onerror=alert(2)>&"\''
@@ -25,7 +25,7 @@ def end(
     """Adds a candidate with an outcome and returns its trial number."""
     trial = add(store, name, outcome.ordinal, **design)
     store.add_progress(name, [report(outcome.ordinal, 1, 0.4), report(outcome.ordinal, 2, 0.6)])
-    store.finish(name, trial, outcome, values=values, versions={"torch": "2.13.0"})
+    finish(store, name, trial, outcome, values=values)
     return trial
 
 

@@ -13,12 +13,13 @@ import html5lib
 import pytest
 from plotly.graph_objects import Figure
 
+from dynamoe_search.records import RungDecision
 from dynamoe_search.report import figures, plots
 from dynamoe_search.report.comparing import compare
 from dynamoe_search.report.grids import MAX_ROWS
 from dynamoe_search.report.pages import comparison_page, study_page
 from dynamoe_search.report.provenance import study_file
-from dynamoe_search.report.reading import StudyData, Verdict, read
+from dynamoe_search.report.reading import StudyData, read
 from dynamoe_search.report.tables import study_tables
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
@@ -215,14 +216,14 @@ class TestEdges:
         assert study_file(old) == ("study.json", '{\n  "study": {}\n}\n')
 
     def test_decisions_are_shown(self, data: StudyData) -> None:
-        verdict = Verdict(trial=4, rung=2, action="pause", beaten=3, rivals=9, strongest=2)
+        decision = RungDecision(trial=4, rung=2, action="pause", beaten=3, rivals=9, strongest=2)
         paused = [
             replace(one, status="paused", outcome=None, values=None)  # type: ignore[arg-type]
             if one.trial == 4
             else one
             for one in data.candidates
         ]
-        shown = replace(data, candidates=tuple(paused), verdicts=(verdict,))
+        shown = replace(data, candidates=tuple(paused), decisions=(decision,))
         text = " ".join(check(study_page(shown)).words)
         assert (
             "paused after epoch 2, beaten by 3 of 9 rivals, the strongest of them trial 2" in text
