@@ -184,17 +184,28 @@ def card_line(data: StudyData, record: CandidateRecord) -> str:
     )
 
 
+_REASONS = {
+    "not-finite": "a value is not a finite number",
+    "beaten": "beaten by {rivals}",
+    "useless": "no better than always giving the same answer, in error and in loss",
+    "worst": "among the worst in error and in loss",
+    "rank": "ranked behind {rivals}",
+    "median": "worse than the median in error and in loss",
+}
+"""What the words of a pruner mean; other words are shown as they are."""
+
+
 def why(data: StudyData, record: CandidateRecord) -> str:
     """Returns why a candidate did not go on, in a sentence."""
-    last = data.last_decision(record.trial)
-    if last is not None and last.action != "go":
-        done = "pruned" if last.action == "stop" else "paused"
-        if last.reason:
-            return last.reason if record.status == "stopped" else f"{done}: {last.reason}"
-        beaten = f", beaten by {last.beaten} of {last.rivals} rivals" if last.rivals else ""
-        strongest = (
-            f", the strongest of them trial {last.strongest}" if last.strongest is not None else ""
-        )
-        return f"{done} after epoch {last.rung}{beaten}{strongest}"
     lines = (record.message or "").strip().splitlines()
-    return (lines[-1] if record.status == "failed" else lines[0]) if lines else record.reason or ""
+    if lines:
+        return lines[-1] if record.status == "failed" else lines[0]
+    last = data.last_decision(record.trial)
+    if last is None or (last.action == "go" and record.status == "paused"):
+        return record.reason or f"stands at epoch {record.epochs} and may go on"
+    rivals = f"{last.beaten} of {last.rivals} rivals"
+    reason = last.reason or ("beaten" if last.beaten else "")
+    told = _REASONS[reason].format(rivals=rivals) if reason in _REASONS else reason
+    strongest = "" if last.strongest is None else f", the strongest of them trial {last.strongest}"
+    done = "paused" if last.action == "pause" else words.STATUS[record.status]
+    return f"{done} after epoch {last.rung}{': ' if told else ''}{told}{strongest}"
