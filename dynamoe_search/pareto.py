@@ -66,6 +66,21 @@ def hypervolume(values: ArrayLike, maximise: Sequence[bool], reference: ArrayLik
     return float(moocore.hypervolume(inside, ref=bound)) if np.isfinite(inside).all() else np.inf
 
 
+def dominated_share(values: ArrayLike, maximise: Sequence[bool], reference: ArrayLike) -> float:
+    """Returns the share of the box between ideal and reference point that the points dominate.
+
+    The ideal is 1 in what is maximised (an accuracy) and 0 in everything else.
+
+    Args:
+        values: (points, objectives).
+        maximise: One claim per objective.
+        reference: (objectives,) A point worse than all of interest; points that do not dominate it add nothing.
+    """
+    ideal = np.asarray(maximise, dtype=np.float64)
+    box = float(np.prod(np.abs(np.asarray(reference, dtype=np.float64) - ideal)))
+    return hypervolume(values, maximise, reference) / box
+
+
 def knee_point(values: ArrayLike, maximise: Sequence[bool]) -> int | None:
     """Returns the row number of the front's knee, None if there is no finite point.
 

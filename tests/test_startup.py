@@ -8,7 +8,18 @@ import pytest
 
 import dynamoe_search
 
-HEAVY = ("torch", "torchvision", "optuna", "sqlalchemy", "ray", "sklearn", "numpy")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "optuna",
+    "sqlalchemy",
+    "ray",
+    "sklearn",
+    "numpy",
+    "matplotlib",
+    "plotly",
+    "pyarrow",
+)
 
 
 def loaded_by(code: str) -> set[str]:

@@ -1,9 +1,10 @@
 """Writes the generated pages of docs/reference; `--check` only tells which are out of date.
 
-cli.md          `--help` of the program and of every command
-study-file.md   the fields of `StudySpec`, from their docstrings, bounds and defaults
-tables.md       the tables in the database that are ours, from the SQLAlchemy metadata
-presets.md      the studies that come with the program, from their opening comments
+cli.md             `--help` of the program and of every command
+study-file.md      the fields of `StudySpec`, from their docstrings, bounds and defaults
+tables.md          the tables in the database that are ours, from the SQLAlchemy metadata
+report-tables.md   the tables that the command report writes, from `report/columns.py`
+presets.md         the studies that come with the program, from their opening comments
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 from dynamoe_search.cli.app import app
 from dynamoe_search.presets import preset_text, presets, read_study
 from dynamoe_search.presets.toml import to_toml_value
+from dynamoe_search.report import columns
 from dynamoe_search.specs import FloatRange, IntRange, StudySpec, Within, is_fixed
 from dynamoe_search.specs.vocabulary import ROUTER_LOSSES, ROUTER_SETTINGS
 from dynamoe_search.store.tables import metadata
@@ -37,6 +39,14 @@ BOUNDS = {
     "lt": "below",
     "min_length": "of length at least",
     "max_length": "of length at most",
+}
+KINDS = {
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "text": "text",
+    "ints": "list of whole numbers",
+    "floats": "list of numbers",
 }
 TYPES: dict[Any, str] = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
@@ -56,6 +66,13 @@ TABLES = """\
 Our tables stand beside Optuna's in the same database.
 They are keyed by the study's name and Optuna's trial number;
 no foreign key leads into Optuna's tables."""
+REPORT_TABLES = """\
+`dynamoe-search report STUDY --out DIR` writes these tables to `DIR/tables`,
+each as CSV, JSON, Parquet, Markdown and LaTeX.
+Columns are added at the end and never renamed.
+CSV, JSON and Parquet hold all columns; Markdown and LaTeX the *printed* ones, and at most 1,000 rows.
+Lists are arrays in JSON and Parquet, and numbers with spaces between them elsewhere.
+What is unknown or not a finite number is null or empty."""
 PRESETS = """\
 `dynamoe-search presets` lists them.
 `dynamoe-search presets NAME > my-study.toml` copies one, to be changed."""
@@ -229,6 +246,18 @@ def tables_page() -> str:
     return "\n\n".join(parts)
 
 
+def report_tables_page() -> str:
+    """Returns the tables of a report and their columns."""
+    parts = ["# Tables of a report", REPORT_TABLES]
+    for kind in dict.fromkeys((*columns.OF_A_STUDY, *columns.OF_A_COMPARISON)):
+        rows = ["| column | holds | printed | meaning |", "|---|---|---|---|"]
+        for column in kind.columns:
+            printed = "yes" if column.is_printed else ""
+            rows.append(f"| `{column.name}` | {KINDS[column.kind]} | {printed} | {column.about} |")
+        parts += [f"## {kind.name}", kind.about, "\n".join(rows)]
+    return "\n\n".join(parts)
+
+
 def presets_page() -> str:
     """Returns what each preset asks, how to run it, and what it varies."""
     parts = ["# Presets", PRESETS]
@@ -259,6 +288,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "study-file.md": study_file_page,
     "tables.md": tables_page,
+    "report-tables.md": report_tables_page,
     "presets.md": presets_page,
 }
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from dynamoe_search.errors import CandidateError
-from dynamoe_search.pareto import hypervolume
+from dynamoe_search.pareto import dominated_share
 from dynamoe_search.records import Outcome
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import MAXIMISED
@@ -94,7 +94,4 @@ def front_hypervolume(
         spec: The study.
     """
     maximise = [name in MAXIMISED for name in spec.study.objectives]
-    box = math.prod(
-        abs(worst - float(better)) for worst, better in zip(reference, maximise, strict=True)
-    )
-    return hypervolume([list(point) for point in points], maximise, list(reference)) / box
+    return dominated_share([list(point) for point in points], maximise, list(reference))
