@@ -35,7 +35,7 @@ def moasha_places(points: Floats, is_finite: Bools, rows: Indices) -> Indices:
     is_asked[rows] = True
     for rank in np.unique(ranks[inverse[is_asked[is_finite]]]):
         front = np.flatnonzero(ranks == rank)
-        order = front[_epsilon_net(scaled[front])]
+        order = front[epsilon_net(scaled[front])]
         before[order] += np.cumsum(counts[order]) - counts[order]
     places[is_finite] = before[inverse]
     return places
@@ -54,7 +54,7 @@ def _different(points: Floats) -> tuple[Floats, Indices, Indices]:
     return ordered[is_new], inverse, np.bincount(inverse)
 
 
-def _epsilon_net(points: Floats) -> Indices:
+def epsilon_net(points: Floats) -> Indices:
     """Returns the order in which points (points, objectives) enter the net: each time the one farthest from it.
 
     The first is the first row; of equally far ones the first row is taken, so the rows' order must mean something.

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from dynamoe_search.pareto import Bools, Floats, Indices, is_non_dominated
-from dynamoe_search.pruning.moasha import moasha_places
+from dynamoe_search.pruning.moasha import epsilon_net, moasha_places
 from dynamoe_search.pruning.rungs import Rung, RungRecord
 from dynamoe_search.specs import PrunerSection
 
@@ -25,6 +25,8 @@ Reason: TypeAlias = Literal["not-finite", "beaten", "useless", "worst", "rank", 
 
 GUARD_FROM = 8
 """Records from which on a rung has a worst share."""
+
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,18 +147,36 @@ def _none(rung: Rung, rows: Indices, _settings: PrunerSection) -> _Ruling:
 def _pareto(rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
     """Lets go on the share of the rung that the fewest rivals beat, in error, loss and activated parameters.
 
-    Ties go on together, so nobody whom no rival beats is held back. The smallest model cannot be beaten: it is held
+    A front needs members, so `min_records` candidates go on in any case. Ties go on together, so nobody whom no rival beats is held back. The smallest model cannot be beaten: it is held
     back if it is no better than a constant predictor, or by the guard if it is among the worst.
     """
     ahead, num_ahead = _ahead(rung, rows)
-    places = np.searchsorted(np.sort(num_ahead), num_ahead[rows]) / len(rung)
+    num_before = np.searchsorted(np.sort(num_ahead), num_ahead[rows])
     is_worst = np.zeros(len(rows), dtype=np.bool_)
     if len(rung) >= GUARD_FROM:
         is_worst = _is_in_worst_share(rung.error, rows, settings.guard) & _is_in_worst_share(
             rung.loss, rows, settings.guard
         )
-    is_beaten = (places >= settings.share) & (places > 0)
-    return _Ruling(ahead, {"beaten": is_beaten, "worst": is_worst}, places)
+    num_going = max(settings.share * len(rung), settings.min_records)
+    is_beaten = (num_before >= num_going) & (num_before > 0)
+    behind = num_before + _places_on_front(rung, num_ahead)[rows]
+    return _Ruling(ahead, {"beaten": is_beaten, "worst": is_worst}, behind / len(rung))
+
+
+def _places_on_front(rung: Rung, num_ahead: Indices) -> Floats:
+    """Returns the order in which a scarce budget serves those whom nobody beats, 0 to below 1; 0 for all others.
+
+    Each time it is the one farthest from those before it, so the whole front is covered, its ends first.
+    """
+    places = np.zeros(len(rung))
+    front = np.flatnonzero((num_ahead == 0) & rung.is_finite)
+    if len(front) > 1:
+        front = front[np.argsort(rung.error[front], kind="stable")]
+        points = np.log(np.stack((rung.error[front], rung.activated[front]), axis=1).clip(_TINY))
+        span = np.ptp(points, axis=0)
+        order = epsilon_net(points / np.where(span > 0, span, 1.0))
+        places[front[order]] = np.arange(len(front)) / len(front)
+    return places
 
 
 def _ahead(rung: Rung, rows: Indices) -> tuple[Bools, Indices]:

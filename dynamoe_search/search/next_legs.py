@@ -68,6 +68,8 @@ class NextLegs:
                         return step
 
     def _position(self) -> Position:
+        # Legs first: one that another worker closes now still counts as open, and its members as busy.
+        legs = self._store.legs(self._name, state="open")
         standings = self._store.standings(self._name)
         behind = {one.trial: one for one in standings if self._rungs.is_behind(one)}
         if behind:
@@ -77,7 +79,6 @@ class NextLegs:
         paused = [one for one in standings if one.status == "paused"]
         decisions = self._rungs.judge(paused)
         self._remember(standings, decisions)
-        legs = self._store.legs(self._name, state="open")
         alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
         record = self._store.study(self._name)
         return Position(

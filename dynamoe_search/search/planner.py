@@ -24,7 +24,7 @@ _RIVALS = 3
 records: early on nearly everybody looks good, and whoever goes on too early is trained in vain."""
 _KNOWN_FROM = 8
 """Candidates at a rung from which on the share that went on says something."""
-_USUAL_SHARE = 2 / 3
+_USUAL_SHARE = 0.8
 """How many go on past a rung of which nothing is known."""
 
 
@@ -236,9 +236,12 @@ class _Planner:
         """Trains those at the lowest epoch; of several pack keys that of the first ordinal."""
         if not some:
             return None
-        first = min(some, key=lambda one: (one.epochs, one.ordinal))
-        group = self._groups(some)[first.epochs, first.pack_key]
-        return self._train(group, first.epochs, first.pack_key)
+        start = min(one.epochs for one in some)
+        level = sorted((one for one in some if one.epochs == start), key=self._rank)
+        number = max(1, min(len(level), int(min(self.left, 1e9) // (self._end(start) - start))))
+        level = level[:number]  # of all pack keys: the budget is for those with the best chance
+        first = min(level, key=lambda one: one.ordinal)
+        return self._train(self._groups(level)[start, first.pack_key], start, first.pack_key)
 
     def _best_chances(self) -> Step | None:
         """Spends what is left on the paused, best chance first."""

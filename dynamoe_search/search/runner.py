@@ -54,6 +54,7 @@ from dynamoe_search.training.checkpoints import EVERY_SECONDS
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.2
+_LONGEST_WAIT_SECONDS = 2.0
 _MEGABYTE = 2**20
 
 
@@ -152,18 +153,21 @@ class _Run:
         self._store.replay_tells(self._name)
         self._refresh_front(self._store.standings(self._name))
         self._on_event(self._started())
+        pause = _WAIT_SECONDS
         while not self._stopper.asks_now():
             step = self._legs.next()
             if isinstance(step, Over):
                 self._tidy_up(self._store.standings(self._name))
                 return step.reason
             if isinstance(step, Leg):
+                pause = _WAIT_SECONDS
                 try:
                     self._train(step, checkpoint_seconds)
                 except Interrupted:
                     break
             else:
-                time.sleep(_WAIT_SECONDS)
+                time.sleep(pause)
+                pause = min(1.5 * pause, _LONGEST_WAIT_SECONDS)
         assert self._stopper.reason is not None
         return self._stopper.reason
 

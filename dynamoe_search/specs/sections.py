@@ -251,8 +251,8 @@ class PrunerSection(Frozen):
     """`moasha`: one in eta goes on (published with 3)."""
     pause: bool = True
     """Keep a checkpoint of who is held back, to go on later; otherwise it is stopped for good."""
-    min_records: int = Field(default=8, ge=1)
-    """Hold nobody back at a rung that fewer candidates have reached, unless a number is not finite."""
+    min_records: int = Field(default=16, ge=1, le=MOST)
+    """Hold nobody back at a rung that fewer candidates have reached; so many go on from it in any case (`pareto`)."""
 
 
 class SearchSection(Frozen):

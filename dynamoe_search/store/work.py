@@ -1,5 +1,6 @@
 """The methods of `Store` for the processes that work on studies: their leases, whose turn it is to plan, legs."""
 
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from dynamoe_search.store.runs import Lease, this_process
 from dynamoe_search.store.writing import named_values
 
 _POLL_SECONDS = 0.05
+_LONGEST_POLL_SECONDS = 1.0
 
 
 class WorkMethods(OpenStore):
@@ -91,10 +93,12 @@ class WorkMethods(OpenStore):
         Raises:
             LeaseLostError: The worker does not work on the study.
         """
+        pause = _POLL_SECONDS
         while self._is_planned(name, worker) or not self._database.transact(
             lambda found: workers.try_to_plan(found, name, worker, self._watcher)
         ):
-            time.sleep(_POLL_SECONDS)
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that many do not ask at once
+            pause = min(1.5 * pause, _LONGEST_POLL_SECONDS)
             self.heartbeat(name)
         try:
             yield

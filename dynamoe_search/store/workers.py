@@ -143,9 +143,13 @@ def stop_planning(connection: sa.Connection, name: str, worker: str) -> None:
 
 def is_planned(connection: sa.Connection, name: str, worker: str, watcher: Watcher) -> bool:
     """Says whether another worker that is alive plans now."""
-    here = tables.studies.c
-    planner = connection.execute(sa.select(here.planner).where(here.study_name == name)).scalar()
-    return planner not in (None, worker) and planner in living(connection, name, watcher)
+    here, lease = tables.studies.c, tables.workers.c
+    row = connection.execute(
+        sa.select(tables.workers)
+        .join(tables.studies, here.study_name == lease.study_name)
+        .where(here.study_name == name, lease.worker == here.planner, lease.worker != worker)
+    ).one_or_none()
+    return row is not None and _worker(row, watcher).is_alive
 
 
 class HeldStudy(NamedTuple):

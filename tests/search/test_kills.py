@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = ("--kills", "20", "--studies", "3", "--each", "1", "--per-study", "7", "--same-study")
+OPTIONS = ("--kills", "20", "--studies", "3", "--each", "1", "--per-study", "7", "--quick-study")
 
 
 @pytest.mark.slow

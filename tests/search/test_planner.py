@@ -268,6 +268,15 @@ def test_what_is_left_of_a_budget_goes_to_the_best_chances() -> None:
     }
 
 
+def test_a_scarce_budget_is_for_the_best_chances_whatever_their_pack() -> None:
+    game = Game(trials=8, max_epochs=8 + 3, goes=lambda _: True, behind=lambda one: one.ordinal % 4)
+    for ordinal in range(8):
+        key = "b" if ordinal in (4, 5) else "a"
+        game.candidates[100 + ordinal] = standing(ordinal, status="paused", epochs=1, pack_key=key)
+    game.play()
+    assert [one.ordinal for one in game.candidates.values() if one.epochs > 1] == [0, 1, 4]
+
+
 def test_a_budget_keeps_enough_for_those_on_their_way() -> None:
     game = Game(trials=400, max_epochs=200, goes=lambda one: one.ordinal % 8 == 0)
     game.play()
