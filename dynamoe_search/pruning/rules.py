@@ -147,8 +147,9 @@ def _none(rung: Rung, rows: Indices, _settings: PrunerSection) -> _Ruling:
 def _pareto(rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
     """Lets go on the share of the rung that the fewest rivals beat, in error, loss and activated parameters.
 
-    A front needs members, so `min_records` candidates go on in any case. Ties go on together, so nobody whom no rival beats is held back. The smallest model cannot be beaten: it is held
-    back if it is no better than a constant predictor, or by the guard if it is among the worst.
+    A front needs members, so `min_records` candidates go on in any case. Ties go on together, so nobody whom no rival
+    beats is held back. The smallest model cannot be beaten: it is held back if it is no better than a constant
+    predictor, or by the guard if it is among the worst.
     """
     ahead, num_ahead = _ahead(rung, rows)
     num_before = np.searchsorted(np.sort(num_ahead), num_ahead[rows])

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 _WRITERS = 8
 
 OnReports = Callable[[list[Progress]], None]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,13 +116,17 @@ class LegTrainer:
             max_pack=self._store.study(self._name).max_pack,
             on_memory=self._remember_memory,
         )
+        folder = self._files.of_leg(leg, checkpoint_seconds)
         states = self._states(leg, records)
         results: dict[int, Trained] = {}
         for epoch in sorted({_epoch(states.get(one.ordinal)) for one in records} - {leg.start}):
             late = [one.candidate for one in records if _epoch(states.get(one.ordinal)) == epoch]
-            for one in train(late, start=_of(states, late), until=leg.start):
+            late_folder = folder.late(epoch)
+            own = _of(states, late)
+            for one in train(late, start=own, until=leg.start, checkpoints=late_folder):
                 if one.standing is not None:
                     states[one.ordinal] = one.standing
+                    self._save(one.standing)
                 else:  # it fails while it catches up
                     results[one.ordinal] = one
         pack = [one.candidate for one in records if one.ordinal not in results]
@@ -131,7 +137,7 @@ class LegTrainer:
                 until=leg.end,
                 on_progress=on_reports,
                 on_restore=on_reports,
-                checkpoints=self._files.of_leg(leg, checkpoint_seconds),
+                checkpoints=folder,
             )
             results |= {one.ordinal: one for one in trained}
         return self._results(leg, records, results)
@@ -149,21 +155,24 @@ class LegTrainer:
             state = self._load(record, leg.start)
             if state is not None:
                 found[record.ordinal] = state
+            if state is None or state.epoch < leg.start:
+                logger.warning(
+                    "trial %d has no checkpoint of its first %d epochs; what is missing is trained again",
+                    record.trial,
+                    leg.start,
+                )
         return found
 
     def _load(self, record: CandidateRecord, epoch: int) -> CandidateState | None:
         states, ordinal = self._files.states, record.ordinal
         for kept in sorted((e for e in states.epochs(ordinal) if e <= epoch), reverse=True):
-            checksum = record.checkpoint if kept == epoch else None
-            try:
-                return states.load(record.candidate, kept, checksum, self._data, self._settings)
-            except DamagedError as error:
-                logger.warning("the checkpoint of trial %d is not used: %s", record.trial, error)
-        logger.warning(
-            "trial %d has no checkpoint of its first %d epochs; they are trained again",
-            record.trial,
-            epoch,
-        )
+            named = [record.checkpoint] if kept == epoch else []
+            for checksum in (*named, None):  # whoever catches up writes a file of its own
+                try:
+                    return states.load(record.candidate, kept, checksum, self._data, self._settings)
+                except DamagedError as error:
+                    why = error
+            logger.warning("a checkpoint of trial %d is not used: %s", record.trial, why)
         return None
 
     # Results
@@ -180,11 +189,12 @@ class LegTrainer:
         standing = []
         for record in records:
             trained, own = results[record.ordinal], reports.get(record.ordinal, [])
+            self._store.heartbeat(self._name)  # measuring and writing take time
             if trained.outcome is not None:
                 ended.append(self._ended(record, trained))
             elif record.ordinal in stops:
                 decision = next(one for one in stored if one.trial == record.trial)
-                ended.append(self.stopped(record, own, decision, trained.standing))
+                ended.append(self.stopped(record, own, decision, trained.standing, leg.end))
             elif trained.standing is not None:
                 standing.append((record.trial, trained.standing))
         return LegResults(
@@ -217,7 +227,7 @@ class LegTrainer:
                 trial=record.trial,
                 ordinal=record.ordinal,
                 cohort=record.cohort,
-                status="paused",
+                status="paused" if outcome is None else outcome.status,
                 epochs=leg.end if outcome is None else outcome.epochs,
                 checkpoint=None,
                 pack_key=leg.pack_key,
@@ -229,15 +239,26 @@ class LegTrainer:
         return self._rungs.judge(places)
 
     def _save(self, state: CandidateState) -> str:
-        with _writing(self._files.states.path):
-            return self._files.states.save(state)
+        return self._written(self._files.states.path, lambda: self._files.states.save(state))
+
+    def _written(self, folder: Path, write: Callable[[], Result]) -> Result:
+        """Writes a file; while the storage is away it waits, as for the database."""
+        with writing(folder):
+            try:
+                return write()
+            except FileNotFoundError:
+                self._store.study(self._name)  # returns when the storage is back
+                self._files.make()
+                return write()
 
     def _ended(self, record: CandidateRecord, trained: Trained) -> Ended:
         assert trained.outcome is not None
         outcome, measured, excess = _judged(trained.outcome, self._spec)
         if measured is not None and trained.state is not None:
-            with _writing(self._files.models):
-                weights.save(self._files.models, record.trial, trained.state)
+            state = trained.state
+            self._written(
+                self._files.models, lambda: weights.save(self._files.models, record.trial, state)
+            )
         return Ended(trial=record.trial, outcome=outcome, values=measured, violations=excess)
 
     def stopped(
@@ -246,6 +267,7 @@ class LegTrainer:
         reports: Sequence[Progress],
         decision: RungDecision,
         state: CandidateState | None = None,
+        epochs: int | None = None,
     ) -> Ended:
         """Returns the end of a candidate that the pruner stops for good.
 
@@ -253,10 +275,13 @@ class LegTrainer:
             record: The candidate.
             reports: Its reports, by epoch.
             decision: Why.
-            state: Where it stands; None takes it from its checkpoint.
+            state: Where it stands; None takes it from its checkpoint, without which what became of its experts while
+                it was trained is not known any more.
+            epochs: Epochs that it is trained for; None means those that are stored.
         """
+        epochs = record.epochs if epochs is None else epochs
         state = state or self._load(record, record.epochs)
-        last = [report for report in reports if report.epoch <= max(decision.rung, record.epochs)]
+        last = [report for report in reports if report.epoch <= epochs]
         metrics = {}
         if last:
             metrics = {
@@ -281,7 +306,7 @@ class LegTrainer:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """Turns what keeps a file from being written into one sentence."""
     try:
         yield

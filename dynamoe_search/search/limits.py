@@ -39,16 +39,16 @@ class Stopper:
         self,
         store: Store,
         name: str,
+        worker: str,
         timeout_seconds: float | None,
         should_stop: Callable[[], bool],
     ) -> None:
         self.reason: EndReason | None = None
-        self._store, self._name, self._should_stop = store, name, should_stop
+        self._store, self._name, self._worker = store, name, worker
+        self._should_stop = should_stop
         self._start = time.monotonic()
-        study = store.study(name)
-        left = None if study.max_seconds is None else study.max_seconds - study.seconds_spent
-        limits = [limit for limit in (timeout_seconds, left) if limit is not None]
-        self._timeout_seconds = min(limits, default=None)
+        self._timeout_seconds = timeout_seconds
+        self._study_seconds = float("inf")  # when the study's time is up, by this run's clock
         self._serial = store.stop_serial(name)
         self._poll_at = self._start
 
@@ -73,8 +73,21 @@ class Stopper:
             return "interrupt"
         if self._timeout_seconds is not None and self.seconds >= self._timeout_seconds:
             return "timeout"
+        if self.seconds >= self._study_seconds:
+            return "timeout"
         if time.monotonic() < self._poll_at:
             return None
         self._poll_at = time.monotonic() + _STOP_POLL_SECONDS
         self._store.heartbeat(self._name)
+        self._study_seconds = self._seconds_allowed()
+        if self.seconds >= self._study_seconds:
+            return "timeout"
         return "stop" if self._store.stop_serial(self._name) != self._serial else None
+
+    def _seconds_allowed(self) -> float:
+        """Returns what the study's time budget leaves to this run, after what the other workers took."""
+        budget = self._store.study(self._name).max_seconds
+        if budget is None:
+            return float("inf")
+        others = (one for one in self._store.workers(self._name) if one.id != self._worker)
+        return budget - sum(one.seconds for one in others)

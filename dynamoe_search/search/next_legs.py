@@ -12,6 +12,7 @@ from dynamoe_search.search.rungs import Rungs, changed, to_store
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
+from dynamoe_search.training import Interrupted
 
 
 class NextLegs:
@@ -24,6 +25,7 @@ class NextLegs:
         rungs: What candidates reported.
         trainer: Makes the outcomes of those who are stopped for good.
         on_ended: Told who that was.
+        should_stop: Asked between proposals.
     """
 
     def __init__(
@@ -34,14 +36,21 @@ class NextLegs:
         rungs: Rungs,
         trainer: LegTrainer,
         on_ended: Callable[[Sequence[Ended]], None],
+        should_stop: Callable[[], bool],
     ) -> None:
         self._store, self._worker, self._name, self._spec = store, worker, spec.study.name, spec
         self._rungs, self._trainer, self._on_ended = rungs, trainer, on_ended
         self._proposals = Proposals(Space(spec))
         self._is_exhausted = False
+        self._should_stop = should_stop
 
     def next(self) -> Leg | Wait | Over:
-        """Returns the leg to train, or why there is none; proposes designs that are missing."""
+        """Returns the leg to train, or why there is none; proposes designs that are missing.
+
+        Raises:
+            Interrupted: Somebody asked to stop.
+            LeaseLostError: This worker counted as dead; it plans again.
+        """
         with self._store.planning(self._name, self._worker):
             while True:
                 position = self._position()
@@ -123,6 +132,8 @@ class NextLegs:
                 sampler_state=proposal.sampler_state,
             )
             self._store.heartbeat(self._name)
+            if self._should_stop():  # the cohort is filled up when the study goes on
+                raise Interrupted("stopped between two proposals")
 
     def _close(self, step: Over, position: Position) -> None:
         """Ends whoever waits, if nobody will go on; a budget of epochs can be raised.

@@ -212,7 +212,10 @@ class _Planner:
         reached = [one for one in self.position.candidates if one.epochs >= rung]
         if len(reached) < _KNOWN_FROM:
             return _USUAL_SHARE
-        stay = sum(one.epochs == rung and not self._goes(one) for one in reached)
+        stay = sum(
+            one.epochs == rung and (one.status in ("stopped", "failed") or not self._goes(one))
+            for one in reached
+        )
         return 1 - stay / len(reached)
 
     # Legs
@@ -254,7 +257,9 @@ class _Planner:
 
     def _is_hopeless(self, one: Standing) -> bool:
         decision = self.position.decisions.get(one.ordinal)
-        return decision is not None and decision.reason == "not-finite"
+        return decision is not None and (
+            decision.reason == "not-finite" or decision.action == "stop"
+        )
 
     def _chance(self, one: Standing) -> tuple[float, int, int]:
         decision = self.position.decisions.get(one.ordinal)

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from threadpoolctl import threadpool_limits
+
 from dynamoe_search.pruning import Estimate, estimates
 from dynamoe_search.records import CandidateRecord
 from dynamoe_search.search.planner import rung_of
@@ -56,7 +58,10 @@ class Proposals:
                 rung = rung_of(record.epochs, rungs.ladder)
                 if rung and record.ordinal in rungs.records[rung]:
                     standing[record.ordinal] = rung
-        return estimates(rungs.by_rung(), finals, standing) if standing else {}
+        if not standing:
+            return {}
+        with threadpool_limits(limits=1, user_api="blas"):  # sums depend on the number of threads
+            return estimates(rungs.by_rung(), finals, standing)
 
     def _known(self, record: CandidateRecord, expected: Estimate | None) -> Known:
         if record.trial in self._finished:

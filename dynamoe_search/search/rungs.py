@@ -49,7 +49,9 @@ class Rungs:
         self._known: dict[int, int] = {}  # epochs that are in the records, by ordinal
 
     def is_behind(self, one: Standing) -> bool:
-        """Whether a candidate has reached a rung that the records do not know of."""
+        """Whether a candidate has reached a rung that the records do not know of, or failed since."""
+        if one.status == "failed":
+            return any(one.ordinal in records for records in self.records.values())
         reached = rung_of(one.epochs, self.ladder)
         return reached > self._known.get(one.ordinal, 0)
 
@@ -57,9 +59,14 @@ class Rungs:
         """Takes over what a candidate reported.
 
         Args:
-            one: Where it stands; later epochs do not count.
+            one: Where it stands; later epochs do not count, and nothing does of one that failed: it will never be on
+                a front, so it holds nobody back.
             reports: All of its reports, in the order of epochs.
         """
+        for known in self.records.values():
+            known.pop(one.ordinal, None)
+        if one.status == "failed":
+            return
         kept = [report for report in reports if report.epoch <= one.epochs]
         for rung, records in at_rungs(kept, self.ladder).items():
             self.records[rung] |= {record.ordinal: record for record in records}

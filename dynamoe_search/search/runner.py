@@ -19,7 +19,6 @@ from dynamoe_search.records import (
     Ended,
     Leg,
     Progress,
-    Standing,
     StudyRecord,
 )
 from dynamoe_search.search import weights
@@ -37,7 +36,7 @@ from dynamoe_search.search.events import (
     ignore,
     never,
 )
-from dynamoe_search.search.legs import LegTrainer
+from dynamoe_search.search.legs import LegTrainer, writing
 from dynamoe_search.search.limits import Limits, Stopper
 from dynamoe_search.search.machine import library_versions, train_settings
 from dynamoe_search.search.next_legs import NextLegs
@@ -93,7 +92,7 @@ def run_study(
     start, has_finished = time.monotonic(), False
     try:
         _store_limits(store, name, limits)
-        stopper = Stopper(store, name, limits.timeout_seconds, should_stop)
+        stopper = Stopper(store, name, worker, limits.timeout_seconds, should_stop)
         run = _Run(store, worker, store.study(name), on_event, stopper, trust_code=trust_code)
         reason = run.until_end(checkpoint_seconds)
         has_finished = reason in ("trials", "exhausted")
@@ -141,23 +140,34 @@ class _Run:
         self._spec = StudySpec.model_validate_json(record.spec_json)
         self._versions = library_versions()
         settings = train_settings(self._spec, record.settings, trust_code=trust_code)
+        torch.set_num_threads(record.settings.num_threads)
         data = data_on(load_same_data(record), settings.device)
         self._files = StudyFiles(store.files_of(record.name))
+        with writing(store.folder):
+            self._files.make()
         self._rungs = Rungs(self._spec.pruner, self._spec.train.epochs, _constant_predictor(data))
         self._trainer = LegTrainer(store, self._spec, settings, data, self._rungs, self._files)
-        self._legs = NextLegs(store, worker, self._spec, self._rungs, self._trainer, self._tell_of)
+        self._legs = NextLegs(
+            store, worker, self._spec, self._rungs, self._trainer, self._tell_of, stopper
+        )
         self._front: set[int] | None = None
 
     def until_end(self, checkpoint_seconds: float) -> EndReason:
         """Trains leg after leg and returns why it ended."""
         self._store.replay_tells(self._name)
-        self._refresh_front(self._store.standings(self._name))
+        self._refresh_front()
         self._on_event(self._started())
         pause = _WAIT_SECONDS
         while not self._stopper.asks_now():
-            step = self._legs.next()
+            try:
+                step = self._legs.next()
+            except LeaseLostError as error:  # it was silent for so long that it counted as dead
+                logger.warning("%s", error)
+                continue
+            except Interrupted:
+                break
             if isinstance(step, Over):
-                self._tidy_up(self._store.standings(self._name))
+                self._tidy_up()
                 return step.reason
             if isinstance(step, Leg):
                 pause = _WAIT_SECONDS
@@ -216,9 +226,8 @@ class _Run:
             return
         self._tell_of(results.ended)
         self._on_event(LegFinished(leg=leg, stood=results.stood))
-        standings = self._store.standings(self._name)
-        self._tidy_up(standings)
-        self._refresh_front(standings)
+        self._tidy_up()
+        self._refresh_front()
 
     def _tell_of(self, ended: Sequence[Ended]) -> None:
         trials = [one.trial for one in ended]
@@ -229,21 +238,27 @@ class _Run:
         self._store.add_progress(self._name, reports)
         self._on_event(EpochFinished(reports=tuple(reports)))
 
-    def _tidy_up(self, standings: Sequence[Standing]) -> None:
+    def _tidy_up(self) -> None:
         """Removes checkpoints that nobody needs, and those of the most hopeless beyond the limit."""
+        present = self._files.present()
+        open_legs = {leg.number for leg in self._store.legs(self._name, state="open")}
+        standings = self._store.standings(self._name)
         paused = [one for one in standings if one.status == "paused"]
         behind = {one.ordinal: one.behind for one in self._rungs.judge(paused)}
         hopeless = {one.ordinal: behind.get(one.ordinal, -1.0) for one in paused}
         hopeless |= {one.ordinal: -1.0 for one in standings if one.status == "running"}
-        self._files.keep_states(hopeless, self._spec.search.checkpoint_limit_mb * _MEGABYTE)
-        self._files.keep_legs({leg.number for leg in self._store.legs(self._name, state="open")})
+        limit = self._spec.search.checkpoint_limit_mb * _MEGABYTE
+        self._files.keep_states(present, hopeless, limit)
+        self._files.keep_legs(present, open_legs)
 
-    def _refresh_front(self, standings: Sequence[Standing]) -> None:
+    def _refresh_front(self) -> None:
         """Stores the front; only its members keep their weights, and who is still in training somewhere."""
+        present = weights.trials_in(self._files.models)
+        standings = self._store.standings(self._name)
         members = self._store.refresh_front(self._name)
         trials = {member.trial for member in members}
         running = {one.trial for one in standings if one.status == "running"}
-        weights.keep_only(self._files.models, trials | running)
+        weights.remove(self._files.models, present - trials - running)
         if self._front is not None and trials != self._front:
             self._on_event(FrontChanged(members=tuple(members)))
         self._front = trials

@@ -2,11 +2,20 @@
 
 import shutil
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dynamoe_search.records import Leg
 from dynamoe_search.training import CheckpointFolder, StateFolder
 from dynamoe_search.training.checkpoints import EVERY_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Present:
+    """What is on the disk."""
+
+    legs: frozenset[int]
+    sizes: Mapping[int, int]  # bytes of each candidate's checkpoints, by ordinal
 
 
 class StudyFiles:
@@ -20,26 +29,51 @@ class StudyFiles:
         self.models = folder / "models"
         self.states = StateFolder(folder / "checkpoints" / "candidates")
         self._legs = folder / "checkpoints" / "legs"
+        self._folder = folder
+
+    def make(self) -> None:
+        """Makes the study's own folder, below which all others are made when they are needed.
+
+        Raises:
+            OSError: There is no room, or no permission.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def of_leg(self, leg: Leg, every_seconds: float = EVERY_SECONDS) -> CheckpointFolder:
         """Returns the checkpoints of a leg in training."""
         return CheckpointFolder(self._legs / str(leg.number), every_seconds=every_seconds)
 
-    def keep_legs(self, numbers: Collection[int]) -> None:
-        """Removes the checkpoints of all other legs, as far as that is possible."""
-        for path in self._legs.glob("*"):
-            if path.name not in {str(number) for number in numbers}:
-                shutil.rmtree(path, ignore_errors=True)
+    def present(self) -> Present:
+        """Returns what may be removed, to be asked for before the database is: what comes later is not in it.
 
-    def keep_states(self, standing: Mapping[int, float], limit_bytes: float) -> None:
+        Behind a link are somebody else's files, so there is nothing then.
+        """
+        links = (self._folder, self._legs.parent, self._legs, self.states.path)
+        if any(path.is_symlink() for path in links):
+            return Present(legs=frozenset(), sizes={})
+        names = {path.name for path in self._legs.glob("*")}
+        return Present(
+            legs=frozenset(int(name) for name in names if name.isascii() and name.isdecimal()),
+            sizes=self.states.sizes(),
+        )
+
+    def keep_legs(self, present: Present, numbers: Collection[int]) -> None:
+        """Removes the checkpoints of all other legs, as far as that is possible."""
+        for number in present.legs - set(numbers):
+            shutil.rmtree(self._legs / str(number), ignore_errors=True)
+
+    def keep_states(
+        self, present: Present, standing: Mapping[int, float], limit_bytes: float
+    ) -> None:
         """Removes the checkpoints of candidates that need none, and the most hopeless beyond a limit.
 
         Args:
+            present: What there was before the database was asked who stands where.
             standing: How hopeless each paused candidate is, by ordinal; the highest go first.
             limit_bytes: How much all of them may take together. A candidate whose checkpoint is gone is trained
                 again from its start, should it ever go on.
         """
-        sizes = self.states.sizes()
+        sizes = present.sizes
         for ordinal in sizes.keys() - standing.keys():
             self.states.remove(ordinal)
         total = sum(size for ordinal, size in sizes.items() if ordinal in standing)

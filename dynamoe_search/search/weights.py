@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dynamoe_search.training.durable_files import write_tensors
+from dynamoe_search.training.durable_files import make_folder, write_tensors
 from dynamoe_search.training.export import load_state
 
 _SUFFIX = ".safetensors"
@@ -23,7 +23,7 @@ def save(folder: Path, trial: int, state: Mapping[str, Tensor]) -> None:
         OSError: There is no room, or no permission.
         safetensors.SafetensorError: Likewise.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_tensors(path_of(folder, trial), {n: tensor.contiguous() for n, tensor in state.items()})
 
 
@@ -33,14 +33,15 @@ def load(folder: Path, trial: int) -> dict[str, Tensor] | None:
     return load_state(path) if path.exists() else None
 
 
-def keep_only(folder: Path, trials: Collection[int]) -> None:
-    """Removes the weights of all other trials; other workers may do the same, or write theirs.
+def trials_in(folder: Path) -> set[int]:
+    """Returns the trials whose weights are there; none behind a link, where somebody else's files are."""
+    if folder.is_symlink() or folder.parent.is_symlink():
+        return set()
+    stems = {path.stem for path in folder.glob(f"*{_SUFFIX}")}
+    return {int(stem) for stem in stems if stem.isascii() and stem.isdecimal()}
 
-    A folder that is a link is somebody else's: nothing in it is removed.
-    """
-    if folder.is_symlink():
-        return
-    kept = {path_of(folder, trial) for trial in trials}
-    for path in folder.glob(f"*{_SUFFIX}"):
-        if path.stem.isdecimal() and path not in kept:
-            path.unlink(missing_ok=True)
+
+def remove(folder: Path, trials: Collection[int]) -> None:
+    """Removes the weights of trials; other workers may do the same at the same time."""
+    for trial in trials:
+        path_of(folder, trial).unlink(missing_ok=True)

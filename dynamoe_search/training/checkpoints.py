@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dynamoe_search.data import ImageData
 from dynamoe_search.records import Candidate
-from dynamoe_search.training.durable_files import write_tensors, write_text
+from dynamoe_search.training.durable_files import make_folder, write_tensors, write_text
 from dynamoe_search.training.manifests import (
     FORMAT,
     End,
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 30.0
 _KEPT = 2
-_UNREADABLE = (OSError, ValueError, RecursionError, safetensors.SafetensorError)
+_UNREADABLE = (OSError, ValueError, LookupError, RecursionError, safetensors.SafetensorError)
 
 
 class CheckpointFolder:
@@ -81,6 +81,10 @@ class CheckpointFolder:
         path = self.path / f"part-{number:03d}"
         return CheckpointFolder(path, every_seconds=self.every_seconds, whole=self)
 
+    def late(self, epoch: int) -> "CheckpointFolder":
+        """Returns the checkpoints of those who stand at an earlier epoch and catch up before the leg."""
+        return CheckpointFolder(self.path / f"late-{epoch:06d}", every_seconds=self.every_seconds)
+
     def write(self, run: PackRun, data: ImageData, settings: TrainSettings, start: int) -> None:
         """Writes a checkpoint; a full disk is a warning, not an error.
 
@@ -91,7 +95,7 @@ class CheckpointFolder:
             start: The epoch at which the leg began.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self._write(run, circumstances(data, settings), start)
         except (OSError, safetensors.SafetensorError) as error:
             logger.warning("no checkpoint could be written to %s: %s", self.path, error)
@@ -230,7 +234,7 @@ class CheckpointFolder:
         ordinals = tuple(tuple(candidate.ordinal for candidate in part) for part in parts)
         split = Split(format=FORMAT, parts=ordinals, is_memory=is_memory)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             write_text(self.path / "split.json", wrapped(asdict(split)))
         except OSError as error:
             logger.warning("no checkpoint could be written to %s: %s", self.path, error)

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and are on the disk when the function returns."""
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -11,6 +12,27 @@ from torch import Tensor
 
 PARTIAL = ".partial"
 """Suffix of a file in the making; `gc` removes what a killed process left."""
+
+
+_DEPTH = 4
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and what is missing of the few above it that are a study's own.
+
+    Storage that was unmounted or moved away is not made again in its place, where it would be in the way of what
+    comes back.
+
+    Raises:
+        OSError: if more than that is missing, or there is no permission.
+    """
+    missing = 0
+    above = path
+    while not above.exists():
+        above, missing = above.parent, missing + 1
+    if missing > _DEPTH:
+        raise FileNotFoundError(errno.ENOENT, "the folder of the study is gone", str(path))
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ import safetensors
 
 from dynamoe_search.data import ImageData
 from dynamoe_search.records import Candidate
-from dynamoe_search.training.durable_files import PARTIAL, sha256, write_tensors
+from dynamoe_search.training.durable_files import PARTIAL, make_folder, sha256, write_tensors
 from dynamoe_search.training.manifests import FORMAT, first_line, unwrapped, verified, wrapped
 from dynamoe_search.training.settings import DamagedError, Events, TrainSettings
 from dynamoe_search.training.states import CandidateState, circumstances
@@ -72,7 +72,7 @@ class StateFolder:
             circumstances=dict(state.circumstances),
         )
         folder = self._folder(state.ordinal)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         path = folder / f"epoch-{state.epoch:06d}-{{checksum}}.safetensors"
         checksum = write_tensors(path, state.tensors, {_KEY: wrapped(asdict(header))})
         before = [epoch for epoch in self.epochs(state.ordinal) if epoch <= state.epoch]

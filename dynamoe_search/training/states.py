@@ -69,7 +69,7 @@ def circumstances(data: ImageData, settings: TrainSettings) -> dict[str, str]:
         "device": settings.device,
         "num_slots": settings.num_slots,
         "expert_backend": settings.expert_backend,
-        "num_threads": torch.get_num_threads(),
+        "num_threads": settings.num_threads or torch.get_num_threads(),
         "measure": sorted(settings.measure),
         "data": (data.data_hash, data.input_shape, data.num_classes, len(data.train.y)),
     }

@@ -19,7 +19,7 @@ from dynamoe_search.specs import FloatRange, IntRange
 
 RANGES = st.one_of(
     st.builds(
-        lambda low, width, step: IntRange(low=low, high=low + width, step=step),
+        lambda low, width, step: IntRange(low=low, high=low + max(width, step), step=step),
         st.integers(1, 50),
         st.integers(0, 60),
         st.integers(1, 7),
@@ -36,7 +36,7 @@ RANGES = st.one_of(
         st.booleans(),
     ),
     st.builds(
-        lambda low, width, step: FloatRange(low=low, high=low + width, step=step),
+        lambda low, width, step: FloatRange(low=low, high=low + max(width, step), step=step),
         st.integers(0, 8).map(lambda number: number / 8),
         st.integers(0, 16).map(lambda number: number / 8),
         st.sampled_from([0.125, 0.25, 0.3]),

@@ -42,8 +42,8 @@ SECTIONS: dict[str, Any] = {
 SEARCH = {"cohort_size": 5, "startup_trials": 4, "sampler": "tpe"}
 PRUNERS: dict[str, dict[str, Any]] = {
     "none": {"kind": "none"},
-    "pareto": {"kind": "pareto", "min_records": 2, "margin": 0.0},
-    "stop": {"kind": "pareto", "min_records": 2, "margin": 0.0, "pause": False},
+    "pareto": {"kind": "pareto", "min_records": 2},
+    "stop": {"kind": "pareto", "min_records": 2, "pause": False},
 }
 
 

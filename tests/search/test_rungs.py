@@ -17,7 +17,7 @@ MakeSpec = Callable[..., StudySpec]
 
 EPOCHS = 4
 NONE = {"kind": "none"}
-PARETO = {"kind": "pareto", "min_records": 2, "margin": 0.0}
+PARETO = {"kind": "pareto", "min_records": 2}
 SECTIONS: dict[str, Any] = {
     "study": {"trials": 12, "references": ["dense", "top-2"]},
     "model": {"d_model": [8, 16]},  # two packs in a cohort
@@ -243,13 +243,13 @@ def report(ordinal: int, epoch: int, error: float, activated: float = 1000.0) ->
 
 
 def rungs(**changes: Any) -> Rungs:
-    settings = {"kind": "pareto", "margin": 0.0, "guard": 0, "min_records": 1} | changes
+    settings = {"kind": "pareto", "guard": 0, "min_records": 1} | changes
     return Rungs(PrunerSection.model_validate(settings), 9)
 
 
 def test_the_ladder() -> None:
     assert ladder(PrunerSection(kind="none"), 9) == ()
-    assert ladder(PrunerSection(kind="pareto"), 9) == (1, 2, 3, 5, 8)
+    assert ladder(PrunerSection(kind="pareto"), 9) == (1, 2, 3, 5)
     assert ladder(PrunerSection(kind="pareto"), 1) == ()
     assert ladder(PrunerSection(kind="pareto", rungs=(4, 6)), 9) == (4, 6)
 
@@ -265,7 +265,6 @@ def test_only_epochs_that_are_kept_count() -> None:
         2: [0],
         3: [],
         5: [],
-        8: [],
     }
     assert found.is_behind(place(0, 3))
     assert not found.is_behind(place(0, 2))
@@ -316,3 +315,15 @@ def test_words_for_people() -> None:
     assert words(reason="worst") == "in the worst share (0.2) of 13 candidates in error and in loss"
     assert "not finite" in words(reason="not-finite")
     assert "same answer" in words(reason="useless", strongest=7)
+
+
+def test_who_failed_holds_nobody_back() -> None:
+    found = rungs()
+    found.take(place(0, 1), [report(0, 1, 0.1)])
+    found.take(place(1, 1), [report(1, 1, 0.5, 2000.0)])
+    assert [one.action for one in found.judge([place(1, 1)])] == ["pause"]
+    failed = place(0, 2, status="failed")
+    assert found.is_behind(failed)
+    found.take(failed, [report(0, 1, 0.1)])
+    assert not found.is_behind(failed)
+    assert [one.action for one in found.judge([place(1, 1)])] == ["go"]
