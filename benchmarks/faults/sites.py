@@ -147,30 +147,14 @@ class Site:
             found: dict[str, Any] = json.loads(path.read_text())
             return found
 
-    def differing(self, *, without_events_of_pruned: bool = False) -> list[str]:
-        """Returns what differs from the study that nothing happened to, and what was done twice.
-
-        Args:
-            without_events_of_pruned: Do not compare when pruned candidates opened and closed experts.
-        """
+    def differing(self) -> list[str]:
+        """Returns what differs from the study that nothing happened to, and what was done twice."""
         found, expected = self.found(), self.expected
         problems = done_twice(found)
         if expected is None:
             return problems
-        if without_events_of_pruned:
-            found, expected = _without_events(found), _without_events(expected)
         names = [name for name in found if found[name] != expected.get(name)]
         return problems + [f"differs in {name}" for name in names]
-
-
-def _without_events(found: dict[str, Any]) -> dict[str, Any]:
-    candidates = [
-        one | {"outcome": one["outcome"] | {"expert_events": None}}
-        if one["status"] == "stopped"
-        else one
-        for one in found["candidates"]
-    ]
-    return found | {"candidates": candidates}
 
 
 def _write(path: Path, content: Any) -> None:

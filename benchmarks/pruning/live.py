@@ -1,6 +1,6 @@
 """Whole searches at an equal budget of epochs: without pruning, with it, and with a sampler that ignores the paused.
 
-    python -m benchmarks.pruning.live [--seeds 10] [--epochs 480] [--data digits] > benchmarks/pruning/results/live_digits.md
+    python -m benchmarks.pruning.live [--seeds 10] [--epochs 480] [--data digits] > live_digits.md
 
 Every search has its own seed for designs, initial weights and batch order; the same seed in all arms. The hypervolume
 is that of validation accuracy against activated parameters, on a linear axis as the program reports it and on a

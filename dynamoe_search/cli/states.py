@@ -129,6 +129,7 @@ _REASONS = {
     "epochs": "the budget of epochs is used up",
     "exhausted": "every design of the space has been tried",
     "timeout": "the time is up",
+    "time-budget": "the study's time budget is used up",
     "stop": "stopped by the command stop",
     "interrupt": "interrupted",
 }

@@ -142,6 +142,9 @@ def _suggest(summary: "StudySummary", record: "StudyRecord", storage: str | None
     if summary.reason == "epochs":
         more = _more_epochs(summary, record)
         lines.append(_command("resume", name, "--epochs", more, storage=storage))
+    elif summary.reason == "time-budget":
+        more_time = f"{2 * round(record.max_seconds or 1)}s"
+        lines.append(_command("resume", name, "--time-budget", more_time, storage=storage))
     elif summary.state != "finished":
         lines.append(_command("resume", name, storage=storage))
     elif summary.reason == "trials":

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from dynamoe_search.records import Candidate, CandidateRecord, FrontMember, Leg, Progress, Stood
 
-EndReason = Literal["trials", "epochs", "exhausted", "timeout", "stop", "interrupt"]
+EndReason = Literal["trials", "epochs", "exhausted", "timeout", "time-budget", "stop", "interrupt"]
 """Why a run ended: a limit was reached, no new design is left, or somebody asked it to stop."""
 
 
@@ -17,7 +17,7 @@ class StudySummary:
     Attributes:
         name: Name of the study.
         state: `finished`, or `interrupted` if `resume` has something left to do.
-        reason: Why the run ended: a limit (`trials`, `epochs`, `timeout`), no new design
+        reason: Why the run ended: a limit (`trials`, `epochs`, `timeout`, `time-budget`), no new design
             (`exhausted`), the `stop` command, or `should_stop` (`interrupt`).
         trials: How many candidates the study asks for.
         complete: Candidates that were trained to their end.

@@ -194,7 +194,7 @@ class LegTrainer:
                 ended.append(self._ended(record, trained))
             elif record.ordinal in stops:
                 decision = next(one for one in stored if one.trial == record.trial)
-                ended.append(self.stopped(record, own, decision, trained.standing, leg.end))
+                ended.append(self.stopped(record, own, decision, leg.end))
             elif trained.standing is not None:
                 standing.append((record.trial, trained.standing))
         return LegResults(
@@ -266,21 +266,17 @@ class LegTrainer:
         record: CandidateRecord,
         reports: Sequence[Progress],
         decision: RungDecision,
-        state: CandidateState | None = None,
         epochs: int | None = None,
     ) -> Ended:
-        """Returns the end of a candidate that the pruner stops for good.
+        """Returns the end of a candidate that the pruner stops for good; what its experts did is in its reports.
 
         Args:
             record: The candidate.
             reports: Its reports, by epoch.
             decision: Why.
-            state: Where it stands; None takes it from its checkpoint, without which what became of its experts while
-                it was trained is not known any more.
             epochs: Epochs that it is trained for; None means those that are stored.
         """
         epochs = record.epochs if epochs is None else epochs
-        state = state or self._load(record, record.epochs)
         last = [report for report in reports if report.epoch <= epochs]
         metrics = {}
         if last:
@@ -297,7 +293,6 @@ class LegTrainer:
             epochs=last[-1].epoch if last else 0,
             seconds=sum(report.seconds for report in last),
             metrics=metrics,
-            expert_events=() if state is None else state.events,
             reason=PRUNED,
             message=f"pruned after epoch {decision.rung}: {words}",
             device=self._settings.device,

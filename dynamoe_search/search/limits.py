@@ -74,14 +74,14 @@ class Stopper:
         if self._timeout_seconds is not None and self.seconds >= self._timeout_seconds:
             return "timeout"
         if self.seconds >= self._study_seconds:
-            return "timeout"
+            return "time-budget"
         if time.monotonic() < self._poll_at:
             return None
         self._poll_at = time.monotonic() + _STOP_POLL_SECONDS
         self._store.heartbeat(self._name)
         self._study_seconds = self._seconds_allowed()
         if self.seconds >= self._study_seconds:
-            return "timeout"
+            return "time-budget"
         return "stop" if self._store.stop_serial(self._name) != self._serial else None
 
     def _seconds_allowed(self) -> float:

@@ -133,7 +133,7 @@ class _Planner:
                     key=lambda leg: leg.number,
                 )
             )
-        going = [one for one in self.paused if self._goes(one)]
+        going = self._affordable([one for one in self.paused if self._goes(one)])
         step = (
             self._fill_up()
             or self._lowest_leg(self.new)
@@ -149,6 +149,21 @@ class _Planner:
     def _goes(self, one: Standing) -> bool:
         decision = self.position.decisions.get(one.ordinal)
         return one.reference is not None or decision is None or decision.keep
+
+    def _affordable(self, going: Sequence[Standing]) -> list[Standing]:
+        """Returns those whom the budget is expected to bring to their end: who came far first, then the best chances.
+
+        Otherwise a small budget would bring everybody a little further and nobody to the end.
+        """
+        if self.position.max_epochs is None:
+            return list(going)
+        chosen: list[Standing] = []
+        needed = 0.0
+        for one in sorted(going, key=lambda one: (-one.epochs, self._rank(one))):
+            needed += self._expected_epochs(one.epochs)
+            if needed <= self.left or not chosen:
+                chosen.append(one)
+        return chosen
 
     def _end(self, start: int) -> int:
         """Returns where a leg from here ends."""
@@ -229,9 +244,11 @@ class _Planner:
     def _whole_leg(self, going: Sequence[Standing]) -> Step | None:
         size = self.position.cohort_size
         groups = self._groups(going)
-        for (start, key), members in sorted(groups.items(), key=lambda item: -item[0][0]):
+        for start in sorted({one.epochs for one in going}, reverse=True):
+            level = [(key, members) for (epoch, key), members in groups.items() if epoch == start]
             rivals = sum(one.epochs >= start for one in self.position.candidates)
-            if len(members) >= size and rivals >= _RIVALS * size:
+            if sum(len(members) for _, members in level) >= size and rivals >= _RIVALS * size:
+                key, members = min(level, key=lambda item: (-len(item[1]), item[0]))
                 return self._train(members, start, key)
         return None
 

@@ -269,12 +269,32 @@ def test_what_is_left_of_a_budget_goes_to_the_best_chances() -> None:
 
 
 def test_a_scarce_budget_is_for_the_best_chances_whatever_their_pack() -> None:
-    game = Game(trials=8, max_epochs=8 + 3, goes=lambda _: True, behind=lambda one: one.ordinal % 4)
+    game = Game(
+        trials=8, max_epochs=8 + 18, goes=lambda _: True, behind=lambda one: one.ordinal % 4
+    )
     for ordinal in range(8):
         key = "b" if ordinal in (4, 5) else "a"
         game.candidates[100 + ordinal] = standing(ordinal, status="paused", epochs=1, pack_key=key)
     game.play()
-    assert [one.ordinal for one in game.candidates.values() if one.epochs > 1] == [0, 1, 4]
+    complete = [one.ordinal for one in game.candidates.values() if one.status == "complete"]
+    assert complete == [0, 4]
+
+
+def test_a_small_budget_brings_some_to_the_end_and_not_everybody_a_little_further() -> None:
+    game = Game(trials=12, cohort_size=12, max_epochs=12 + 30, goes=lambda _: True)
+    game.play()
+    assert game.spent == 42
+    assert sum(one.status == "complete" for one in game.candidates.values()) >= 2
+
+
+def test_a_cohort_of_several_packs_goes_on_too() -> None:
+    game = Game(trials=40, goes=lambda _: True)
+    for ordinal in range(12):
+        one = standing(ordinal, status="paused", epochs=1, pack_key="ab"[ordinal % 2])
+        game.candidates[100 + ordinal] = replace(one, cohort=ordinal // 4)
+    step = plan(game.position())
+    assert isinstance(step, Train)
+    assert (len(step.trials), step.start) == (4, 1)
 
 
 def test_a_budget_keeps_enough_for_those_on_their_way() -> None:

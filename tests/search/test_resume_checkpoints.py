@@ -173,14 +173,14 @@ with Store.open({url!r}) as store:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", PRUNERS)
-@pytest.mark.parametrize("step", [1, 6, 11])
+@pytest.mark.parametrize("step", [1, 4, 7])
 def test_a_killed_study_goes_on_from_its_last_step(
     undisturbed: Undisturbed, storage_url: str, tiny_spec: MakeSpec, pruner: str, step: int
 ) -> None:
     spec = spec_with(tiny_spec, pruner)
     url, num_steps = undisturbed(spec)
     killed(storage_url, spec, step)
-    assert folder_of(storage_url).exists()
+    assert folder_of(storage_url).exists() or step == 1  # killed before its first checkpoint
     with Store.open(storage_url) as store:
         assert find_garbage(store) == []
         assert store.study("tiny").state == "interrupted"

@@ -98,6 +98,6 @@ def test_a_time_budget_counts_what_other_runs_took(storage_url: str, tiny_spec: 
     assert first.reason == "interrupt"
     assert spent > 0
     second = run(storage_url, spec, limits=Limits(study_seconds=spent))
-    assert (second.reason, second.complete) == ("timeout", 0)
+    assert (second.reason, second.complete) == ("time-budget", 0)
     third = run(storage_url, spec, limits=Limits(study_seconds=spent + 600))
     assert third.state == "finished"
