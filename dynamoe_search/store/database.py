@@ -129,8 +129,10 @@ class Database:
         """Gives a connection whose writes all happen, or none; on SQLite one writer at a time."""
         with translated(self.url), self.engine.connect() as connection, connection.begin() as work:
             if self.is_sqlite:
-                level = "FULL" if is_lasting else "NORMAL"
-                connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+                if is_lasting:
+                    connection.exec_driver_sql("PRAGMA synchronous=FULL")
+                else:
+                    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
             try:
