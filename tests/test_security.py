@@ -266,7 +266,7 @@ def hostile_database(url: str, tiny_spec: Any) -> str:
         "front {}",
         "stop {}",
         "show {} 0",
-        "resume {}",
+        "resume {} --timeout 1s",
     ],
 )
 def test_what_a_foreign_database_says_does_nothing_to_the_terminal(
