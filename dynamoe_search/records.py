@@ -8,11 +8,14 @@ import json
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter
 
 Record = TypeVar("Record")
+
+Purpose = Literal["search", "confirm", "audit"]
+"""What a study is for; all but `search` are designed: every candidate is given before the first is trained."""
 
 
 def to_json(record: Any) -> str:
@@ -150,7 +153,7 @@ class Candidate:
 
     @property
     def pack_key(self) -> str:
-        """Candidates with the same key have the same trailing tensor shapes and can be trained in one pack."""
+        """Candidates with the same key have the same tensor shapes and batches, and can be trained in one pack."""
         model = self.model
         train = self.train
         return "|".join(
@@ -166,6 +169,7 @@ class Candidate:
                 train.label_smoothing,
                 train.augment,
                 train.precision,
+                self.study_seed,  # the order of the batches
             )
         )
 
@@ -269,6 +273,10 @@ class StudyRecord:
     max_seconds: float | None = None  # time budget of all workers together; None is no limit
     seconds_spent: float = 0.0  # by all workers, earlier runs included
     max_pack: int | None = None  # most candidates that fit into memory together, once that is known
+    exhausted_at: int | None = None  # proposals that there were when the space gave out
+    parent: str | None = None  # the study whose designs a designed study trains
+    purpose: Purpose = "search"
+    plan_json: str | None = None  # what a designed study was asked for
     is_stop_requested: bool = False  # by somebody, of workers that have not left yet
     host: str | None = None  # of the live worker that came last
     pid: int | None = None
@@ -404,6 +412,31 @@ class FrontMember:
 
 def _experts_at_end(candidate: Candidate, routing: tuple[LayerRouting, ...]) -> tuple[int, ...]:
     return tuple(layer.num_experts for layer in routing) or candidate.experts_per_layer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestResult:
+    """What a candidate did on the test part, which no search looks at."""
+
+    __test__: ClassVar[bool] = False  # whatever pytest makes of the name
+
+    trial: int
+    examples: int
+    accuracy: float
+    loss: float  # mean cross-entropy in nats
+    activated_params: float  # mean over the test tokens
+    mean_k: tuple[float, ...]  # experts per token, per layer
+    measured_at: str = ""  # UTC, ISO 8601; set when it is stored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What a designed run found out beside its metrics."""
+
+    trial: int
+    kind: str
+    content_json: str
+    made_at: str  # UTC, ISO 8601
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

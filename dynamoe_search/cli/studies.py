@@ -201,8 +201,10 @@ def delete(
     with Store.open(storage, create=False) as store:
         record = store.study(study)
         candidates = record.num_complete + record.num_failed + record.num_stopped
+        children = store.children(study)
         if not yes:
-            question = f"Delete {study} with its {candidates} candidates?"
+            more = f", and what was made from it: {', '.join(children)}" if children else ""
+            question = f"Delete {study} with its {candidates} candidates{more}?"
             try:
                 agreed = typer.confirm(question, err=True)
             except typer.Abort:  # nobody there to answer
@@ -211,7 +213,7 @@ def delete(
                 say("not deleted; --yes deletes without asking", err=True)
                 raise typer.Exit(1)
         store.delete_study(study)
-    say(f"deleted {study}")
+    say(f"deleted {', '.join([study, *children])}")
 
 
 def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:

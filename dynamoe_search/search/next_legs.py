@@ -100,7 +100,7 @@ class NextLegs:
             open_legs=legs,
             dead={leg.number for leg in legs if leg.worker not in alive},
             decisions={one.ordinal: one for one in decisions},
-            is_exhausted=self._is_exhausted,
+            is_exhausted=self._is_exhausted or record.purpose != "search",
         )
 
     def _remember(self, standings: Sequence[Standing], decisions: Sequence[Decision]) -> None:

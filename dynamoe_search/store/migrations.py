@@ -13,8 +13,15 @@ from dynamoe_search.errors import StorageError
 from dynamoe_search.records import Candidate
 from dynamoe_search.store import tables
 from dynamoe_search.store.problems import display
-from dynamoe_search.store.runs import SILENCE_SECONDS, boot, started, this_process
-from dynamoe_search.store.texts import from_text
+from dynamoe_search.store.runs import (
+    SILENCE_SECONDS,
+    Runner,
+    boot,
+    lives_here,
+    started,
+    this_process,
+)
+from dynamoe_search.store.texts import counts_from_text, from_text
 
 _log = logging.getLogger(__name__)
 
@@ -24,8 +31,8 @@ _DROPPED = ("host", "pid", "process_mark", "heartbeat_at", "is_stop_requested")
 def migrate(connection: sa.Connection, program: str) -> None:
     """Brings tables of an older version up to date; all of it happens, or nothing.
 
-    A SQLite file is copied first, to `FILE.v1-backup` beside it, while nobody else can write. Other databases are
-    not copied: that is for their own tools.
+    A SQLite file is copied first, to `FILE.v2-backup` (or v1) beside it, while nobody else can write. Other databases
+    are not copied: that is for their own tools.
 
     Args:
         connection: In a transaction that writes, on SQLite the only one.
@@ -39,7 +46,7 @@ def migrate(connection: sa.Connection, program: str) -> None:
     if found == tables.SCHEMA_VERSION:
         return  # another process was faster
     url = connection.engine.url
-    if found != 1:
+    if found not in (1, 2):
         raise StorageError(
             f"the tables of {display(url)} have the unknown version {found}; "
             "the database was changed by hand or is not one of this program's"
@@ -49,14 +56,18 @@ def migrate(connection: sa.Connection, program: str) -> None:
             f"the database {display(url)} is of an older version; upgrading it needs SQLite 3.35 or later, "
             f"this Python has {sqlite3.sqlite_version}; nothing was changed"
         )
-    _refuse_live_runs(connection)
+    _refuse_live_runs(connection, found)
     if connection.dialect.name == "sqlite":
         copy = _backup(Path(str(url.database)), found)
         _log.warning("%s was upgraded; a copy of what it was is %s", display(url), copy)
     else:
         _log.warning("%s was upgraded, without a copy of what it was", display(url))
-    _to_version_2(connection)
-    connection.execute(tables.schema.update().values(version=2, program=program))
+    if found == 1:
+        _to_version_2(connection)
+    _to_version_3(connection)
+    connection.execute(
+        tables.schema.update().values(version=tables.SCHEMA_VERSION, program=program)
+    )
 
 
 def _backup(path: Path, found: int) -> Path:
@@ -95,36 +106,55 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _refuse_live_runs(connection: sa.Connection) -> None:
-    """Raises if a program of version 1 is still at work, since it would not understand the new tables."""
+def _refuse_live_runs(connection: sa.Connection, found: int) -> None:
+    """Raises if an older program is still at work, since it would not understand the new tables."""
+    for name, host, pid in _live_runs_1(connection) if found == 1 else _live_runs_2(connection):
+        raise StorageError(
+            f"the database {display(connection.engine.url)} must be upgraded, but an older version of "
+            f"this program is running the study {name!r} (process {pid} on {host}); stop it first"
+        )
+
+
+def _live_runs_1(connection: sa.Connection) -> list[tuple[str, str, int]]:
+    """Returns study, machine and process of every live run; in version 1 a study had one process."""
     rows = connection.exec_driver_sql(
         "SELECT study_name, host, pid, process_mark, heartbeat_at FROM dynamoe_studies "
         "WHERE state = 'running' AND pid IS NOT NULL"
     ).all()
+    alive = []
     for name, host, pid, mark, heard_at in rows:
         if host == this_process().host and mark:
             is_alive = started(pid) is not None and mark == f"{boot()}:{started(pid)}"
         else:
-            age = datetime.now(UTC) - datetime.fromisoformat(heard_at)
-            is_alive = abs(age.total_seconds()) < SILENCE_SECONDS
+            is_alive = _was_heard(heard_at)
         if is_alive:
-            raise StorageError(
-                f"the database {display(connection.engine.url)} must be upgraded, but an older version of "
-                f"this program is running the study {name!r} (process {pid} on {host}); stop it first"
-            )
+            alive.append((name, host, pid))
+    return alive
+
+
+def _live_runs_2(connection: sa.Connection) -> list[tuple[str, str, int]]:
+    """Returns study, machine and process of every live worker."""
+    here = tables.workers.c
+    alive = []
+    for row in connection.execute(sa.select(tables.workers).where(here.left_at.is_(None))).all():
+        found = lives_here(Runner(host=row.host, pid=row.pid, mark=row.process_mark))
+        if found or (found is None and _was_heard(row.heartbeat_at)):
+            alive.append((row.study_name, row.host, row.pid))
+    return alive
+
+
+def _was_heard(heard_at: str) -> bool:
+    """Says whether a process of another machine gave a sign of life lately; there is only its clock to go by."""
+    age = datetime.now(UTC) - datetime.fromisoformat(heard_at)
+    return abs(age.total_seconds()) < SILENCE_SECONDS
 
 
 def _to_version_2(connection: sa.Connection) -> None:
     """Workers and legs take the place of the one process that could run a study; candidates know where they stand."""
     for table in (tables.workers, tables.legs, tables.decisions):
         table.create(connection)
-    for table, names in (
-        (tables.studies, ("max_seconds", "max_pack", "stop_serial", "planner")),
-        (tables.candidates, ("epochs", "checkpoint", "pack_key")),
-    ):
-        for name in names:
-            column = sa.schema.CreateColumn(table.c[name]).compile(dialect=connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
+    _add_columns(connection, tables.studies, "max_seconds", "max_pack", "stop_serial", "planner")
+    _add_columns(connection, tables.candidates, "epochs", "checkpoint", "pack_key")
     for name in _DROPPED:
         connection.exec_driver_sql(f"ALTER TABLE dynamoe_studies DROP COLUMN {name}")
     studies, here, done = tables.studies, tables.candidates, tables.evaluations.c
@@ -137,12 +167,36 @@ def _to_version_2(connection: sa.Connection) -> None:
         .scalar_subquery()
     )
     connection.execute(here.update().values(epochs=sa.func.coalesce(epochs, 0)))
+
+
+def _to_version_3(connection: sa.Connection) -> None:
+    """Studies whose candidates are all given; candidates share a pack only if they share the order of the batches."""
+    for table in (tables.tests, tables.evidence):
+        table.create(connection)
+    _add_columns(connection, tables.studies, "exhausted_at", "parent", "purpose", "plan_json")
+    here, legs = tables.candidates, tables.legs
     rows = connection.execute(
         sa.select(here.c.study_name, here.c.trial_number, here.c.candidate_json)
     ).all()
+    keys = {}
     for row in rows:
+        key = from_text(Candidate, row.candidate_json).pack_key
+        keys[row.study_name, row.trial_number] = key
         connection.execute(
             here.update()
             .where(here.c.study_name == row.study_name, here.c.trial_number == row.trial_number)
-            .values(pack_key=from_text(Candidate, row.candidate_json).pack_key)
+            .values(pack_key=key)
         )
+    for row in connection.execute(sa.select(legs.c.study_name, legs.c.leg, legs.c.members)).all():
+        first = counts_from_text(row.members)[0]
+        connection.execute(
+            legs.update()
+            .where(legs.c.study_name == row.study_name, legs.c.leg == row.leg)
+            .values(pack_key=keys[row.study_name, first])
+        )
+
+
+def _add_columns(connection: sa.Connection, table: sa.Table, *names: str) -> None:
+    for name in names:
+        column = sa.schema.CreateColumn(table.c[name]).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")

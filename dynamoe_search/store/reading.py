@@ -79,6 +79,15 @@ def read_goals(connection: sa.Connection, name: str) -> tuple[tuple[str, ...], t
     )
 
 
+def read_children(connection: sa.Connection, name: str) -> list[str]:
+    """Returns the designed studies that were made from a study, oldest first."""
+    table = tables.studies
+    query = sa.select(table.c.study_name).where(table.c.parent == name)
+    return list(
+        connection.execute(query.order_by(table.c.created_at, table.c.study_name)).scalars()
+    )
+
+
 def read_stop_serial(connection: sa.Connection, name: str) -> int:
     """Returns how often a study was asked to stop."""
     require_study(connection, name)
@@ -244,6 +253,10 @@ def _study(
         max_seconds=row.max_seconds,
         seconds_spent=sum(worker.seconds for worker in workers),
         max_pack=row.max_pack,
+        exhausted_at=row.exhausted_at,
+        parent=row.parent,
+        purpose=row.purpose,
+        plan_json=row.plan_json,
         is_stop_requested=any(worker.id in asked for worker in alive),
         host=latest.host if latest else None,
         pid=latest.pid if latest else None,

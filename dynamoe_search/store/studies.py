@@ -5,7 +5,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dynamoe_search.records import FrontMember, Spent, StudyRecord, StudySettings, Worker
+from dynamoe_search.records import (
+    FrontMember,
+    Purpose,
+    Spent,
+    StudyRecord,
+    StudySettings,
+    Worker,
+)
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import deletion, fronts, progress, reading, workers, writing
 from dynamoe_search.store.opening import OpenStore
@@ -16,13 +23,25 @@ from dynamoe_search.store.trials import taken
 class StudyMethods(OpenStore):
     """A part of `Store`."""
 
-    def create_study(self, spec: StudySpec, *, source: str, settings: StudySettings) -> None:
+    def create_study(
+        self,
+        spec: StudySpec,
+        *,
+        source: str,
+        settings: StudySettings,
+        parent: str | None = None,
+        purpose: Purpose = "search",
+        plan_json: str | None = None,
+    ) -> None:
         """Adds a study to Optuna's tables and to ours.
 
         Args:
             spec: The study file as run.
             source: The file or preset that it came from.
             settings: What is chosen once and may change a number.
+            parent: The study whose designs it trains, if all of its candidates are given.
+            purpose: What it is for.
+            plan_json: What it was asked for, if all of its candidates are given.
 
         Raises:
             UsageError: If the name is taken.
@@ -31,7 +50,10 @@ class StudyMethods(OpenStore):
         is_ours = self._database.query(lambda found: reading.has_study(found, name))
         if not is_ours and self._trials.exists(name):
             raise taken(name)
-        self._database.transact(lambda found: writing.insert_study(found, spec, source, settings))
+        origin = {"parent": parent, "purpose": purpose, "plan_json": plan_json}
+        self._database.transact(
+            lambda found: writing.insert_study(found, spec, source, settings, **origin)
+        )
         self._optuna_study(name)
 
     def study(self, name: str) -> StudyRecord:
@@ -46,6 +68,10 @@ class StudyMethods(OpenStore):
         """Changes how many candidates a study is asked for."""
         self._update(name, trials=trials)
 
+    def set_exhausted(self, name: str, ordinal: int | None) -> None:
+        """Remembers how many designs a study had proposed when its space gave out; None if it has more."""
+        self._update(name, exhausted_at=ordinal)
+
     def set_max_epochs(self, name: str, epochs: int) -> None:
         """Changes how many candidate-epochs a study may train in all."""
         self._update(name, max_epochs=epochs)
@@ -57,6 +83,10 @@ class StudyMethods(OpenStore):
     def set_max_pack(self, name: str, candidates: int) -> None:
         """Remembers how many candidates fit into memory together."""
         self._update(name, max_pack=candidates)
+
+    def children(self, name: str) -> list[str]:
+        """Returns the names of the designed studies that were made from a study, oldest first."""
+        return self._query(name, lambda found: reading.read_children(found, name))
 
     def workers(self, name: str) -> list[Worker]:
         """Returns who works on a study, or did, in the order in which they came."""
@@ -93,14 +123,18 @@ class StudyMethods(OpenStore):
         return self._database.query(lambda found: progress.read_spent(found, name))
 
     def delete_study(self, name: str) -> None:
-        """Deletes a study everywhere: Optuna's tables, the folder with its files, our tables.
+        """Deletes a study everywhere: Optuna's tables, the folder with its files, our tables; first its children.
 
         A deletion that was cut short is finished by deleting again.
 
         Raises:
-            UsageError: If there is no such study, or another process is running it.
+            UsageError: If there is no such study, or another process is running it or a child.
         """
-        deletion.refuse_live_workers(name, self.workers, self._watcher.silence_seconds)
+        children = self.children(name)
+        for one in (name, *children):
+            deletion.refuse_live_workers(one, self.workers, self._watcher.silence_seconds)
+        for child in children:
+            self.delete_study(child)
         self._update(name, state="deleting")
         self._trials.delete(name)
         deletion.delete_files(self.files_of(name), self.folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 metadata = sa.MetaData()
 
 
@@ -59,6 +59,10 @@ studies = sa.Table(
     sa.Column("settings_json", sa.Text, nullable=False),
     sa.Column("stop_serial", sa.Integer, nullable=False, server_default="0"),
     sa.Column("planner", sa.String(80)),
+    sa.Column("exhausted_at", sa.Integer),
+    sa.Column("parent", sa.String(512)),
+    sa.Column("purpose", sa.String(20), nullable=False, server_default="search"),
+    sa.Column("plan_json", sa.Text),
     sa.Column("created_at", sa.String(40), nullable=False),
     sa.Column("updated_at", sa.String(40), nullable=False),
 )
@@ -214,6 +218,31 @@ decisions = sa.Table(
     sa.Column("strongest", sa.Integer),
     sa.Column("reason", sa.Text),
     sa.Column("updated_at", sa.String(40), nullable=False),
+    _of_candidate(),
+)
+
+tests = sa.Table(
+    "dynamoe_tests",
+    metadata,
+    sa.Column("study_name", sa.String(512), primary_key=True),
+    _trial_key(),
+    sa.Column("examples", sa.Integer, nullable=False),
+    sa.Column("accuracy", sa.Double),
+    sa.Column("loss", sa.Double),
+    sa.Column("activated_params", sa.Double),
+    sa.Column("mean_k_json", sa.Text, nullable=False),
+    sa.Column("measured_at", sa.String(40), nullable=False),
+    _of_candidate(),
+)
+
+evidence = sa.Table(
+    "dynamoe_evidence",
+    metadata,
+    sa.Column("study_name", sa.String(512), primary_key=True),
+    _trial_key(),
+    sa.Column("kind", sa.String(80), primary_key=True),
+    sa.Column("content_json", sa.Text, nullable=False),
+    sa.Column("made_at", sa.String(40), nullable=False),
     _of_candidate(),
 )
 

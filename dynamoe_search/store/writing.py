@@ -16,7 +16,11 @@ from dynamoe_search.store.texts import column, counts_to_text, to_text, utc_now
 
 
 def insert_study(
-    connection: sa.Connection, spec: StudySpec, source: str, settings: StudySettings
+    connection: sa.Connection,
+    spec: StudySpec,
+    source: str,
+    settings: StudySettings,
+    **origin: str | None,
 ) -> None:
     """Adds the row of a new study; raises `UsageError` if the name is taken."""
     name = spec.study.name
@@ -37,6 +41,7 @@ def insert_study(
             objectives_json=to_text(list(spec.study.objectives)),
             maximise_json=to_text([item in MAXIMISED for item in spec.study.objectives]),
             settings_json=to_text(settings),
+            **origin,
             created_at=now,
             updated_at=now,
         )

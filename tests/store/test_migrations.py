@@ -20,8 +20,13 @@ from dynamoe_search.store.runs import boot, started, this_process
 from dynamoe_search.store.tables import SCHEMA_VERSION, metadata
 from tests.store.builders import report
 
-DUMP = Path(__file__).parent / "data" / "version1.sql.gz"
-"""Written by the first version: the study `finished`, and `interrupted`, killed in its second cohort."""
+DATA = Path(__file__).parent / "data"
+"""Dumps written by each version: the study `finished`, and `interrupted`, killed in the middle of its training.
+
+That of version 1 was in its second cohort; that of version 2 in a leg of trials 1, 3 and 5, with 0, 2 and 4 paused.
+"""
+NOBODY = 2**22 + 5
+"""No process has this number."""
 
 
 @contextlib.contextmanager
@@ -35,9 +40,14 @@ def rows(path: Path) -> list[str]:
         return list(connection.iterdump())
 
 
-def make(path: Path) -> None:
+def make(path: Path, version: int = 1) -> None:
+    dump = (DATA / f"version{version}.sql.gz").read_bytes()
     with connected(path) as connection:
-        connection.executescript(gzip.decompress(DUMP.read_bytes()).decode())
+        connection.executescript(gzip.decompress(dump).decode())
+        if version > 1:
+            connection.execute(
+                "update dynamoe_workers set host = ?, pid = ?", (this_process().host, NOBODY)
+            )
 
 
 @pytest.fixture
@@ -47,14 +57,26 @@ def old(tmp_path: Path) -> Path:
     return path
 
 
-def test_old_database_is_upgraded_after_a_copy(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    path = tmp_path / "studies.db"
+    make(path, 2)
+    return path
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_old_database_is_upgraded_after_a_copy(
+    version: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = tmp_path / "studies.db"
+    make(old, version)
     before = rows(old)
     with caplog.at_level(logging.WARNING), Store.open(f"sqlite:///{old}", create=False) as store:
         assert [(one.name, one.state) for one in store.studies()] == [
             ("finished", "finished"),
             ("interrupted", "interrupted"),
         ]
-    copy = old.with_name("studies.db.v1-backup")
+    copy = old.with_name(f"studies.db.v{version}-backup")
     assert str(copy) in caplog.text
     assert rows(copy) == before
     assert not list(old.parent.glob("*.partial"))
@@ -64,10 +86,13 @@ def test_old_database_is_upgraded_after_a_copy(old: Path, caplog: pytest.LogCapt
             one for one in store.check() if one.level == "ok" or "interrupted" in one.what
         ]
     assert caplog.text == ""
-    assert len(list(old.parent.glob("*.v1-backup*"))) == 1
+    assert len(list(old.parent.glob("*-backup*"))) == 1
 
 
-def test_upgraded_tables_are_those_of_a_new_database(old: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_upgraded_tables_are_those_of_a_new_database(version: int, tmp_path: Path) -> None:
+    old = tmp_path / "studies.db"
+    make(old, version)
     Store.open(f"sqlite:///{old}").close()
     fresh = tmp_path / "fresh.db"
     Store.open(f"sqlite:///{fresh}").close()
@@ -88,7 +113,10 @@ def test_upgraded_tables_are_those_of_a_new_database(old: Path, tmp_path: Path) 
         assert connection.execute("pragma foreign_key_check").fetchall() == []
 
 
-def test_results_stay_what_they_were(old: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_results_stay_what_they_were(version: int, tmp_path: Path) -> None:
+    old = tmp_path / "studies.db"
+    make(old, version)
     with connected(old) as connection:
         query = (
             "select study_name, trial_number, values_json from dynamoe_evaluations order by 1, 2"
@@ -147,6 +175,47 @@ def test_interrupted_study_goes_on(old: Path) -> None:
         store.leave(name, worker, "interrupted")
         assert store.study(name).num_paused == 3
         assert store.zombies(name) == []
+
+
+def test_paused_candidates_and_open_legs_of_version_2_go_on(second: Path) -> None:
+    name = "interrupted"
+    with Store.open(f"sqlite:///{second}") as store:
+        record = store.study(name)
+        assert (record.purpose, record.parent, record.plan_json, record.exhausted_at) == (
+            "search",
+            None,
+            None,
+            None,
+        )
+        assert (record.num_paused, record.num_running) == (3, 3)
+        for one in store.candidates(name):
+            (standing,) = [s for s in store.standings(name) if s.trial == one.trial]
+            assert standing.pack_key == one.candidate.pack_key
+        (left,) = store.legs(name, state="open")
+        assert left.trials == (1, 3, 5)
+        worker = store.join(name)
+        assert store.take_leg(name, worker, left.number)
+        waiting = store.standings(name, status=("paused",))
+        assert {one.pack_key for one in waiting} == {left.pack_key}
+        leg = store.open_leg(name, worker, [0, 2, 4], start=1, end=200, pack_key=left.pack_key)
+        assert leg.trials == (0, 2, 4)
+        store.leave(name, worker, "interrupted")
+
+
+def test_worker_of_version_2_is_not_disturbed(second: Path) -> None:
+    me = this_process()
+    with connected(second) as connection:
+        connection.execute(
+            "update dynamoe_workers set pid = ?, process_mark = ? where left_at is null",
+            (me.pid, me.mark),
+        )
+    before = rows(second)
+    with pytest.raises(StorageError, match="older version of this program is running the study"):
+        Store.open(f"sqlite:///{second}")
+    assert rows(second) == before
+    with connected(second) as connection:  # of another machine it is silent for long enough
+        connection.execute("update dynamoe_workers set host = 'elsewhere'")
+    Store.open(f"sqlite:///{second}").close()
 
 
 def test_second_copy_gets_another_name(old: Path) -> None:
