@@ -20,12 +20,15 @@ from dynamoe_search.search.exporting import (
     export_candidate,
     train_one,
 )
-from dynamoe_search.search.limits import Limits
+from dynamoe_search.search.limits import Limits, set_limits
 from dynamoe_search.search.runner import run_study
 from dynamoe_search.search.space import Space
+from dynamoe_search.search.summaries import summarise
+from dynamoe_search.search.workers import Crew, devices_of, threads_of_each
 
 __all__ = [
     "CandidateFinished",
+    "Crew",
     "EpochFinished",
     "Estimate",
     "Event",
@@ -41,8 +44,12 @@ __all__ = [
     "TrainedModel",
     "check_study",
     "create_study",
+    "devices_of",
     "estimate",
     "export_candidate",
     "run_study",
+    "set_limits",
+    "summarise",
+    "threads_of_each",
     "train_one",
 ]
