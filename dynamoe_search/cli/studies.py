@@ -24,6 +24,7 @@ from dynamoe_search.cli.options import (
     TrustCode,
 )
 from dynamoe_search.cli.words import say
+from dynamoe_search.errors import StoppedError
 
 if TYPE_CHECKING:  # these load torch or Optuna
     from dynamoe_search.records import StudyRecord
@@ -114,15 +115,20 @@ def _search(
     from dynamoe_search.search import run_study
 
     again = _command("resume", study, storage=storage)
-    with stop_on_signals(f"go on with: {again}") as should_stop, watching(quiet) as on_event:
-        summary = run_study(
-            store,
-            study,
-            limits=limits,
-            on_event=on_event,
-            should_stop=should_stop,
-            trust_code=trust_code,
-        )
+    try:
+        with stop_on_signals(f"go on with: {again}") as should_stop, watching(quiet) as on_event:
+            summary = run_study(
+                store,
+                study,
+                limits=limits,
+                on_event=on_event,
+                should_stop=should_stop,
+                trust_code=trust_code,
+            )
+    except StoppedError as error:
+        say(str(error), err=True)
+        say(f"stopped; go on with: {again}", err=True)
+        raise typer.Exit(1) from None
     record = store.study(study)
     if summary.front and summary.reason != "interrupt":
         screens.show_front(
