@@ -2,6 +2,14 @@
 
 from dynamoe_search.search.checkup import check_study
 from dynamoe_search.search.creation import create_study
+from dynamoe_search.search.designed import (
+    Design,
+    DesignedRun,
+    create_designed,
+    designed_runs,
+    replicated,
+    run_designed,
+)
 from dynamoe_search.search.estimate import Estimate, estimate
 from dynamoe_search.search.events import (
     CandidateFinished,
@@ -26,6 +34,8 @@ from dynamoe_search.search.space import Space
 
 __all__ = [
     "CandidateFinished",
+    "Design",
+    "DesignedRun",
     "EpochFinished",
     "Estimate",
     "Event",
@@ -40,9 +50,13 @@ __all__ = [
     "StudySummary",
     "TrainedModel",
     "check_study",
+    "create_designed",
     "create_study",
+    "designed_runs",
     "estimate",
     "export_candidate",
+    "replicated",
+    "run_designed",
     "run_study",
     "train_one",
 ]

@@ -105,11 +105,28 @@ def run_study(
 
 
 def _check_trials(record: StudyRecord, limits: Limits) -> None:
+    if record.purpose != "search":
+        _check_designed(record, limits)
     num_finished = record.num_complete + record.num_failed + record.num_stopped
     if limits.trials is not None and limits.trials < num_finished:
         raise UsageError(
             f"the study {record.name!r} has {num_finished} finished trials already, "
             f"which is more than {limits.trials}; ask for {num_finished} or more"
+        )
+
+
+def _check_designed(record: StudyRecord, limits: Limits) -> None:
+    """A designed study has its candidates from the start, and no space to propose others from."""
+    if limits.trials not in (None, record.trials):
+        raise UsageError(
+            f"the study {record.name!r} was made by {record.purpose} and has its {record.trials} trials; "
+            f"for more, call {record.purpose} on {record.parent!r} again"
+        )
+    known = (record.num_complete, record.num_failed, record.num_stopped)
+    if sum(known) + record.num_running + record.num_paused < record.trials:
+        raise UsageError(
+            f"the study {record.name!r} was not made to its end; call {record.purpose} on "
+            f"{record.parent!r} again, with the same options"
         )
 
 
@@ -252,13 +269,17 @@ class _Run:
         self._files.keep_legs(present, open_legs)
 
     def _refresh_front(self) -> None:
-        """Stores the front; only its members keep their weights, and who is still in training somewhere."""
+        """Stores the front; only its members keep their weights, and who is still in training somewhere.
+
+        Of a designed study everybody does: what was trained for a comparison is wanted for it.
+        """
         present = weights.trials_in(self._files.models)
         standings = self._store.standings(self._name)
         members = self._store.refresh_front(self._name)
         trials = {member.trial for member in members}
         running = {one.trial for one in standings if one.status == "running"}
-        weights.remove(self._files.models, present - trials - running)
+        if self._record.purpose == "search":
+            weights.remove(self._files.models, present - trials - running)
         if self._front is not None and trials != self._front:
             self._on_event(FrontChanged(members=tuple(members)))
         self._front = trials
