@@ -248,6 +248,7 @@ def show_studies(records: Sequence[StudyRecord]) -> None:
     rows = [
         (
             record.name,
+            record.purpose,
             record.state,
             f"{record.num_complete + record.num_failed + record.num_stopped}/{record.trials}",
             record.num_failed,
@@ -257,7 +258,9 @@ def show_studies(records: Sequence[StudyRecord]) -> None:
         for record in records
     ]
     console().print(
-        table(["study", "state", "candidates", "failed", "on the front", "updated"], rows)
+        table(
+            ["study", "purpose", "state", "candidates", "failed", "on the front", "updated"], rows
+        )
     )
 
 
@@ -266,6 +269,8 @@ def study_row(record: StudyRecord) -> dict[str, Any]:
     return {
         "name": record.name,
         "state": record.state,
+        "purpose": record.purpose,
+        "parent": record.parent,
         "trials": record.trials,
         "complete": record.num_complete,
         "failed": record.num_failed,

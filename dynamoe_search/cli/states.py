@@ -37,6 +37,7 @@ def show_status(
             {
                 "study": record.name,
                 "from": record.source,
+                "purpose": f"{record.purpose} {record.parent}" if record.parent else None,
                 "state": state,
                 "candidates": f"{spent.complete} complete, {spent.failed} failed, "
                 f"{_pruned(spent.stopped)}{_paused(spent.paused)}"

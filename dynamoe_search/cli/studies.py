@@ -185,7 +185,7 @@ def _suggest(summary: "StudySummary", record: "StudyRecord", storage: str | None
         lines.append(_command("resume", name, "--time-budget", more_time, storage=storage))
     elif summary.state != "finished":
         lines.append(_command("resume", name, storage=storage))
-    elif summary.reason == "trials":
+    elif summary.reason == "trials" and record.purpose == "search":
         lines.append(_command("resume", name, "--trials", 2 * summary.trials, storage=storage))
     if summary.front:
         best = max(summary.front, key=lambda member: member.metrics.get("accuracy", 0.0))

@@ -2,6 +2,14 @@
 
 from dynamoe_search.search.checkup import check_study
 from dynamoe_search.search.creation import create_study
+from dynamoe_search.search.designed import (
+    Design,
+    DesignedRun,
+    create_designed,
+    designed_runs,
+    replicated,
+    run_designed,
+)
 from dynamoe_search.search.estimate import Estimate, estimate
 from dynamoe_search.search.events import (
     CandidateFinished,
@@ -29,6 +37,8 @@ from dynamoe_search.search.workers import Crew, devices_of, threads_of_each
 __all__ = [
     "CandidateFinished",
     "Crew",
+    "Design",
+    "DesignedRun",
     "EpochFinished",
     "Estimate",
     "Event",
@@ -43,10 +53,14 @@ __all__ = [
     "StudySummary",
     "TrainedModel",
     "check_study",
+    "create_designed",
     "create_study",
     "devices_of",
+    "designed_runs",
     "estimate",
     "export_candidate",
+    "replicated",
+    "run_designed",
     "run_study",
     "set_limits",
     "summarise",

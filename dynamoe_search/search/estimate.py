@@ -1,6 +1,7 @@
 """What a study will cost, before it runs: the numbers that `check` prints."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from dynamoe_search.data import DataInfo, describe
@@ -110,10 +111,27 @@ def largest_design(space: Space, info: DataInfo, *, trust_code: bool = False) ->
         UsageError: The backbone is the user's own and `trust_code` is false, or it cannot be built
             for these data; or the patches of a `vit` do not fit the images.
     """
-    spec = space.spec
-    _check_patches(spec, info)
-    counts = [_largest_of_kind(space, kind) for kind in dict.fromkeys((*space.kinds, "top-k"))]
-    if spec.model.backbone not in BACKBONES:
+    _check_patches(space.spec, info)
+    kinds = dict.fromkeys((*space.kinds, "top-k"))
+    return _largest([_largest_of_kind(space, kind) for kind in kinds], info, trust_code=trust_code)
+
+
+def largest_of(
+    candidates: Iterable[Candidate], info: DataInfo, *, trust_code: bool = False
+) -> LargestDesign:
+    """Returns bounds on the size and the work of given designs of one backbone, with all of their slots open.
+
+    Raises:
+        UsageError: The backbone is the user's own and `trust_code` is false, or it cannot be built.
+    """
+    opened = [
+        replace(one, experts_per_layer=one.slots_per_layer, adaptive=None) for one in candidates
+    ]
+    return _largest(opened, info, trust_code=trust_code)
+
+
+def _largest(counts: list[Candidate], info: DataInfo, *, trust_code: bool) -> LargestDesign:
+    if counts[0].model.backbone not in BACKBONES:
         # No formula for a user's own network: it is built; its work is bounded by its parameters.
         most = max(_built_size(one, info, trust_code=trust_code) for one in counts)
         tokens = 1

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from dynamoe_search.errors import StoppedError, UsageError
+from dynamoe_search.records import StudyRecord
 from dynamoe_search.search.events import EndReason
 from dynamoe_search.store import Store
 
@@ -32,13 +33,30 @@ class Limits:
 
 
 def check_limits(store: Store, name: str, limits: Limits) -> None:
-    """Raises `UsageError` if a study is asked for less than it has done already."""
+    """Raises `UsageError` if a study is asked for less than it has done already, or for what it cannot do."""
     record = store.study(name)
+    if record.purpose != "search":
+        _check_designed(record, limits)
     num_finished = record.num_complete + record.num_failed + record.num_stopped
     if limits.trials is not None and limits.trials < num_finished:
         raise UsageError(
             f"the study {name!r} has {num_finished} finished trials already, "
             f"which is more than {limits.trials}; ask for {num_finished} or more"
+        )
+
+
+def _check_designed(record: StudyRecord, limits: Limits) -> None:
+    """A designed study has its candidates from the start, and no space to propose others from."""
+    if limits.trials not in (None, record.trials):
+        raise UsageError(
+            f"the study {record.name!r} was made by {record.purpose} and has its {record.trials} trials; "
+            f"for more, call {record.purpose} on {record.parent!r} again"
+        )
+    known = (record.num_complete, record.num_failed, record.num_stopped)
+    if sum(known) + record.num_running + record.num_paused < record.trials:
+        raise UsageError(
+            f"the study {record.name!r} was not made to its end; call {record.purpose} on "
+            f"{record.parent!r} again, with the same options"
         )
 
 

@@ -249,13 +249,17 @@ class _Run:
         self._files.keep_legs(present, open_legs)
 
     def _refresh_front(self) -> None:
-        """Stores the front; only its members keep their weights, and who is still in training somewhere."""
+        """Stores the front; only its members keep their weights, and who is still in training somewhere.
+
+        Of a designed study everybody does: what was trained for a comparison is wanted for it.
+        """
         present = weights.trials_in(self._files.models)
         standings = self._store.standings(self._name)
         members = self._store.refresh_front(self._name)
         trials = {member.trial for member in members}
         running = {one.trial for one in standings if one.status == "running"}
-        weights.remove(self._files.models, present - trials - running)
+        if self._record.purpose == "search":
+            weights.remove(self._files.models, present - trials - running)
         if self._front is not None and trials != self._front:
             self._on_event(FrontChanged(members=tuple(members)))
         self._front = trials
