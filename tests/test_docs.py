@@ -68,7 +68,8 @@ class TestWrittenPage:
             if len(words) > 1 and not words[1].startswith("-"):
                 assert words[1] in group.commands, shlex.join(words)
                 command = group.commands[words[1]]
-            known = {name for param in command.params for name in param.opts}
+            params = command.params
+            known = {name for one in params for name in (*one.opts, *one.secondary_opts)}
             assert options <= known | {"--help", "--debug"}, shlex.join(words)
 
     def test_study_files_are_valid(self, page: Path) -> None:

@@ -1,0 +1,177 @@
+"""The command that trains a front again to see what is left of it: confirm."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dynamoe_search.cli.options import AsJson, Quiet, Storage, Study, TrustCode
+from dynamoe_search.cli.words import printable, say
+
+if TYPE_CHECKING:  # loads torch
+    from dynamoe_search.search.confirming import Confirmed
+
+
+def trial_numbers(text: str) -> tuple[int, ...]:
+    """Returns trial numbers from text such as `3,17`."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+        raise typer.BadParameter(f"{text!r} must be trial numbers, such as 3,17")
+    return tuple(int(part) for part in parts)
+
+
+def confirm(
+    study: Study,
+    trials: Annotated[
+        Any,
+        typer.Option(
+            "--trials",
+            metavar="NUMBERS",
+            parser=trial_numbers,
+            help="Trials to confirm, e.g. 3,17. Default: the front.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option("--limit", min=1, help="Most members of the front, spread evenly along it."),
+    ] = 8,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=2, max=1000, help="Fresh seeds for every design.")
+    ] = 5,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Train dense, top-1, top-2, matched top-k and random-k designs beside.",
+        ),
+    ] = True,
+    scale: Annotated[
+        int | None,
+        typer.Option(
+            "--scale",
+            min=2,
+            max=64,
+            help="Train the same designs so many times wider or longer as well: does the ranking carry over?",
+            show_default=False,
+        ),
+    ] = None,
+    scale_by: Annotated[
+        Literal["width", "epochs"], typer.Option("--scale-by", help="What --scale multiplies.")
+    ] = "width",
+    trust_code: TrustCode = False,
+    storage: Storage = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the front and plain designs again with fresh seeds, and measure them on the test part.
+
+    The only command that looks at the test part. Stopped, it goes on when it is called again with the same options.
+    """
+    from dynamoe_search.store import Store
+
+    with Store.open(storage, create=False) as store:
+        store.study(study)  # before anything that loads torch
+
+        from dynamoe_search.cli.interrupts import stop_on_signals
+        from dynamoe_search.cli.progress import watching
+        from dynamoe_search.search.confirming import ConfirmRequest, confirm_study
+
+        request = ConfirmRequest(
+            trials=trials or (),
+            limit=limit,
+            seeds=seeds,
+            with_baselines=baselines,
+            factor=scale or 1,
+            scale_by=scale_by,
+        )
+        with stop_on_signals("call it again to go on") as should_stop, watching(quiet) as on_event:
+            found = confirm_study(
+                store,
+                study,
+                request,
+                on_event=on_event,
+                should_stop=should_stop,
+                trust_code=trust_code,
+            )
+    if found.confirmation is None:
+        say("stopped; call the same command again to go on", err=True)
+        raise typer.Exit(1)
+    if as_json:
+        _print_json(study, found)
+    else:
+        _show(found)
+
+
+def _print_json(study: str, found: "Confirmed") -> None:
+    from dataclasses import asdict
+
+    from dynamoe_search.cli import screens
+    from dynamoe_search.confirmation import findings
+
+    assert found.confirmation is not None
+    screens.print_json(
+        {
+            "study": study,
+            "studies": list(found.studies),
+            "trials": list(found.chosen),
+            "members_of_the_front": found.num_front,
+            "confirmation": asdict(found.confirmation),
+            "scaled": asdict(found.scaled) if found.scaled else None,
+            "carrying": asdict(found.carrying) if found.carrying else None,
+            "findings": findings(found.confirmation, found.carrying),
+        }
+    )
+
+
+def _show(found: "Confirmed") -> None:
+    from dynamoe_search.cli import screens
+    from dynamoe_search.confirmation import Confirmation, findings
+
+    def table(one: Confirmation, title: str) -> None:
+        gains = {gain.design: gain for gain in one.gains}
+        places = {place.design: place for place in one.places}
+        rows = [
+            _row(result, gains.get(result.design), places.get(result.design))
+            for result in one.designs
+        ]
+        headings = ["design", "activated", "test accuracy", "best plain design", "gain", "front"]
+        screens.console().print(screens.table(headings, rows, title=title))
+
+    assert found.confirmation is not None
+    table(found.confirmation, "Test accuracy in points, with 95 % intervals over the seeds")
+    if found.scaled is not None and found.carrying is not None:
+        typer.echo()
+        table(found.scaled, f"The same at {found.carrying.factor} times the {found.carrying.by}")
+    typer.echo()
+    if found.num_front is not None and found.num_front > len(found.chosen):
+        say(
+            f"The front has {found.num_front} members; {len(found.chosen)} of them were confirmed, spread evenly "
+            f"(--limit {found.num_front} takes all)."
+        )
+    for sentence in findings(found.confirmation, found.carrying):
+        say(sentence)
+    say(
+        f"\nAll runs are kept, with their weights: {', '.join(found.studies)} (status, show, export)."
+    )
+
+
+def _row(result: Any, gain: Any, place: Any) -> list[Any]:
+    from dynamoe_search.confirmation import interval_words
+
+    against, difference, verdict = "", "", ""
+    if gain is not None and gain.difference is not None:
+        against = printable(gain.baseline)
+        difference = interval_words(gain.difference, signed=True)
+    if place is not None:
+        verdict = place.verdict
+    return [
+        result.design,
+        f"{result.activated_params:,.0f}",
+        interval_words(result.accuracy),
+        against,
+        difference,
+        verdict,
+    ]
+
+
+COMMANDS: dict[str, Any] = {"confirm": confirm}

@@ -1,0 +1,294 @@
+"""What a confirmation found: designs trained again with fresh seeds and measured on the test part. No torch, no SQL.
+
+From plain rows to claims: a mean with its interval for every design, what each gains on the best plain design of its
+size, which members of the front are left once chance is taken into account, and whether a ranking of small designs
+holds for larger ones.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dynamoe_search.intervals import (
+    Agreement,
+    Difference,
+    Interval,
+    holm,
+    mean_interval,
+    paired_difference,
+    rank_agreement,
+)
+from dynamoe_search.records import CandidateRecord, TestResult
+
+MORE_PARAMS = 1.05
+"""A plain design may use so many times the activated parameters of the design that it is compared with."""
+ALPHA = 0.05
+PLAIN_ROUTERS = ("dense", "top-k", "random-k")
+CARRIES = 0.5
+"""Kendall's tau from which a ranking carries over: three of four pairs stand in the same order."""
+
+Kind = Literal["member", "baseline"]
+Answer = Literal["yes", "no", "not decided"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One run: a design with one seed."""
+
+    design: str
+    kind: Kind
+    is_plain: bool  # every token gets the same number of experts, or one at random
+    replicate: int
+    accuracy: float  # on the test part
+    validation_accuracy: float
+    activated_params: float  # on the test part
+    examples: int  # of the test part
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DesignResult:
+    """What a design reaches over its seeds."""
+
+    design: str
+    kind: Kind
+    is_plain: bool
+    accuracy: Interval
+    validation_accuracy: float
+    activated_params: float
+    missing: int  # seeds that failed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """What a member of the front gains on the best plain design with at most 1.05 times its activated parameters.
+
+    The plain design is chosen by its validation accuracy, so the test part has no say in who is compared.
+    """
+
+    design: str
+    baseline: str | None  # None if there is none of that size
+    difference: Difference | None
+    answer: Answer  # whether it is better
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Whether a member stays on the front.
+
+    Its rivals are all designs, plain ones too, with at most its activated parameters. `stays`: none of them is better
+    in the mean. `within noise`: one is, but that may be chance. `beaten`: one is, and that is not chance; corrected for
+    the number of rivals, so that a member is called beaten wrongly in at most 5 of 100 confirmations.
+    """
+
+    design: str
+    verdict: Literal["stays", "within noise", "beaten"]
+    by: str | None = None
+    difference: Difference | None = None  # of the other one to it
+    p: float | None = None  # corrected for the number of rivals, by Holm
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmation:
+    """All that one set of runs says."""
+
+    designs: tuple[DesignResult, ...]  # by activated parameters
+    gains: tuple[Gain, ...]
+    places: tuple[Place, ...]
+    seeds: int
+    examples: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Carrying:
+    """Whether the ranking of the designs is the same when all are scaled up."""
+
+    factor: int
+    by: str
+    agreement: Agreement
+    answer: Answer
+    kept: int  # members that leave the front neither small nor scaled up
+    members: int
+
+
+def measured(
+    records: Iterable[CandidateRecord], tests: Iterable[TestResult], plan_json: str
+) -> list[Measured]:
+    """Returns the runs of a confirmation that were measured on the test part, by trial number.
+
+    Args:
+        records: Candidates of the designed study.
+        tests: What was measured of them.
+        plan_json: `StudyRecord.plan_json`, which knows the designs.
+    """
+    known = json.loads(plan_json)["designs"]
+    results = {one.trial: one for one in tests}
+    found = []
+    for record in records:
+        result, outcome = results.get(record.trial), record.outcome
+        if result is None or outcome is None:
+            continue
+        design = str(record.params["design"])
+        found.append(
+            Measured(
+                design=design,
+                kind=known[design]["kind"],
+                is_plain=record.candidate.router.kind in PLAIN_ROUTERS,
+                replicate=int(record.params["replicate"]),
+                accuracy=result.accuracy,
+                validation_accuracy=outcome.metrics["accuracy"],
+                activated_params=result.activated_params,
+                examples=result.examples,
+            )
+        )
+    return found
+
+
+def confirmation(runs: Sequence[Measured], *, seeds: int) -> Confirmation:
+    """Returns what the runs of all designs say.
+
+    Args:
+        runs: At least one per design; seeds that failed are left out.
+        seeds: Replicates that were asked for.
+    """
+    by_design: dict[str, dict[int, Measured]] = defaultdict(dict)
+    for run in runs:
+        by_design[run.design][run.replicate] = run
+    examples = max((run.examples for run in runs), default=0)
+    step = 1 / examples if examples else 0.0
+    designs = sorted(
+        (_result(name, found, seeds, step) for name, found in by_design.items()),
+        key=lambda one: (one.activated_params, one.design),
+    )
+    members = [one for one in designs if one.kind == "member"]
+    return Confirmation(
+        designs=tuple(designs),
+        gains=tuple(_gain(one, designs, by_design, step) for one in members),
+        places=tuple(_place(one, designs, by_design, step) for one in members),
+        seeds=seeds,
+        examples=examples,
+    )
+
+
+def carrying(
+    small: Sequence[Measured], large: Sequence[Measured], *, factor: int, by: str, seeds: int
+) -> Carrying:
+    """Returns whether the ranking of the designs by test accuracy carries over to a larger scale.
+
+    Designs that lack a seed at either scale are left out.
+
+    Args:
+        small: The runs at the study's own scale.
+        large: The same designs, scaled up.
+        factor: By how much.
+        by: In what: `width` or `epochs`.
+        seeds: Replicates of each.
+    """
+    tables = [_complete(runs, seeds) for runs in (small, large)]
+    names = [name for name in tables[0] if name in tables[1]]
+    if len(names) < 2:
+        agreement = Agreement(tau=math.nan, low=math.nan, high=math.nan, number=len(names))
+    else:
+        agreement = rank_agreement(*([table[name] for name in names] for table in tables))
+    places = [confirmation(runs, seeds=seeds).places for runs in (small, large)]
+    left = [{one.design for one in found if one.verdict != "beaten"} for found in places]
+    return Carrying(
+        factor=factor,
+        by=by,
+        agreement=agreement,
+        answer=_decided(agreement.low > CARRIES, agreement.high < CARRIES),
+        kept=len(left[0] & left[1]),
+        members=len(places[0]),
+    )
+
+
+def _complete(runs: Sequence[Measured], seeds: int) -> dict[str, list[float]]:
+    """Returns the accuracy with each seed of every design that has them all."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for run in runs:
+        found[run.design][run.replicate] = run.accuracy
+    return {
+        name: [values[replicate] for replicate in sorted(values)]
+        for name, values in sorted(found.items())
+        if len(values) == seeds
+    }
+
+
+def _decided(is_so: bool, is_not_so: bool) -> Answer:
+    return "yes" if is_so else "no" if is_not_so else "not decided"
+
+
+def _result(name: str, found: Mapping[int, Measured], seeds: int, step: float) -> DesignResult:
+    runs = [found[replicate] for replicate in sorted(found)]
+    return DesignResult(
+        design=name,
+        kind=runs[0].kind,
+        is_plain=runs[0].is_plain,
+        accuracy=mean_interval([run.accuracy for run in runs], resolution=step),
+        validation_accuracy=math.fsum(run.validation_accuracy for run in runs) / len(runs),
+        activated_params=math.fsum(run.activated_params for run in runs) / len(runs),
+        missing=seeds - len(runs),
+    )
+
+
+Runs = Mapping[str, Mapping[int, Measured]]
+
+
+def _difference(first: str, second: str, runs: Runs, step: float) -> Difference:
+    """Returns the accuracy of the first design less that of the second, over the seeds that both have."""
+    one, other = runs[first], runs[second]
+    shared = sorted(one.keys() & other.keys())
+    return paired_difference(
+        [one[replicate].accuracy for replicate in shared],
+        [other[replicate].accuracy for replicate in shared],
+        resolution=step,
+    )
+
+
+def _gain(member: DesignResult, designs: Sequence[DesignResult], runs: Runs, step: float) -> Gain:
+    small = [
+        one
+        for one in designs
+        if one.is_plain
+        and one.design != member.design
+        and one.activated_params <= MORE_PARAMS * member.activated_params
+        and runs[one.design].keys() & runs[member.design].keys()
+    ]
+    if not small:
+        return Gain(design=member.design, baseline=None, difference=None, answer="not decided")
+    best = max(small, key=lambda one: (one.validation_accuracy, -one.activated_params))
+    difference = _difference(member.design, best.design, runs, step)
+    return Gain(
+        design=member.design,
+        baseline=best.design,
+        difference=difference,
+        answer=_decided(difference.low > 0, difference.high < 0),
+    )
+
+
+def _place(member: DesignResult, designs: Sequence[DesignResult], runs: Runs, step: float) -> Place:
+    """Compares a member with everybody who uses no more parameters, corrected for how many they are."""
+    smaller = [
+        other.design
+        for other in designs
+        if other.design != member.design and other.activated_params <= member.activated_params
+    ]
+    differences = [_difference(other, member.design, runs, step) for other in smaller]
+    corrected = holm([one.p for one in differences])
+    ahead = [
+        (p, -difference.mean, other, difference)
+        for other, difference, p in zip(smaller, differences, corrected, strict=True)
+        if difference.mean > 0
+    ]
+    if not ahead:
+        return Place(design=member.design, verdict="stays")
+    p, _, other, difference = min(ahead, key=lambda item: item[:3])
+    return Place(
+        design=member.design,
+        verdict="beaten" if p < ALPHA else "within noise",
+        by=other,
+        difference=difference,
+        p=p,
+    )

@@ -1,0 +1,124 @@
+"""What a confirmation found, one plain sentence per finding. Accuracies are in points, hundredths of all examples."""
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+
+from dynamoe_search.confirmation.results import Carrying, Confirmation, Gain, Place
+from dynamoe_search.intervals import Difference, Interval
+
+_MOST_NAMED = 6
+
+
+def findings(found: Confirmation, scaled: Carrying | None = None) -> list[str]:
+    """Returns what was found, in words: what was done, how large chance is, the front, the gains, the scale.
+
+    Args:
+        found: Of the study's own scale.
+        scaled: Whether the ranking carries over, if that was asked.
+    """
+    return [
+        *_of_runs(found),
+        *_of_noise(found),
+        *_of_front(found.places),
+        *_of_gains(found.gains),
+        *(_of_scale(scaled) if scaled is not None else ()),
+    ]
+
+
+def points(share: float) -> str:
+    """Returns a share of examples in points: 93.4 for 0.934."""
+    return "-" if math.isnan(share) else f"{100 * share:.1f}"
+
+
+def interval_words(found: Interval | Difference, *, signed: bool = False) -> str:
+    """Returns an interval in points: `93.4 (92.9 to 93.9)`."""
+    sign = "+" if signed else ""
+    ends = [found.mean, found.low, found.high]
+    if math.isnan(found.low):
+        return points(found.mean)
+    mean, low, high = (f"{100 * value:{sign}.1f}" for value in ends)
+    return f"{mean} ({low} to {high})"
+
+
+def _of_runs(found: Confirmation) -> Iterator[str]:
+    yield (
+        f"{len(found.designs)} designs were trained with {found.seeds} fresh seeds each and measured on the "
+        f"{found.examples:,} examples of the test part."
+    )
+    if missing := [one for one in found.designs if one.missing]:
+        names = _named([f"{one.design} ({one.missing})" for one in missing])
+        yield f"Some seeds did not come to their end and are left out: {names}."
+
+
+def _of_noise(found: Confirmation) -> Iterator[str]:
+    widths = [one.accuracy.high - one.accuracy.low for one in found.designs]
+    known = [width for width in widths if not math.isnan(width)]
+    if not known:
+        return
+    middle = statistics.median(one.accuracy.mean for one in found.designs)
+    spread = 1.96 * math.sqrt(max(0.0, middle * (1 - middle)) / found.examples)
+    yield (
+        f"Chance: the 95 % interval of a design's mean over the seeds is ±{points(statistics.median(known) / 2)} "
+        f"points wide in the middle. Another test part of this size would move every accuracy by up to "
+        f"±{points(spread)} points, but all designs much alike, so that differences hold better than levels."
+    )
+
+
+def _of_front(places: Sequence[Place]) -> Iterator[str]:
+    verdicts = [one.verdict for one in places]
+    yield (
+        f"Of {len(places)} members of the front {verdicts.count('stays')} stay, "
+        f"{verdicts.count('within noise')} are behind somebody by no more than chance explains, and "
+        f"{verdicts.count('beaten')} are beaten."
+    )
+    for one in places:
+        if one.verdict == "beaten" and one.difference is not None:
+            yield (
+                f"{one.design} is beaten by {one.by}, which uses no more parameters: by "
+                f"{interval_words(one.difference, signed=True)} points, p = {one.p:.2g} after correction."
+            )
+
+
+def _of_gains(gains: Sequence[Gain]) -> Iterator[str]:
+    if all(one.baseline is None for one in gains):
+        yield (
+            "No plain design uses as few activated parameters as a member of the front, so there is nothing to "
+            "compare the members with."
+        )
+        return
+    with_rival = [one for one in gains if one.baseline is not None]
+    answers = [one.answer for one in with_rival]
+    yield (
+        f"Against the best plain design with at most 1.05 times the activated parameters, {answers.count('yes')} of "
+        f"{len(with_rival)} members are better, {answers.count('no')} are worse, and {answers.count('not decided')} "
+        "are not decided with these seeds."
+    )
+    for one in with_rival:
+        if one.answer != "not decided" and one.difference is not None:
+            word = "better" if one.answer == "yes" else "worse"
+            yield (
+                f"{one.design} is {word} than {one.baseline}: "
+                f"{interval_words(one.difference, signed=True)} points."
+            )
+    if alone := [one.design for one in gains if one.baseline is None]:
+        yield f"No plain design is as small as {_named(alone)}."
+
+
+def _of_scale(found: Carrying) -> Iterator[str]:
+    what = f"{found.factor} times the {found.by}"
+    agreement = found.agreement
+    if math.isnan(agreement.tau):
+        yield f"Whether the ranking carries over to {what} cannot be said of {agreement.number} designs."
+        return
+    share = round(100 * (1 + agreement.tau) / 2)
+    yield (
+        f"Does the ranking carry over to {what}? {found.answer.capitalize()}: Kendall's tau is {agreement.tau:.2f} "
+        f"({agreement.low:.2f} to {agreement.high:.2f}), so {share} % of the pairs of {agreement.number} designs stand "
+        f"in the same order; {found.kept} of {found.members} members are beaten at neither scale."
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,235 @@
+"""From runs to claims: who is better, who stays on the front, whether a ranking carries over."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamoe_search.confirmation import (
+    Measured,
+    carrying,
+    confirmation,
+    findings,
+    interval_words,
+    points,
+)
+from dynamoe_search.intervals import Interval
+
+STEP = 0.002
+
+
+def runs(
+    design: str,
+    accuracies: Sequence[float],
+    activated: float,
+    *,
+    kind: Literal["member", "baseline"] = "member",
+    validation: float | None = None,
+    is_plain: bool | None = None,
+) -> list[Measured]:
+    return [
+        Measured(
+            design=design,
+            kind=kind,
+            is_plain=kind == "baseline" if is_plain is None else is_plain,
+            replicate=replicate,
+            accuracy=accuracy,
+            validation_accuracy=float(np.mean(accuracies)) if validation is None else validation,
+            activated_params=activated,
+            examples=500,
+        )
+        for replicate, accuracy in enumerate(accuracies)
+    ]
+
+
+GOOD = (0.950, 0.954, 0.946, 0.952, 0.948)
+BAD = (0.900, 0.906, 0.898, 0.900, 0.896)
+
+
+def test_designs_are_sorted_by_size_and_have_intervals() -> None:
+    found = confirmation(
+        [*runs("large", GOOD, 2000), *runs("small", BAD[:4], 900.5, kind="baseline")], seeds=5
+    )
+    assert [(one.design, one.kind, one.missing) for one in found.designs] == [
+        ("small", "baseline", 1),
+        ("large", "member", 0),
+    ]
+    assert found.designs[1].accuracy.mean == pytest.approx(0.95)
+    assert found.designs[1].accuracy.low < 0.95 < found.designs[1].accuracy.high
+    assert (found.seeds, found.examples) == (5, 500)
+
+
+def test_gain_is_on_the_best_plain_design_of_the_size_by_validation() -> None:
+    found = confirmation(
+        [
+            *runs("trial-1", GOOD, 1000),
+            *runs("top-1", BAD, 1050, kind="baseline", validation=0.91),
+            *runs("dense", GOOD, 900, kind="baseline", validation=0.90),  # the test has no say
+            *runs("top-2", GOOD, 1051, kind="baseline", validation=0.99),  # too large
+            *runs("trial-2", GOOD, 1000, validation=0.99),  # not plain
+        ],
+        seeds=5,
+    )
+    gain = next(one for one in found.gains if one.design == "trial-1")
+    assert (gain.baseline, gain.answer) == ("top-1", "yes")
+    assert gain.difference is not None
+    assert gain.difference.mean == pytest.approx(0.05)
+
+
+def test_worse_and_undecided_and_alone() -> None:
+    found = confirmation(
+        [
+            *runs("worse", BAD, 1000),
+            *runs("equal", [value + 0.001 * (-1) ** i for i, value in enumerate(GOOD)], 1100),
+            *runs("tiny", BAD, 10),
+            *runs("dense", GOOD, 1000, kind="baseline"),
+        ],
+        seeds=5,
+    )
+    answers = {one.design: (one.baseline, one.answer) for one in found.gains}
+    assert answers == {
+        "tiny": (None, "not decided"),
+        "worse": ("dense", "no"),
+        "equal": ("dense", "not decided"),
+    }
+    words = " ".join(findings(found))
+    assert "No plain design is as small as tiny." in words
+    assert "worse is worse than dense" in words
+
+
+def test_member_that_is_plain_is_not_its_own_rival() -> None:
+    found = confirmation(
+        [*runs("trial-0", GOOD, 1000, is_plain=True), *runs("dense", BAD, 1000, kind="baseline")],
+        seeds=5,
+    )
+    assert found.gains[0].baseline == "dense"
+
+
+def test_places_on_the_front() -> None:
+    noisy = (0.99, 0.90, 0.97, 0.92, 0.98)
+    found = confirmation(
+        [
+            *runs("stays", BAD, 100),
+            *runs("better", GOOD, 500, kind="baseline"),
+            *runs("beaten", BAD, 1000),
+            *runs("unsure", GOOD, 2000),
+            *runs("noisy", noisy, 1500, kind="baseline"),
+        ],
+        seeds=5,
+    )
+    places = {one.design: one for one in found.places}
+    assert places["stays"].verdict == "stays"
+    assert (places["beaten"].verdict, places["beaten"].by) == ("beaten", "better")
+    assert (places["unsure"].verdict, places["unsure"].by) == ("within noise", "noisy")
+    assert places["beaten"].p is not None
+    assert places["beaten"].p < 0.05
+    words = " ".join(findings(found))
+    assert "Of 3 members of the front 1 stay, 1 are behind" in words
+    assert "beaten is beaten by better" in words
+
+
+def test_more_rivals_need_stronger_evidence() -> None:
+    rival = runs("rival", [value + 0.004 for value in GOOD], 500, kind="baseline")
+    shifted = [value + (0.001, -0.002, 0.0, 0.002, -0.001)[i] for i, value in enumerate(GOOD)]
+    member = runs("member", shifted, 1000)
+    (alone,) = confirmation([*member, *rival], seeds=5).places
+    generator = np.random.default_rng(1)
+    others = [
+        one
+        for number in range(30)
+        for one in runs(f"other-{number}", generator.normal(0.95, 0.02, 5), 400, kind="baseline")
+    ]
+    (crowded,) = confirmation([*member, *rival, *others], seeds=5).places
+    assert (alone.verdict, crowded.verdict) == ("beaten", "within noise")
+
+
+def test_false_alarms_are_as_rare_as_promised() -> None:
+    generator = np.random.default_rng(5)
+    beaten = 0
+    for _ in range(200):
+        table = generator.normal(0.9, 0.01, (8, 5))
+        everyone = [*runs("member", table[0], 100)]
+        for number, row in enumerate(table[1:]):
+            everyone += runs(f"rival-{number}", row, 50, kind="baseline")
+        beaten += confirmation(everyone, seeds=5).places[0].verdict == "beaten"
+    assert beaten <= 16  # 5 % of 200 are 10
+
+
+@given(st.permutations(range(12)))
+def test_order_of_the_runs_does_not_matter(order: list[int]) -> None:
+    everyone = [
+        *runs("a", GOOD[:4], 100),
+        *runs("b", BAD[:4], 200),
+        *runs("c", GOOD[1:], 150, kind="baseline"),
+    ]
+    assert confirmation([everyone[i] for i in order], seeds=4) == confirmation(everyone, seeds=4)
+
+
+def scaled(gain: Sequence[float], noise: float, seed: int) -> list[Measured]:
+    generator = np.random.default_rng(seed)
+    return [
+        one
+        for number, level in enumerate(gain)
+        for one in runs(f"trial-{number}", level + generator.normal(0, noise, 5), 100 + number)
+    ]
+
+
+def test_ranking_that_carries_over_and_one_that_does_not() -> None:
+    levels = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75]
+    yes = carrying(scaled(levels, 1e-3, 0), scaled(levels, 1e-3, 1), factor=4, by="width", seeds=5)
+    no = carrying(
+        scaled(levels, 1e-3, 0), scaled(levels[::-1], 1e-3, 1), factor=4, by="width", seeds=5
+    )
+    unsure = carrying(
+        scaled(levels, 0.3, 0), scaled(levels, 0.3, 1), factor=2, by="epochs", seeds=5
+    )
+    assert (yes.answer, yes.agreement.tau, yes.kept, yes.members) == (
+        "yes",
+        pytest.approx(1.0),
+        6,
+        6,
+    )
+    assert (no.answer, no.agreement.tau) == ("no", pytest.approx(-1.0))
+    assert no.kept < 6
+    assert unsure.answer == "not decided"
+    found = confirmation(scaled(levels, 1e-3, 0), seeds=5)
+    assert "4 times the width? Yes: Kendall's tau is 1.00" in findings(found, yes)[-1]
+    assert "100 % of the pairs of 6 designs" in findings(found, yes)[-1]
+
+
+def test_ranking_of_one_design_says_nothing() -> None:
+    one = runs("a", GOOD, 100)
+    found = carrying(one, one, factor=2, by="epochs", seeds=5)
+    assert found.answer == "not decided"
+    assert "cannot be said of 1 designs" in findings(confirmation(one, seeds=5), found)[-1]
+
+
+def test_seeds_that_failed_are_left_out_of_pairs_and_named() -> None:
+    found = confirmation(
+        [*runs("a", GOOD, 1000), *runs("dense", BAD[:3], 1000, kind="baseline")], seeds=5
+    )
+    (gain,) = found.gains
+    assert gain.difference is not None
+    assert gain.difference.number == 3
+    assert "left out: dense (2)." in " ".join(findings(found))
+
+
+def test_single_seeds_have_no_interval() -> None:
+    found = confirmation([*runs("a", [0.9], 10), *runs("b", [0.8], 5, kind="baseline")], seeds=2)
+    assert (found.gains[0].answer, found.places[0].verdict) == ("not decided", "stays")
+    assert findings(found)
+    assert json.dumps(findings(found))
+
+
+def test_words() -> None:
+    assert points(0.934) == "93.4"
+    assert points(math.nan) == "-"
+    whole = Interval(mean=0.934, low=0.93, high=0.938, number=5)
+    assert interval_words(whole) == "93.4 (93.0 to 93.8)"
+    assert interval_words(whole, signed=True) == "+93.4 (+93.0 to +93.8)"
+    assert interval_words(Interval(mean=0.5, low=math.nan, high=math.nan, number=1)) == "50.0"
