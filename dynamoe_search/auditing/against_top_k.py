@@ -15,12 +15,14 @@ def gradient(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
 
     The logarithm of top-k's noise is interpolated linearly in k to the mean K that was measured at that moment.
     """
-    found = []
-    for curve in plan.curves:
-        if curve.label not in plan.routers:  # trials of the front answer another claim
-            continue
-        found += [_lower_noise(curve, moment, runs, margins.noise) for moment in ("start", "end")]
-    return decide(found)
+    curves = [
+        curve for curve in plan.curves if curve.label in plan.routers
+    ]  # no trials of the front
+    moments = [
+        decide([_lower_noise(curve, moment, runs, margins.noise) for curve in curves])
+        for moment in ("start", "end")
+    ]
+    return [one for pair in zip(*moments, strict=True) for one in pair]
 
 
 def _lower_noise(curve: Curve, moment: str, runs: Runs, margin: float) -> Finding:

@@ -26,7 +26,10 @@ def judge_claims(
 
 
 def variation(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
-    """Does K differ between the tokens of a layer? One line per router."""
+    """Does K differ between the tokens of a layer? One line per router, each a question of its own.
+
+    It is no matter of luck whether one of many routers varies K, so there is no correction for their number.
+    """
     found = []
     for kind, design in plan.routers.items():
         own = runs.all_of(design)
@@ -42,8 +45,8 @@ def variation(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
         else:
             words = f"K is {mean_k:.2f} on average, with a standard deviation of {estimate.effect:.2f} within a layer"
         details = {"mean_k": mean_k, "largest_std_k": most}
-        found.append(finding("variation", kind, estimate, margins.spread, words, details))
-    return decide(found)
+        found += decide([finding("variation", kind, estimate, margins.spread, words, details)])
+    return found
 
 
 def hardness(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:

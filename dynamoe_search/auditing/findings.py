@@ -10,8 +10,8 @@ from dynamoe_search.auditing.estimates import Estimate, holm
 Verdict = Literal["holds", "does not hold", "not decided"]
 SIGNIFICANCE = 0.05
 RULE = (
-    "holds: the effect is at least the margin, and above 0 with Holm's p < 0.05 over the lines of the claim; "
-    "does not hold: the whole 95 % interval is below the margin; otherwise not decided with this budget"
+    "holds: the effect is at least the margin and its 95 % interval above 0, also with Holm's correction for the lines "
+    "that ask the same; does not hold: the whole interval is below the margin; otherwise not decided with this budget"
 )
 
 
@@ -153,7 +153,7 @@ def undecided(claim: str, subject: str, margin: float, why: str) -> Finding:
 
 
 def decide(findings: Sequence[Finding]) -> list[Finding]:
-    """Returns the lines of one claim with their verdicts, by the rule `RULE`."""
+    """Returns lines that ask the same of several designs with their verdicts, by the rule `RULE`."""
     asked = [one.p for one in findings if not math.isnan(one.p)]
     corrected = iter(holm(asked))
     decided = []

@@ -13,12 +13,11 @@ _WORDS = {"total": "equal total", "max": "equal maximum"}
 
 def schedule(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
     """Two lines per matching: all shapes against each other, and descending against uniform."""
-    found = []
-    for matching, designs in plan.shapes.items():
-        found.append(_all_shapes(_WORDS[matching], designs, runs, margins))
-    for matching, designs in plan.shapes.items():
-        found.append(_descending(_WORDS[matching], designs, runs, margins))
-    return decide(found)
+    asked = [(_WORDS[matching], designs) for matching, designs in plan.shapes.items()]
+    return [
+        *decide([_all_shapes(words, designs, runs, margins) for words, designs in asked]),
+        *decide([_descending(words, designs, runs, margins) for words, designs in asked]),
+    ]
 
 
 def _all_shapes(words: str, designs: Mapping[str, str], runs: Runs, margins: Margins) -> Finding:

@@ -112,7 +112,7 @@ def gradient_noise(
         for name, so_far in sums.items():
             gradient = cohort.parameters[name].grad
             if gradient is not None:
-                so_far += gradient
+                so_far.add_(gradient)
         k = [routing.mask.sum(-1).double().mean(-1).cpu() for routing in routings]  # (P,) each
         used += sum(k) / len(k)
         if should_stop is not None and should_stop():
