@@ -17,6 +17,7 @@ def answers(truth: Truth, replicates: int, seed: int, margins: Margins = ANY) ->
     return judge_claims(replace(PLAN, claims=ASKED), observations(truth, replicates, seed), margins)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicates", [3, 5])
 def test_what_is_not_so_seldom_holds_even_without_a_margin(replicates: int) -> None:
     audits = 100
