@@ -100,7 +100,8 @@ def _above_curve(curve: Curve, runs: Runs, margin: float) -> Finding:
         [
             100 * (one.accuracy - _height(points, one.activated_params))
             for one, points in zip(own, rivals, strict=True)
-        ]
+        ],
+        resolution=max((one.step for one in own), default=0.0),
     )
     if estimate.n == 0:
         return undecided("activated", curve.label, margin, "too few runs ended well")

@@ -1,4 +1,4 @@
-"""Effects with their uncertainty: t intervals, blocked analysis of variance, Holm's correction.
+"""Effects with their uncertainty: analysis of variance with blocks, curves, and what `intervals` has for means.
 
 Legend: blocks = replicates, which share a seed; levels = what is compared within a block.
 """
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-LEVEL = 0.95
+from dynamoe_search.intervals import LEVEL, paired_difference
+
 _MOST_NONCENTRALITY = 1e5
 
 
@@ -32,36 +33,18 @@ class Estimate:
         return cls(effect=math.nan, low=math.nan, high=math.nan, p=math.nan, n=0)
 
 
-def mean_estimate(values: ArrayLike) -> Estimate:
-    """Returns the mean of independent values with its t interval; unknown with fewer than two finite ones.
+def mean_estimate(values: Sequence[float], *, resolution: float = 0.0) -> Estimate:
+    """Returns the mean of independent differences with its t interval; unknown with fewer than two finite ones.
 
-    Values that do not differ have an interval of no width.
+    Args:
+        values: One per replicate; those that are not finite are left out.
+        resolution: Step of the scale that both sides of a difference are read from, see `intervals.paired_difference`.
     """
-    known = np.asarray(values, dtype=np.float64)
-    known = known[np.isfinite(known)]
+    known = [value for value in values if math.isfinite(value)]
     if len(known) < 2:
         return Estimate.unknown()
-    mean = float(known.mean())
-    error = float(known.std(ddof=1)) / math.sqrt(len(known))
-    if error == 0.0:
-        return Estimate(effect=mean, low=mean, high=mean, p=float(mean == 0.0), n=len(known))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, len(known) - 1))
-    return Estimate(effect=mean, low=mean - half, high=mean + half, p=p, n=len(known))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p-values corrected for their number, in the order given.
-
-    Source: Holm, 1979, A simple sequentially rejective multiple test procedure.
-    """
-    order = np.argsort(p_values, kind="stable")
-    corrected = [0.0] * len(p_values)
-    highest = 0.0
-    for place, index in enumerate(order.tolist()):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
-        corrected[index] = highest
-    return corrected
+    found = paired_difference(known, [0.0] * len(known), resolution=resolution)
+    return Estimate(effect=found.mean, low=found.low, high=found.high, p=found.p, n=found.number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -87,13 +70,15 @@ class Blocked:
     share_high: float
 
 
-def blocked_anova(values: ArrayLike) -> Blocked:
+def blocked_anova(values: ArrayLike, *, resolution: float = 0.0) -> Blocked:
     """Analyses (blocks, levels) numbers, at least 2 of each.
 
     With SS the sums of squares, `f` = MS_levels / MS_rest with (levels - 1) and (levels - 1)(blocks - 1) degrees of
     freedom. Omega squared is s / (s + MS_rest) with s = (levels - 1)(MS_levels - MS_rest) / (levels * blocks), the
     estimated variance between levels, at least 0. Its interval turns round the noncentral F distribution: with few
     blocks a bootstrap over them is too narrow and lies too high.
+
+    Values on a scale with a step of `resolution` leave at least the variance of rounding to it, resolution^2 / 12.
 
     Source: Tukey, 1949 (range of means); Steiger, 2004, Beyond the F test, Psychological Methods 9 (interval).
     """
@@ -103,7 +88,7 @@ def blocked_anova(values: ArrayLike) -> Blocked:
     rest = table - means - table.mean(1, keepdims=True) + table.mean()
     df, df_rest = levels - 1, (levels - 1) * (blocks - 1)
     ms = blocks * float(np.square(means - table.mean()).sum()) / df
-    ms_rest = float(np.square(rest).sum()) / df_rest
+    ms_rest = max(float(np.square(rest).sum()) / df_rest, resolution**2 / 12)
     spread = float(means.max() - means.min())
     if ms_rest < 1e-30:  # every block says the same
         is_equal = spread < 1e-12

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from dynamoe_search.auditing.estimates import Estimate, holm
+from dynamoe_search.auditing.estimates import Estimate
+from dynamoe_search.intervals import holm
 
 Verdict = Literal["holds", "does not hold", "not decided"]
 SIGNIFICANCE = 0.05

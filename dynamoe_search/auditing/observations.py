@@ -97,10 +97,16 @@ class Observation:
     mean_k: tuple[float, ...]  # per layer
     std_k: tuple[float, ...]
     num_steps: int
+    num_examples: int  # of the validation part
     events: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (step, open experts per layer)
     hardness: Hardness | None = None
     noise_start: Noise | None = None
     noise_end: Noise | None = None
+
+    @property
+    def step(self) -> float:
+        """One example's share of the accuracy, in points."""
+        return 100 / self.num_examples
 
 
 class Runs:

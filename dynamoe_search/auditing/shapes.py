@@ -31,7 +31,7 @@ def _all_shapes(words: str, designs: Mapping[str, str], runs: Runs, margins: Mar
     points = np.array(
         [[100 * runs.of(design, one).accuracy for design in levels] for one in replicates]
     )
-    result = blocked_anova(points)
+    result = blocked_anova(points, resolution=runs.of(next(iter(levels)), replicates[0]).step)
     order = np.argsort(-result.means, kind="stable").tolist()
     names = list(levels.values())
     lead = float(result.means[order[0]] - result.means[order[1]])
@@ -73,11 +73,11 @@ def _descending(words: str, designs: Mapping[str, str], runs: Runs, margins: Mar
     if first is None or second is None or first == second:
         why = "with so few layers they are the same network"
         return undecided("schedule", subject, margins.accuracy, why)
-    differences = [
-        100 * (runs.of(first, one).accuracy - runs.of(second, one).accuracy)
-        for one in runs.replicates(first, second)
-    ]
-    estimate = mean_estimate(differences)
+    pairs = [(runs.of(first, one), runs.of(second, one)) for one in runs.replicates(first, second)]
+    estimate = mean_estimate(
+        [100 * (one.accuracy - other.accuracy) for one, other in pairs],
+        resolution=max((one.step for one, _ in pairs), default=0.0),
+    )
     if estimate.n == 0:
         return undecided("schedule", subject, margins.accuracy, "too few runs ended well")
     sentence = f"descending is {estimate.effect:+.2f} points from uniform"

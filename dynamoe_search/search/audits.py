@@ -238,7 +238,7 @@ def _observations(store: Store, name: str) -> list[Observation]:
     for one in store.evidence(name):
         evidence.setdefault(one.trial, {})[one.kind] = one.content_json
     spec = StudySpec.model_validate_json(store.study(name).spec_json)
-    num_train = describe(spec.data).num_train
+    info = describe(spec.data)
     found = []
     for run in designed_runs(store, name):
         outcome, candidate = run.record.outcome, run.record.candidate
@@ -253,7 +253,8 @@ def _observations(store: Store, name: str) -> list[Observation]:
                 activated_params=outcome.metrics["activated_params"],
                 mean_k=tuple(layer.mean_k for layer in outcome.routing),
                 std_k=tuple(layer.std_k for layer in outcome.routing),
-                num_steps=outcome.epochs * -(-num_train // candidate.train.batch_size),
+                num_steps=outcome.epochs * -(-info.num_train // candidate.train.batch_size),
+                num_examples=info.num_validation,
                 events=outcome.expert_events,
                 hardness=_read(Hardness, own.get("hardness")),
                 noise_start=_read(Noise, own.get("noise-start")),

@@ -106,6 +106,7 @@ def _run(
         mean_k=(2.0, 1.0),
         std_k=(0.5, 0.5),
         num_steps=120,
+        num_examples=10_000,
         events=events,
         hardness=None if rho is None else Hardness(overall=rho, per_layer=(rho, rho)),
         noise_start=noise,

@@ -10,7 +10,6 @@ from scipy import stats
 
 from dynamoe_search.auditing.estimates import (
     blocked_anova,
-    holm,
     interpolate,
     jackknife,
     mean_estimate,
@@ -35,18 +34,6 @@ def test_a_mean_of_less_than_two_finite_numbers_is_unknown() -> None:
         assert math.isnan(mean_estimate(values).effect)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
-def test_holm_never_lowers_a_p_value_keeps_order_and_is_at_most_bonferroni(p: list[float]) -> None:
-    corrected = holm(p)
-    for one, other in zip(p, corrected, strict=True):
-        assert one <= other <= min(1.0, one * len(p)) + 1e-12
-    assert np.all(np.diff(np.array(corrected)[np.argsort(p, kind="stable")]) >= 0)
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-
-
 def test_two_levels_are_a_paired_t_test() -> None:
     table = np.random.default_rng(0).normal(size=(6, 2))
     result = blocked_anova(table)
@@ -54,6 +41,14 @@ def test_two_levels_are_a_paired_t_test() -> None:
     assert result.f == pytest.approx(paired.statistic**2)
     assert result.p == pytest.approx(paired.pvalue)
     assert result.spread.p == pytest.approx(paired.pvalue, rel=1e-3)  # Tukey of two is t
+
+
+def test_values_on_the_same_step_leave_the_variance_of_rounding() -> None:
+    table = np.tile([90.0, 90.25, 90.25], (4, 1))
+    sure, rounded = blocked_anova(table), blocked_anova(table, resolution=0.25)
+    assert (sure.spread.low, sure.p) == (0.25, 0.0)
+    assert 0 < rounded.half_width < 1
+    assert rounded.spread.low == max(0.0, 0.25 - rounded.half_width)
 
 
 def test_what_all_levels_of_a_block_share_changes_nothing() -> None:
