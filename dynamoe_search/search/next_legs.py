@@ -25,7 +25,7 @@ class NextLegs:
         rungs: What candidates reported.
         trainer: Makes the outcomes of those who are stopped for good.
         on_ended: Told who that was.
-        should_stop: Asked between proposals.
+        should_stop: Asked between proposals, and while another worker plans.
     """
 
     def __init__(
@@ -50,8 +50,9 @@ class NextLegs:
         Raises:
             Interrupted: Somebody asked to stop.
             LeaseLostError: This worker counted as dead; it plans again.
+            StoppedError: Somebody asked to stop while another worker planned, or the database was waited for.
         """
-        with self._store.planning(self._name, self._worker):
+        with self._store.planning(self._name, self._worker, self._should_stop):
             while True:
                 position = self._position()
                 step = plan(position)

@@ -172,7 +172,7 @@ class _Leg:
             run = PackRun.start(pack, self.data, self.settings, self.states)
         while run.population is not None and run.population.epoch < self.until:
             train_epoch(run, run.population, self.caller, self._after_step(run, folder))
-            if folder is not None and folder.is_due:
+            if folder is not None and (folder.is_due or self.caller.should_stop()):
                 folder.write(run, self.data, self.settings, self.start)
         if folder is not None and folder.is_part:  # the other parts are still to be trained
             folder.write(run, self.data, self.settings, self.start)
