@@ -121,6 +121,8 @@ def small_studies() -> list[SmallStudy]:
             router={"kind": "top-k", "k": [1, 2]},
             model={"d_expert": [8, 12]},
             train={"learning_rate": 3e-3},
+            adaptive={"enabled": False},
+            study=_trials(14),
         ),
     ]
 

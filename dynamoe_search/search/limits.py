@@ -77,7 +77,6 @@ class Stopper:
         self._start = time.monotonic()
         self._timeout_seconds = timeout_seconds
         self._study_seconds = float("inf")  # when the study's time is up, by this run's clock
-        self._serial = store.stop_serial(name)
         self._poll_at = self._start
 
     @property
@@ -115,7 +114,7 @@ class Stopper:
         self._study_seconds = self._seconds_allowed()
         if self.seconds >= self._study_seconds:
             return "time-budget"
-        return "stop" if self._store.stop_serial(self._name) != self._serial else None
+        return "stop" if self._store.stop_requested(self._name) else None
 
     def _seconds_allowed(self) -> float:
         """Returns what the study's time budget leaves to this run, after what the other workers took."""

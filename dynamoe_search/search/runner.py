@@ -210,7 +210,6 @@ class _Run:
                 self._name,
                 self._worker,
                 leg.number,
-                reports=(),
                 ended=results.ended,
                 stood=results.stood,
                 decisions=results.decisions,

@@ -9,8 +9,8 @@ from typing import Literal
 import sqlalchemy as sa
 
 from dynamoe_search.errors import StoppedError, StorageError
-from dynamoe_search.records import Ended, Leg, Progress, RungDecision, Stood
-from dynamoe_search.store import legs, progress, reading, workers, writing
+from dynamoe_search.records import Ended, Leg, RungDecision, Stood
+from dynamoe_search.store import legs, reading, workers, writing
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.patience import PATIENCE_SECONDS
 from dynamoe_search.store.runs import Lease, this_process
@@ -162,7 +162,6 @@ class WorkMethods(OpenStore):
         worker: str,
         number: int,
         *,
-        reports: Sequence[Progress] = (),
         ended: Sequence[Ended],
         stood: Sequence[Stood],
         decisions: Sequence[RungDecision] = (),
@@ -174,7 +173,6 @@ class WorkMethods(OpenStore):
             name: The study.
             worker: Who trained the leg.
             number: The leg's number.
-            reports: Reports that may not be stored yet.
             ended: Members whose training is over.
             stood: Members that reached the end of the leg and wait for the next one.
             decisions: What was decided of candidates, of the leg or not.
@@ -199,8 +197,6 @@ class WorkMethods(OpenStore):
                 versions=versions,
             ):
                 return
-            if reports:
-                progress.upsert_progress(connection, name, reports)
             legs.upsert_decisions(connection, name, decisions)
             self._beat(connection, name)
 
