@@ -2,7 +2,7 @@
 
 from dynamoe_search.pruning.forecast import Estimate, estimates
 from dynamoe_search.pruning.rules import Action, Decision, Reason, judge
-from dynamoe_search.pruning.rungs import RungRecord, at_rungs, usual_rungs
+from dynamoe_search.pruning.rungs import RungRecord, at_rungs, ladder, usual_rungs
 from dynamoe_search.pruning.studies import ParetoPruner
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "at_rungs",
     "estimates",
     "judge",
+    "ladder",
     "usual_rungs",
 ]
