@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from dynamoe_search import __version__
-from dynamoe_search.cli import crew, designs, machine, report, results, studies, watching
+from dynamoe_search.cli import crew, dashboard, designs, machine, report, results, studies, watching
 from dynamoe_search.cli.words import printable
 from dynamoe_search.errors import DynamoeError
 
@@ -134,6 +134,7 @@ for panel, module in (
     ("Studies", watching),
     ("Results", results),
     ("Results", report),
+    ("Results", dashboard),
     ("Designs", designs),
     ("This machine", machine),
 ):
