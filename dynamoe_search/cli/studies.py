@@ -15,6 +15,7 @@ from dynamoe_search.cli.options import (
     Changes,
     Device,
     Epochs,
+    Logs,
     Quiet,
     Storage,
     Study,
@@ -24,6 +25,7 @@ from dynamoe_search.cli.options import (
     Timeout,
     Trials,
     TrustCode,
+    log_target,
 )
 from dynamoe_search.cli.words import say
 from dynamoe_search.errors import StoppedError
@@ -53,11 +55,13 @@ def run(
     devices: Devices = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
+    logs: Logs = None,
     quiet: Quiet = False,
 ) -> None:
     """Search: train candidates, and keep the Pareto front in the database."""
     from dynamoe_search.presets import read_study
 
+    targets = [log_target(text) for text in logs or ()]
     overrides = list(changes or ())
     if trials is not None:
         overrides.append(f"study.trials={trials}")
@@ -77,7 +81,7 @@ def run(
             trust_code=trust_code,
         )
         limits = Limits(timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget)
-        _search(store, study, storage, limits, crew, trust_code=trust_code, quiet=quiet)
+        _search(store, study, storage, limits, crew, targets, trust_code=trust_code, quiet=quiet)
 
 
 def resume(
@@ -90,6 +94,7 @@ def resume(
     devices: Devices = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
+    logs: Logs = None,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a study exactly where it was; several processes may do so at once and share the work.
@@ -99,12 +104,13 @@ def resume(
     from dynamoe_search.search import Limits
     from dynamoe_search.store import Store
 
+    targets = [log_target(text) for text in logs or ()]
     limits = Limits(
         trials=trials, timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget
     )
     with Store.open(storage, create=False) as store:
         crew = _crew(workers, devices)
-        _search(store, study, storage, limits, crew, trust_code=trust_code, quiet=quiet)
+        _search(store, study, storage, limits, crew, targets, trust_code=trust_code, quiet=quiet)
 
 
 def _crew(workers: int | None, devices: str | None) -> list[str]:
@@ -122,6 +128,7 @@ def _search(
     storage: str | None,
     limits: "Limits",
     crew: Sequence[str],
+    logs: Sequence[tuple[str, str]],
     *,
     trust_code: bool,
     quiet: bool,
@@ -132,7 +139,7 @@ def _search(
     again = _command("resume", study, storage=storage)
     try:
         summary = _searched(
-            store, study, storage, limits, crew, again, trust_code=trust_code, quiet=quiet
+            store, study, storage, limits, crew, logs, again, trust_code=trust_code, quiet=quiet
         )
     except StoppedError as error:
         say(str(error), err=True)
@@ -156,6 +163,7 @@ def _searched(
     storage: str | None,
     limits: "Limits",
     crew: Sequence[str],
+    logs: Sequence[tuple[str, str]],
     again: str,
     *,
     trust_code: bool,
@@ -164,6 +172,7 @@ def _searched(
     """Runs a stored study in this process, or with one per device, until somebody asks it to stop."""
     from dynamoe_search.cli import crew as crews
     from dynamoe_search.cli.interrupts import stop_on_signals
+    from dynamoe_search.cli.logs import logging_to
     from dynamoe_search.cli.progress import watching
     from dynamoe_search.search import run_study
 
@@ -178,11 +187,12 @@ def _searched(
                 storage,
                 crew,
                 limits,
+                logs,
                 should_stop=should_stop,
                 trust_code=trust_code,
                 quiet=quiet,
             )
-        with watching(quiet) as on_event:
+        with watching(quiet) as view, logging_to(store, study, logs, view) as on_event:
             return run_study(
                 store,
                 study,
