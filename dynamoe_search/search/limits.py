@@ -128,7 +128,6 @@ class Stopper:
 
     def _reason_there(self) -> EndReason | None:
         self._poll_at = time.monotonic() + _STOP_POLL_SECONDS
-        self._store.heartbeat(self._name)
         self._study_seconds = self._seconds_allowed()
         if self.seconds >= self._study_seconds:
             return "time-budget"

@@ -148,10 +148,7 @@ def close_leg(
     """
     leg = _locked_leg(connection, name, number)
     if leg.worker != worker:
-        raise LeaseLostError(
-            f"leg {number} of the study {name!r} was taken over by {leg.worker}; "
-            "what was trained here is not stored"
-        )
+        raise _lost(name, number, leg.worker)
     if leg.state != "open":
         return False
     came_out = sorted([one.trial for one in ended] + [one.trial for one in stood])
@@ -172,6 +169,23 @@ def close_leg(
         .values(state="done", closed_at=utc_now())
     )
     return True
+
+
+def require_leg(connection: sa.Connection, name: str, leg: Leg) -> None:
+    """Raises `LeaseLostError` if an open leg is not its worker's any more."""
+    here = tables.legs.c
+    row = connection.execute(
+        sa.select(here.worker, here.state).where(here.study_name == name, here.leg == leg.number)
+    ).one_or_none()
+    if row is None or (row.worker, row.state) != (leg.worker, "open"):
+        raise _lost(name, leg.number, None if row is None else row.worker)
+
+
+def _lost(name: str, number: int, worker: str | None) -> LeaseLostError:
+    return LeaseLostError(
+        f"leg {number} of the study {name!r} was taken over by {worker}; "
+        "what was trained here is not stored"
+    )
 
 
 def require_not_running(connection: sa.Connection, name: str, trials: Sequence[int]) -> None:
