@@ -1,6 +1,7 @@
 """Numbers, times, sizes and texts of others as people read them."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -59,6 +60,26 @@ def seconds(value: float | None) -> str:
         if value < limit:
             return f"{value / divisor:.3g} {unit}"
     return f"{value / 86400:.3g} days"
+
+
+def ago(moment: str, now: datetime | None = None) -> str:
+    """Returns a moment as people say it: 3 min ago, 5 h ago, 2026-11-22; a text that is none stays as it is.
+
+    Args:
+        moment: ISO 8601, with its distance to UTC.
+        now: None is the clock's.
+    """
+    try:
+        then = datetime.fromisoformat(moment)
+        passed = ((now or datetime.now(UTC)) - then).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return moment
+    if passed < -60:  # another machine's clock is ahead
+        return f"{then:%Y-%m-%d %H:%M} UTC"
+    for limit, divisor, unit in ((60, 1, ""), (7200, 60, "min"), (172800, 3600, "h")):
+        if passed < limit:
+            return f"{passed / divisor:.0f} {unit} ago" if unit else "just now"
+    return f"{then:%Y-%m-%d}"
 
 
 def size(number: float | None) -> str:

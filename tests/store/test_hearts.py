@@ -132,16 +132,3 @@ def test_beats_are_counted_and_time_is_kept(
     beats = store.workers(study)[0].beats
     time.sleep(0.5)
     assert store.workers(study)[0].beats == beats
-
-
-def test_signs_of_life_survive_a_database_that_is_away(
-    store: Store, study: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(runs, "HEARTBEAT_SECONDS", 0.1)
-    store.join(study)
-    path = Path(store.url.removeprefix("sqlite:///"))
-    path.rename(tmp_path / "away.db")
-    time.sleep(0.5)
-    (tmp_path / "away.db").rename(path)
-    beats = store.workers(study)[0].beats
-    wait(lambda: store.workers(study)[0].beats > beats)
