@@ -106,14 +106,11 @@ class StudyMethods(OpenStore):
         self._database.query(lambda found: reading.require_study(found, name))
         self._database.transact(lambda found: writing.raise_stop_serial(found, name))
 
-    def stop_serial(self, name: str) -> int:
-        """Returns how often the study was asked to stop."""
-        return self._database.query(lambda found: reading.read_stop_serial(found, name))
-
     def stop_requested(self, name: str) -> bool:
         """Says whether someone asked the study to end since this process joined it; false if it did not join."""
         lease = self._leases.get(name)
-        return self.stop_serial(name) > lease.stop_serial if lease is not None else False
+        serial = self._database.query(lambda found: reading.read_stop_serial(found, name))
+        return lease is not None and serial > lease.stop_serial
 
     def refresh_front(self, name: str) -> list[FrontMember]:
         """Computes the Pareto front of the complete and feasible candidates, stores and returns it."""
@@ -162,7 +159,7 @@ class StudyMethods(OpenStore):
     def refuse_taken(self, name: str) -> None:
         """Raises `UsageError` if there is a study of that name, ours or another program's."""
         is_ours = self._database.query(lambda found: reading.has_study(found, name))
-        if is_ours or self._trials.exists(name):
+        if is_ours or self._patiently(lambda: self._trials.exists(name)):
             raise UsageError(
                 f"the database {self.url} has a study {name!r} already; delete that one first"
             )
