@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 
@@ -33,13 +32,13 @@ class Rung:
     @classmethod
     def of(cls, records: Collection[RungRecord]) -> "Rung":
         """Returns the records as columns, whatever their order."""
-        ordinals = np.fromiter(map(attrgetter("ordinal"), records), np.int64, len(records))
-        numbers = np.stack(
-            [
-                np.fromiter(map(attrgetter(name), records), np.float64, len(records))
-                for name in ("error", "loss", "activated_params")
-            ]
+        ordinals = np.array([one.ordinal for one in records], dtype=np.int64)
+        columns = (
+            [one.error for one in records],
+            [one.loss for one in records],
+            [one.activated_params for one in records],
         )
+        numbers = np.array(columns, dtype=np.float64)
         order = np.argsort(ordinals, kind="stable")
         numbers = numbers[:, order]
         is_finite = np.asarray(np.isfinite(numbers).all(axis=0))
