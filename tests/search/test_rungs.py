@@ -201,6 +201,16 @@ def test_a_budget_of_epochs_is_met_exactly_and_can_be_raised(
         assert len(store.progress("tiny")) == budget + 3
 
 
+def test_a_budget_below_one_candidate_ends_in_words_and_not_in_an_error(
+    storage_url: str, tiny_spec: MakeSpec
+) -> None:
+    summary = run(storage_url, spec_with(tiny_spec, NONE), limits=Limits(epochs=EPOCHS - 1))
+    assert (summary.reason, summary.state, summary.epochs) == ("epochs", "interrupted", 0)
+    assert not summary.front
+    assert summary.hypervolume == 0
+    assert run(storage_url, spec_with(tiny_spec, NONE), limits=Limits(epochs=EPOCHS)).complete == 1
+
+
 def test_the_sampler_learns_from_the_paused(undisturbed: Undisturbed, tiny_spec: MakeSpec) -> None:
     _, pruned, _ = undisturbed(spec_with(tiny_spec, PARETO, "tpe"))
     _, without, _ = undisturbed(spec_with(tiny_spec, NONE, "tpe"))
