@@ -135,6 +135,44 @@ def table(played: Sequence[Played], measure: int) -> Iterator[str]:
         yield f"| {name} | " + " | ".join(cells) + " |"
 
 
+def summary(folder: Path, every: dict[str, Curves], part: str) -> Iterator[str]:
+    """Yields at how many of the budgets that ours reaches it is ahead of each rival, and behind."""
+    files = {name: read(folder / f"intervals_{name}_{part}.npz") for name in every}
+    files = {name: played for name, played in files.items() if played}
+    yield "| rival | " + " | ".join(files) + " |"
+    yield "| --- |" + " --- |" * len(files)
+    rows = [_counts(played) for played in files.values()]
+    for rival in rows[0] if rows else ():
+        yield f"| {rival} | " + " | ".join(row[rival] for row in rows) + " |"
+
+
+def _counts(played: Sequence[Played]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for saving in BUDGETS:
+        mine = [
+            at_budget(
+                saving, np.array([(one.epochs[i], one.kept[i, 0]) for one in by_rule(played)[OURS]])
+            )
+            for i in range(len(played[0].epochs))
+        ]
+        if 2 * np.isfinite(mine).sum() <= len(mine):
+            continue
+        for name, every in differences(played, saving).items():
+            gap = every[np.isfinite(every)]
+            verdict = "cannot"
+            if 2 * len(gap) > len(mine):
+                reach = 1.96 * gap.std(ddof=1) / len(gap) ** 0.5
+                verdict = (
+                    "ahead" if gap.mean() > reach else "behind" if gap.mean() < -reach else "open"
+                )
+            found.setdefault(name, []).append(verdict)
+    return {
+        name: f"{some.count('ahead')} ahead, {some.count('open')} open, {some.count('behind')} behind, "
+        f"{some.count('cannot')} out of reach"
+        for name, some in found.items()
+    }
+
+
 def page(folder: Path, every: dict[str, Curves]) -> Iterator[str]:
     """Yields the page of all files that there are."""
     yield "# Ours minus each rival at equal epochs, in replays of random halves of the candidates"
@@ -149,6 +187,12 @@ def page(folder: Path, every: dict[str, Curves]) -> Iterator[str]:
         "same space (standard deviation over halves: the delete-half jackknife; Efron and Tibshirani, 1993, section "
         "11.7). *Slanted*: ours keeps more and the first interval excludes zero; **bold**: the second does too."
     )
+    for part, title in PARTS.items():
+        yield (
+            f"\n## Halves of {title}: at how many of the budgets that ours reaches "
+            "(log10; zero outside the first interval; out of reach: the rival cannot save so much)\n"
+        )
+        yield from summary(folder, every, part)
     for name, curves in every.items():
         for part, title in PARTS.items():
             played = read(folder / f"intervals_{name}_{part}.npz")

@@ -29,9 +29,7 @@ COVERAGE = 0.9
 """Share of candidates whose end lies in the interval."""
 
 _PRIOR_RECORDS = 6.0  # how many records the prior of the residual variance is worth
-_PRIOR_FINALS = (
-    5.0  # how many finished candidates the guess of the change after the last rung is worth
-)
+_PRIOR_FINALS = 5.0  # how many finished candidates the guess of their last change is worth
 _PRIOR_KIND = 5.0  # how many candidates of a kind the changes of all kinds are worth
 _SLOPE_VARIANCE = 1.0  # prior, in residual variances per unit of a standardised record
 _SHIFT_VARIANCE = 4.0  # likewise of the mean change
@@ -39,10 +37,8 @@ _REACH = 0.8  # standardised distance at which another candidate says less
 _OTHER_KIND = 0.5  # how much a candidate of another kind counts
 _ERROR_SLOWS = 0.5  # power of a stretch, in log epochs, with which the mean change grows
 _ACTIVATED_SLOWS = 1.0
-_ERROR_WIDTH = (
-    0.87  # of intervals, next to those of the regression, so that they hold what they promise
-)
-_ACTIVATED_WIDTH = 1.21  # thresholds drift more in paused candidates than in survivors
+_ERROR_WIDTH = 0.87  # of intervals, next to the regression's, so that they hold what they promise
+_ACTIVATED_WIDTH = 1.21  # likewise; thresholds drift more in paused candidates than in survivors
 _LARGEST = 700.0  # logarithm that still has an exponential
 
 
@@ -186,10 +182,11 @@ def _all_steps(number: _Number, values: Floats) -> Floats:
     start = np.array([0.0, first.var(ddof=1) if len(first) > 1 else 1.0])
     everybody = _steps(number, values, np.ones(values.shape[1], dtype=np.bool_), start, 0.0)
     found = np.repeat(everybody[:, :, None], values.shape[1], axis=2)
-    kinds = np.array(number.kinds)
-    for kind in set(number.kinds) if len(set(number.kinds)) > 1 else ():
-        steps = _steps(number, values, kinds == kind, everybody[0], _PRIOR_KIND)
-        found[:, :, kinds == kind] = steps[:, :, None]
+    kinds = np.unique(number.kinds)
+    for kind in kinds if len(kinds) > 1 else ():
+        is_in = number.kinds == kind
+        steps = _steps(number, values, is_in, everybody[0], _PRIOR_KIND)
+        found[:, :, is_in] = steps[:, :, None]
     return found
 
 

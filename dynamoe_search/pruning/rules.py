@@ -163,7 +163,7 @@ def _pareto(rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
             rung.loss, rows, settings.guard
         )
     num_going = max(settings.share * len(rung), settings.min_records)
-    is_beaten = (num_before >= num_going) & (num_before > 0)
+    is_beaten = num_before >= num_going
     behind = num_before.astype(np.float64)
     if not num_ahead[rows].all():
         behind += _places_on_front(rung, num_ahead)[rows]

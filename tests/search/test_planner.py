@@ -245,6 +245,7 @@ def test_a_budget_below_one_candidate_trains_nobody_without_rungs(budget: int) -
     game = Game(trials=10, rungs=(), max_epochs=budget)
     assert game.play() == Over(reason="epochs")
     assert game.spent == 0
+    assert not game.candidates
     game.max_epochs = EPOCHS
     assert game.play() == Over(reason="epochs")
     assert game.spent == EPOCHS
