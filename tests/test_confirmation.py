@@ -219,6 +219,18 @@ def test_seeds_that_failed_are_left_out_of_pairs_and_named() -> None:
     assert "left out: dense (2)." in " ".join(findings(found))
 
 
+def test_designs_that_failed_with_every_seed_are_named() -> None:
+    found = confirmation(runs("a", GOOD, 1000), seeds=5, asked=["a", "dense", "top-1"])
+    assert found.lost == ("dense", "top-1")
+    assert "No seed of these designs came to its end: dense, top-1." in findings(found)
+    nothing = confirmation([], seeds=5, asked=["a"])
+    assert nothing.lost == ("a",)
+    (sentence,) = findings(nothing)
+    assert sentence.startswith("No run came to its end")
+    only_plain = confirmation(runs("dense", GOOD, 10, kind="baseline"), seeds=5, asked=["a"])
+    assert "came to its end: a." in " ".join(findings(only_plain))
+
+
 def test_single_seeds_have_no_interval() -> None:
     found = confirmation([*runs("a", [0.9], 10), *runs("b", [0.8], 5, kind="baseline")], seeds=2)
     assert (found.gains[0].answer, found.places[0].verdict) == ("not decided", "stays")

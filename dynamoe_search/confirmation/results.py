@@ -99,6 +99,7 @@ class Confirmation:
     places: tuple[Place, ...]
     seeds: int
     examples: int
+    lost: tuple[str, ...] = ()  # designs of which no seed came to its end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +112,11 @@ class Carrying:
     answer: Answer
     kept: int  # members that leave the front neither small nor scaled up
     members: int
+
+
+def planned(plan_json: str) -> list[str]:
+    """Returns the names of all designs of a confirmation, from `StudyRecord.plan_json`."""
+    return list(json.loads(plan_json)["designs"])
 
 
 def measured(
@@ -146,12 +152,15 @@ def measured(
     return found
 
 
-def confirmation(runs: Sequence[Measured], *, seeds: int) -> Confirmation:
+def confirmation(
+    runs: Sequence[Measured], *, seeds: int, asked: Iterable[str] = ()
+) -> Confirmation:
     """Returns what the runs of all designs say.
 
     Args:
-        runs: At least one per design; seeds that failed are left out.
+        runs: Those that came to their end.
         seeds: Replicates that were asked for.
+        asked: Designs that were asked for; of some no run may have come to its end.
     """
     by_design: dict[str, dict[int, Measured]] = defaultdict(dict)
     for run in runs:
@@ -169,6 +178,7 @@ def confirmation(runs: Sequence[Measured], *, seeds: int) -> Confirmation:
         places=tuple(_place(one, designs, by_design, step) for one in members),
         seeds=seeds,
         examples=examples,
+        lost=tuple(name for name in asked if name not in by_design),
     )
 
 

@@ -17,6 +17,8 @@ def findings(found: Confirmation, scaled: Carrying | None = None) -> list[str]:
         found: Of the study's own scale.
         scaled: Whether the ranking carries over, if that was asked.
     """
+    if not found.designs:
+        return ["No run came to its end, so nothing can be said; the command status tells why."]
     return [
         *_of_runs(found),
         *_of_noise(found),
@@ -49,6 +51,8 @@ def _of_runs(found: Confirmation) -> Iterator[str]:
     if missing := [one for one in found.designs if one.missing]:
         names = _named([f"{one.design} ({one.missing})" for one in missing])
         yield f"Some seeds did not come to their end and are left out: {names}."
+    if found.lost:
+        yield f"No seed of these designs came to its end: {_named(found.lost)}."
 
 
 def _of_noise(found: Confirmation) -> Iterator[str]:
@@ -67,6 +71,8 @@ def _of_noise(found: Confirmation) -> Iterator[str]:
 
 def _of_front(places: Sequence[Place]) -> Iterator[str]:
     verdicts = [one.verdict for one in places]
+    if not places:
+        return
     yield (
         f"Of {len(places)} members of the front {verdicts.count('stays')} stay, "
         f"{verdicts.count('within noise')} are behind somebody by no more than chance explains, and "
@@ -81,6 +87,8 @@ def _of_front(places: Sequence[Place]) -> Iterator[str]:
 
 
 def _of_gains(gains: Sequence[Gain]) -> Iterator[str]:
+    if not gains:
+        return
     if all(one.baseline is None for one in gains):
         yield (
             "No plain design uses as few activated parameters as a member of the front, so there is nothing to "

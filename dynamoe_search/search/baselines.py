@@ -124,7 +124,7 @@ def _plain(like: CandidateRecord, router: RouterConfig) -> Candidate:
         like.candidate,
         router=router,
         losses=LossWeights(load_balance=LOAD_BALANCE) if is_learnt else LossWeights(),
-        experts_per_layer=like.experts_per_layer,
+        experts_per_layer=tuple(max(1, number) for number in like.experts_per_layer),
         adaptive=None,
         reference=None,
     )

@@ -13,6 +13,7 @@ from dynamoe_search.confirmation import (
     carrying,
     confirmation,
     measured,
+    planned,
 )
 from dynamoe_search.data import ImageData, Split, load_test
 from dynamoe_search.errors import StorageError, UsageError
@@ -300,12 +301,12 @@ def _results(
 
 
 def _with_findings(store: Store, confirmed: Confirmed, request: ConfirmRequest) -> Confirmed:
-    runs = []
+    runs, found = [], []
     for name in confirmed.studies:
         plan = store.study(name).plan_json
         assert plan is not None
         runs.append(measured(store.candidates(name), store.tests(name), plan))
-    found = [confirmation(some, seeds=request.seeds) for some in runs]
+        found.append(confirmation(runs[-1], seeds=request.seeds, asked=planned(plan)))
     if len(runs) == 1:
         return replace(confirmed, confirmation=found[0])
     return replace(

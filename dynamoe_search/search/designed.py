@@ -124,6 +124,8 @@ def create_designed(
             purpose=purpose,
             plan_json=request,
         )
+        if parent.max_pack is not None:
+            store.set_max_pack(name, parent.max_pack)
     _fill(store, name, spec, designs)
     return name
 
