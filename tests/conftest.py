@@ -1,8 +1,10 @@
 """Shared fixtures: one thread, nothing outside a temporary folder, real SQLite, tiny studies."""
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 # Before torch is imported: results are compared bit by bit, and many processes share two cores.
@@ -13,6 +15,8 @@ import pytest
 from hypothesis import settings
 
 from dynamoe_search.specs import StudySpec
+from tests.postgres import database as postgres_database
+from tests.postgres import server as postgres_server
 
 settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("project")
@@ -49,6 +53,38 @@ def user_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_DATA_HOME", str(home / "data"))
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         yield home
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Folder of the socket of a PostgreSQL server that runs as long as the tests do."""
+    # Not pytest's folder: the server's own user must be able to reach it.
+    with TemporaryDirectory(prefix="dynamoe-pg-") as folder:
+        Path(folder).chmod(0o755)
+        with postgres_server(Path(folder) / "data") as socket:
+            yield socket
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> str:
+    """URL of a new database on the PostgreSQL server."""
+    return postgres_database(postgres, f"t{uuid.uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: str) -> str:
+    """Name of a database with empty tables, to make copies of: making the tables takes a second."""
+    from dynamoe_search.store import Store
+
+    with Store.open(postgres_database(postgres, "empty")) as store:
+        store.storage_for_optuna()
+    return "empty"
+
+
+@pytest.fixture
+def postgres_store_url(postgres: str, postgres_template: str) -> str:
+    """URL of a new PostgreSQL database that has its tables."""
+    return postgres_database(postgres, f"t{uuid.uuid4().hex}", postgres_template)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from dynamoe_search import __version__
-from dynamoe_search.cli import confirm, designs, machine, report, results, studies
+from dynamoe_search.cli import confirm, crew, designs, machine, report, results, studies
 from dynamoe_search.cli.words import printable
 from dynamoe_search.errors import DynamoeError
 
@@ -130,6 +130,7 @@ def root(
 
 for panel, module in (
     ("Studies", studies),
+    ("Studies", crew),
     ("Results", results),
     ("Results", report),
     ("Results", confirm),

@@ -3,10 +3,12 @@
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dynamoe_search.cli.crew import Devices, Number
 from dynamoe_search.cli.options import (
     STORAGE_VARIABLE,
     AsJson,
@@ -46,6 +48,8 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     changes: Changes = None,
+    workers: Number = None,
+    devices: Devices = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
     quiet: Quiet = False,
@@ -58,20 +62,21 @@ def run(
         overrides.append(f"study.trials={trials}")
     loaded = read_study(file, overrides, name)  # before anything that loads torch
 
-    from dynamoe_search.search import Limits, create_study
+    from dynamoe_search.search import Limits, create_study, threads_of_each
     from dynamoe_search.store import Store
 
     with Store.open(storage) as store:
+        crew = _crew(workers, devices)
         study = create_study(
             store,
             loaded.spec,
             source=loaded.source,
-            device=device,
-            num_threads=threads,
+            device=crew[0] if crew and device == "auto" else device,
+            num_threads=threads or (threads_of_each(crew) if crew else None),
             trust_code=trust_code,
         )
         limits = Limits(timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget)
-        _search(store, study, storage, limits, trust_code=trust_code, quiet=quiet)
+        _search(store, study, storage, limits, crew, trust_code=trust_code, quiet=quiet)
 
 
 def resume(
@@ -80,6 +85,8 @@ def resume(
     timeout: Timeout = None,
     epochs: Epochs = None,
     time_budget: TimeBudget = None,
+    workers: Number = None,
+    devices: Devices = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
     quiet: Quiet = False,
@@ -95,7 +102,17 @@ def resume(
         trials=trials, timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget
     )
     with Store.open(storage, create=False) as store:
-        _search(store, study, storage, limits, trust_code=trust_code, quiet=quiet)
+        crew = _crew(workers, devices)
+        _search(store, study, storage, limits, crew, trust_code=trust_code, quiet=quiet)
+
+
+def _crew(workers: int | None, devices: str | None) -> list[str]:
+    """Returns the device of every worker process; none if this process is to do the work itself."""
+    from dynamoe_search.search import devices_of
+
+    if workers is None and devices is None:
+        return []
+    return devices_of(devices, workers)
 
 
 def _search(
@@ -103,26 +120,41 @@ def _search(
     study: str,
     storage: str | None,
     limits: "Limits",
+    crew: Sequence[str],
     *,
     trust_code: bool,
     quiet: bool,
 ) -> None:
     """Runs a stored study, shows its front, and says what to do next."""
+    from dynamoe_search.cli import crew as crews
     from dynamoe_search.cli import screens, states
     from dynamoe_search.cli.interrupts import stop_on_signals
     from dynamoe_search.cli.progress import watching
     from dynamoe_search.search import run_study
 
     again = _command("resume", study, storage=storage)
-    with stop_on_signals(f"go on with: {again}") as should_stop, watching(quiet) as on_event:
-        summary = run_study(
-            store,
-            study,
-            limits=limits,
-            on_event=on_event,
-            should_stop=should_stop,
-            trust_code=trust_code,
-        )
+    with stop_on_signals(f"go on with: {again}") as should_stop:
+        if crew:
+            summary = crews.search(
+                store,
+                study,
+                storage,
+                crew,
+                limits,
+                should_stop=should_stop,
+                trust_code=trust_code,
+                quiet=quiet,
+            )
+        else:
+            with watching(quiet) as on_event:
+                summary = run_study(
+                    store,
+                    study,
+                    limits=limits,
+                    on_event=on_event,
+                    should_stop=should_stop,
+                    trust_code=trust_code,
+                )
     record = store.study(study)
     if summary.front and summary.reason != "interrupt":
         screens.show_front(

@@ -28,12 +28,15 @@ from dynamoe_search.search.exporting import (
     export_candidate,
     train_one,
 )
-from dynamoe_search.search.limits import Limits
+from dynamoe_search.search.limits import Limits, set_limits
 from dynamoe_search.search.runner import run_study
 from dynamoe_search.search.space import Space
+from dynamoe_search.search.summaries import summarise
+from dynamoe_search.search.workers import Crew, devices_of, threads_of_each
 
 __all__ = [
     "CandidateFinished",
+    "Crew",
     "Design",
     "DesignedRun",
     "EpochFinished",
@@ -53,10 +56,14 @@ __all__ = [
     "create_designed",
     "create_study",
     "designed_runs",
+    "devices_of",
     "estimate",
     "export_candidate",
     "replicated",
     "run_designed",
     "run_study",
+    "set_limits",
+    "summarise",
+    "threads_of_each",
     "train_one",
 ]

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dynamoe_search.errors import UsageError
+from dynamoe_search.records import StudyRecord
 from dynamoe_search.search.events import EndReason
 from dynamoe_search.store import Store
 
@@ -27,6 +29,49 @@ class Limits:
     timeout_seconds: float | None = None
     epochs: int | None = None
     study_seconds: float | None = None
+
+
+def check_limits(store: Store, name: str, limits: Limits) -> None:
+    """Raises `UsageError` if a study is asked for less than it has done already, or for what it cannot do."""
+    record = store.study(name)
+    if record.purpose != "search":
+        _check_designed(record, limits)
+    num_finished = record.num_complete + record.num_failed + record.num_stopped
+    if limits.trials is not None and limits.trials < num_finished:
+        raise UsageError(
+            f"the study {name!r} has {num_finished} finished trials already, "
+            f"which is more than {limits.trials}; ask for {num_finished} or more"
+        )
+
+
+def _check_designed(record: StudyRecord, limits: Limits) -> None:
+    """A designed study has its candidates from the start, and no space to propose others from."""
+    if limits.trials not in (None, record.trials):
+        raise UsageError(
+            f"the study {record.name!r} was made by {record.purpose} and has its {record.trials} trials; "
+            f"for more, call {record.purpose} on {record.parent!r} again"
+        )
+    known = (record.num_complete, record.num_failed, record.num_stopped)
+    if sum(known) + record.num_running + record.num_paused < record.trials:
+        raise UsageError(
+            f"the study {record.name!r} was not made to its end; call {record.purpose} on "
+            f"{record.parent!r} again, with the same options"
+        )
+
+
+def set_limits(store: Store, name: str, limits: Limits) -> None:
+    """Stores with a study how far it shall go, for all who work on it.
+
+    Raises:
+        UsageError: That is less than it has done already.
+    """
+    check_limits(store, name, limits)
+    if limits.trials is not None:
+        store.set_trials(name, limits.trials)
+    if limits.epochs is not None:
+        store.set_max_epochs(name, limits.epochs)
+    if limits.study_seconds is not None:
+        store.set_time_budget(name, limits.study_seconds)
 
 
 class Stopper:

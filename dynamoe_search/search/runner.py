@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from dynamoe_search.data import ImageData
-from dynamoe_search.errors import LeaseLostError, UsageError
+from dynamoe_search.errors import LeaseLostError
 from dynamoe_search.records import (
     Ended,
     Leg,
@@ -37,14 +37,14 @@ from dynamoe_search.search.events import (
     never,
 )
 from dynamoe_search.search.legs import LegTrainer, writing
-from dynamoe_search.search.limits import Limits, Stopper
+from dynamoe_search.search.limits import Limits, Stopper, check_limits, set_limits
 from dynamoe_search.search.machine import library_versions, train_settings
 from dynamoe_search.search.next_legs import NextLegs
-from dynamoe_search.search.objectives import front_hypervolume
 from dynamoe_search.search.planner import Over
 from dynamoe_search.search.rungs import Rungs
 from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.search.study_files import StudyFiles
+from dynamoe_search.search.summaries import summarise
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.training import Interrupted, data_on
@@ -87,11 +87,11 @@ def run_study(
         UsageError: There is no such study, or more candidates are finished than `limits.trials`.
     """
     limits = limits or Limits()
-    _check_trials(store.study(name), limits)
+    check_limits(store, name, limits)
     worker = store.join(name)
     start, has_finished = time.monotonic(), False
     try:
-        _store_limits(store, name, limits)
+        set_limits(store, name, limits)
         stopper = Stopper(store, name, worker, limits.timeout_seconds, should_stop)
         run = _Run(store, worker, store.study(name), on_event, stopper, trust_code=trust_code)
         reason = run.until_end(checkpoint_seconds)
@@ -102,41 +102,6 @@ def run_study(
     summary = run.summary(reason)
     on_event(StudyEnded(summary=summary))
     return summary
-
-
-def _check_trials(record: StudyRecord, limits: Limits) -> None:
-    if record.purpose != "search":
-        _check_designed(record, limits)
-    num_finished = record.num_complete + record.num_failed + record.num_stopped
-    if limits.trials is not None and limits.trials < num_finished:
-        raise UsageError(
-            f"the study {record.name!r} has {num_finished} finished trials already, "
-            f"which is more than {limits.trials}; ask for {num_finished} or more"
-        )
-
-
-def _check_designed(record: StudyRecord, limits: Limits) -> None:
-    """A designed study has its candidates from the start, and no space to propose others from."""
-    if limits.trials not in (None, record.trials):
-        raise UsageError(
-            f"the study {record.name!r} was made by {record.purpose} and has its {record.trials} trials; "
-            f"for more, call {record.purpose} on {record.parent!r} again"
-        )
-    known = (record.num_complete, record.num_failed, record.num_stopped)
-    if sum(known) + record.num_running + record.num_paused < record.trials:
-        raise UsageError(
-            f"the study {record.name!r} was not made to its end; call {record.purpose} on "
-            f"{record.parent!r} again, with the same options"
-        )
-
-
-def _store_limits(store: Store, name: str, limits: Limits) -> None:
-    if limits.trials is not None:
-        store.set_trials(name, limits.trials)
-    if limits.epochs is not None:
-        store.set_max_epochs(name, limits.epochs)
-    if limits.study_seconds is not None:
-        store.set_time_budget(name, limits.study_seconds)
 
 
 class _Run:
@@ -286,27 +251,7 @@ class _Run:
 
     def summary(self, reason: EndReason) -> StudySummary:
         """Returns where the study stands."""
-        record, spent = self._store.study(self._name), self._store.spent(self._name)
-        front = tuple(self._store.front(self._name))
-        return StudySummary(
-            name=self._name,
-            state="finished" if reason in ("trials", "exhausted") else "interrupted",
-            reason=reason,
-            trials=record.trials,
-            complete=spent.complete,
-            failed=spent.failed,
-            pruned=spent.stopped,
-            paused=spent.paused,
-            running=spent.running,
-            epochs=spent.epochs,
-            seconds=self._stopper.seconds,
-            front=front,
-            hypervolume=front_hypervolume(
-                [[member.values[name] for name in record.objectives] for member in front],
-                record.settings.reference_point,
-                self._spec,
-            ),
-        )
+        return summarise(self._store, self._name, reason, self._stopper.seconds)
 
 
 def _constant_predictor(data: ImageData) -> tuple[float, float]:

@@ -9,16 +9,16 @@ from dynamoe_search.store import checks
 from dynamoe_search.store.addresses import default_url
 from dynamoe_search.store.candidates import CandidateMethods
 from dynamoe_search.store.checks import Finding
+from dynamoe_search.store.copying import CopyMethods
 from dynamoe_search.store.evidence import EvidenceMethods
 from dynamoe_search.store.problems import masked
-from dynamoe_search.store.studies import StudyMethods
 from dynamoe_search.store.trials import quiet_optuna
 from dynamoe_search.store.work import WorkMethods
 
 __all__ = ["Finding", "Store", "default_url", "masked", "quiet_optuna"]
 
 
-class Store(StudyMethods, CandidateMethods, WorkMethods, EvidenceMethods):
+class Store(CopyMethods, CandidateMethods, WorkMethods, EvidenceMethods):
     """An open database of studies; a context manager. Use `Store.open`.
 
     Every method is a short transaction of its own. All raise `StorageError` if the database cannot be used, and

@@ -13,6 +13,7 @@ from dynamoe_search.store.problems import masked
 
 APP_NAME = "dynamoe-search"
 URL_VARIABLE = "DYNAMOE_SEARCH_STORAGE"
+FILES_VARIABLE = "DYNAMOE_SEARCH_FILES"
 
 
 def default_url() -> str:

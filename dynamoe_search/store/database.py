@@ -19,6 +19,7 @@ from dynamoe_search.errors import StorageError
 from dynamoe_search.store import tables
 from dynamoe_search.store.addresses import (
     APP_NAME,
+    FILES_VARIABLE,
     URL_VARIABLE,
     checked_file,
     default_url,
@@ -82,11 +83,16 @@ class Database:
 
     @property
     def folder(self) -> Path:
-        """Where the files of the studies are: beside a SQLite file, else in the per-user data folder."""
+        """Where the files of the studies are: where `DYNAMOE_SEARCH_FILES` says, in a folder of the database's own.
+
+        Without it beside a SQLite file, else in the per-user data folder.
+        """
+        place = f"{self.url.host or 'local'}-{self.url.port or 0}-{self.url.database}"
+        if chosen := os.environ.get(FILES_VARIABLE):
+            return Path(chosen) / safe_name(place)
         if self.is_sqlite:
             path = Path(str(self.url.database))
             return path.with_name(f"{path.name}.files")
-        place = f"{self.url.host or 'local'}-{self.url.port or 0}-{self.url.database}"
         return user_folder() / "files" / safe_name(place)
 
     def query(self, body: Callable[[sa.Connection], Result]) -> Result:

@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dynamoe_search.errors import UsageError
 from dynamoe_search.records import (
     FrontMember,
     Purpose,
@@ -140,6 +141,14 @@ class StudyMethods(OpenStore):
         deletion.delete_files(self.files_of(name), self.folder)
         self._database.transact(lambda found: writing.delete_rows(found, name))
         self._leases.pop(name, None)
+
+    def refuse_taken(self, name: str) -> None:
+        """Raises `UsageError` if there is a study of that name, ours or another program's."""
+        is_ours = self._database.query(lambda found: reading.has_study(found, name))
+        if is_ours or self._trials.exists(name):
+            raise UsageError(
+                f"the database {self.url} has a study {name!r} already; delete that one first"
+            )
 
     def files_of(self, name: str) -> Path:
         """Returns the folder for the files of a study; any name is safe; it need not exist."""

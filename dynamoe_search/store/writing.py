@@ -59,7 +59,9 @@ def insert_candidate(
     sampler_state: Mapping[str, Any],
 ) -> int:
     """Adds the row of a candidate; returns the trial number of its ordinal, which may have been there before."""
-    table = tables.candidates
+    table, study = tables.candidates, tables.studies.c.study_name
+    # one at a time where the database has several writers
+    connection.execute(sa.select(study).where(study == name).with_for_update())
     known = connection.execute(
         sa.select(table.c.trial_number).where(
             table.c.study_name == name, table.c.ordinal == candidate.ordinal

@@ -1,19 +1,19 @@
 """Candidates, their progress and outcomes: what goes in comes out, here and in Optuna's tables."""
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from dynamoe_search.errors import UsageError
 from dynamoe_search.records import AdaptiveConfig, Candidate, Ended, Outcome
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, tables
 from dynamoe_search.store.texts import from_text, to_text
 from tests.store.builders import (
     DISTRIBUTIONS,
@@ -215,29 +215,25 @@ def test_spent_counts_every_candidate_once(store: Store, study: str) -> None:
     assert store.candidate(study, running).status == "running"
 
 
-def test_thousand_candidates_are_read_fast(store: Store, study: str) -> None:
+def test_thousand_candidates_are_read_in_a_few_queries(store: Store, study: str) -> None:
     database = store._database
     add_complete(store, study, 0, 0.5, 5.0)
     with database.write() as connection:  # copies of the first, without Optuna's side
-        for table in ("candidates", "evaluations", "layers"):
-            rows = connection.exec_driver_sql(f"select * from dynamoe_{table}").mappings().all()
-            columns = ", ".join(rows[0].keys())
-            slots = ", ".join(f":{name}" for name in columns.split(", "))
-            connection.exec_driver_sql(
-                f"insert into dynamoe_{table} ({columns}) values ({slots})",
-                [
-                    {**row, "trial_number": number, "ordinal": number}
-                    for number in range(1, 1000)
-                    for row in rows
-                ],
-            )
-    started = time.perf_counter()
+        for table in (tables.candidates, tables.evaluations, tables.layers):
+            rows = connection.execute(sa.select(table)).mappings().all()
+            copies = [
+                {**row, "trial_number": number} | ({"ordinal": number} if "ordinal" in row else {})
+                for number in range(1, 1000)
+                for row in rows
+            ]
+            connection.execute(table.insert(), copies)
+    queries: list[str] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *all: queries.append(all[2]))
     found = store.candidates(study)
-    seconds = time.perf_counter() - started
     assert len(found) == 1000
     assert found[999].outcome is not None
     assert len(found[999].outcome.routing) == 2
-    assert seconds < 1.0
+    assert len([one for one in queries if one.lower().startswith("select")]) <= 4
 
 
 numbers = st.floats(allow_nan=False) | st.integers(0, 2**53)

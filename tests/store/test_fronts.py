@@ -1,11 +1,11 @@
 """The front is the same by the store, by SQL, and by Optuna."""
 
-import contextlib
-import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,12 +17,18 @@ from tests.store.builders import SETTINGS, add, add_complete, complete, finish
 
 
 def by_sql(store: Store, name: str) -> list[int]:
-    path = store.url.removeprefix("sqlite:///")
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(
-            "select trial_number from dynamoe_front where study_name = ? order by place", (name,)
-        )
-        return [row[0] for row in rows]
+    query = "select trial_number from dynamoe_front where study_name = :name order by place"
+    return [row[0] for row in select(store, query, name=name)]
+
+
+def select(store: Store, query: str, **values: str) -> Sequence[sa.Row[Any]]:
+    """Asks the database on a connection of its own, as another program would."""
+    engine = sa.create_engine(store.url)
+    try:
+        with engine.connect() as connection:
+            return connection.execute(sa.text(query), values).all()
+    finally:
+        engine.dispose()
 
 
 def by_optuna(store: Store, name: str) -> set[int]:
@@ -66,9 +72,7 @@ def test_front_has_the_experts_that_are_open_at_the_end(store: Store, study: str
     assert store.candidate(study, trial).experts_per_layer == (2, 1)
     row = front_row(member)
     assert (row["experts_per_layer"], row["experts_per_layer_at_start"]) == ([2, 1], [8, 4])
-    with contextlib.closing(sqlite3.connect(store.url.removeprefix("sqlite:///"))) as connection:
-        query = "select experts_per_layer from dynamoe_front"
-        assert connection.execute(query).fetchall() == [("2,1",)]
+    assert select(store, "select experts_per_layer from dynamoe_front") == [("2,1",)]
     running = store.candidate(study, add(store, study, 1))
     assert running.experts_per_layer == (8, 4)
 

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from dynamoe_search.errors import LeaseLostError, UsageError
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store, workers
+from dynamoe_search.store import Store, tables, workers
 from dynamoe_search.store.runs import Runner, Watcher, lives_here, this_process
 from tests.store.builders import SETTINGS, add, leg_of
 from tests.store.working import EPOCHS, close, next_leg, work
@@ -96,8 +96,10 @@ def test_stopped_process_is_not_robbed(store: Store, study: str, tmp_path: Path)
 def set_worker(store: Store, worker: str, **values: object) -> None:
     with store._database.write() as connection:
         for column, value in values.items():
-            connection.exec_driver_sql(
-                f"update dynamoe_workers set {column} = ? where worker = ?", (value, worker)
+            connection.execute(
+                tables.workers.update()
+                .where(tables.workers.c.worker == worker)
+                .values({column: value})
             )
 
 

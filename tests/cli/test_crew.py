@@ -1,0 +1,171 @@
+"""Several worker processes under one command: they share the work, and none outlives it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynamoe_search.records import Worker
+from dynamoe_search.store import Store
+from tests.cli.conftest import Run
+
+ROOT = Path(__file__).parents[2]
+LONG = ("--trials", "500", "--set", "search.pruner.kind=pareto", "--set", "train.epochs=9")
+
+
+@pytest.fixture
+def command(study_file: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Starts the program as a process of its own."""
+    started = []
+
+    def start(*arguments: object) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "cli.py"), *(str(one) for one in arguments)],
+            cwd=study_file.parent,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def at_work(url: str, number: int) -> list[Worker]:
+    """Waits until so many workers are alive and something is in training."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if Path(url.removeprefix("sqlite:///")).exists():
+            with Store.open(url) as store:
+                if store.studies():
+                    alive = [one for one in store.workers("tiny") if one.is_alive]
+                    if len(alive) == number and store.legs("tiny"):
+                        return alive
+        time.sleep(0.2)
+    raise AssertionError(f"there were never {number} workers")
+
+
+@pytest.mark.slow
+def test_two_workers_give_every_candidate_the_numbers_of_one(
+    study_file: Path, storage_url: str, cli: Run, tmp_path: Path
+) -> None:
+    alone = f"sqlite:///{tmp_path / 'alone.db'}"
+    for url, more in ((storage_url, ["--workers", "2"]), (alone, [])):
+        options = ("--storage", url, "--threads", "1", "--quiet", "--set", "search.sampler=random")
+        result = cli("run", study_file, *options, *more)
+        assert result.exit_code == 0, result.output
+    with Store.open(storage_url) as store, Store.open(alone) as other:
+        assert len(store.workers("tiny")) == 2
+        both = [
+            {
+                one.candidate.design_hash: one.outcome and one.outcome.metrics
+                for one in each.candidates("tiny")
+            }
+            for each in (store, other)
+        ]
+    assert both[0] == both[1]
+
+
+@pytest.mark.slow
+def test_killed_worker_is_started_again_and_ctrl_c_ends_all(
+    study_file: Path, storage_url: str, command: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    process = command("run", study_file, "--storage", storage_url, "--workers", "2", *LONG)
+    first, _ = at_work(storage_url, 2)
+    os.kill(first.pid, signal.SIGKILL)
+    while first.pid in {one.pid for one in at_work(storage_url, 2)}:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "was killed (signal 9); started again" in said
+    assert f"go on with: dynamoe-search resume tiny --storage {storage_url}" in said
+    with Store.open(storage_url) as store:
+        workers = store.workers("tiny")
+        assert len(workers) == 3
+        assert not any(one.is_alive for one in workers)
+        assert store.study("tiny").state == "interrupted"
+
+
+@pytest.mark.slow
+def test_workers_leave_when_their_parent_is_killed(
+    study_file: Path, storage_url: str, command: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    process = command("run", study_file, "--storage", storage_url, "--workers", "2", *LONG)
+    at_work(storage_url, 2)
+    process.kill()
+    deadline = time.monotonic() + 60
+    with Store.open(storage_url) as store:
+        while any(one.is_alive for one in store.workers("tiny")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert store.study("tiny").state == "interrupted"
+
+
+@pytest.mark.slow
+def test_worker_waits_for_the_study_to_be_there(
+    study_file: Path, storage_url: str, command: Callable[..., "subprocess.Popen[str]"], cli: Run
+) -> None:
+    early = command("worker", "tiny", "--wait", "2m", "--storage", storage_url, "--json")
+    time.sleep(3)
+    assert early.poll() is None
+    assert cli("run", study_file, "--storage", storage_url, "--quiet").exit_code == 0
+    said, _ = early.communicate(timeout=120)
+    assert early.returncode == 0
+    assert json.loads(said)["reason"] == "trials"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--workers", "0"), "--workers"),
+        (("--workers", "1", "--devices", "cpu,cpu"), "1 workers cannot use 2 devices"),
+        (("--devices", "gpu:7"), "unknown device 'gpu:7'"),
+    ],
+)
+def test_wrong_options(
+    options: tuple[str, ...], words: str, study_file: Path, storage_url: str, cli: Run
+) -> None:
+    result = cli("run", study_file, "--storage", storage_url, *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_worker_of_a_study_that_is_not_there(storage_url: str, cli: Run) -> None:
+    result = cli("worker", "nobody", "--storage", storage_url)
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_what_workers_said_is_told_if_none_ends_well(
+    study_file: Path, storage_url: str, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    data = study_file.with_name("own.npz")
+    draw = np.random.default_rng(0)
+    np.savez(data, x=draw.normal(size=(200, 4)).astype("f4"), y=draw.integers(0, 2, 200))
+    options = ("--set", "data.name=npz", "--set", f"data.path={data}", "--storage", storage_url)
+    result = cli("run", study_file, *options, "--quiet")
+    assert result.exit_code == 0, result.output
+    np.savez(data, x=draw.normal(size=(200, 4)).astype("f4"), y=draw.integers(0, 2, 200))
+    more = ("--trials", "9", "--workers", "2", "--quiet", "--storage", storage_url)
+    result = cli("resume", "tiny", *more)
+    assert result.exit_code == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: worker 1 on cpu ended with status 2: error: ")
+    assert "worker 2 on cpu" in last
