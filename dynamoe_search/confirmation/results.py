@@ -65,7 +65,8 @@ class DesignResult:
 class Gain:
     """What a member of the front gains on the best plain design with at most 1.05 times its activated parameters.
 
-    The plain design is chosen by its validation accuracy, so the test part has no say in who is compared.
+    The plain design is chosen by validation accuracy, so the test part has no say in who is compared; with each seed by
+    what the other seeds say (see `_gain`). `baseline` is the best over all seeds.
     """
 
     design: str
@@ -258,24 +259,45 @@ def _difference(first: str, second: str, runs: Runs, step: float) -> Difference:
 
 
 def _gain(member: DesignResult, designs: Sequence[DesignResult], runs: Runs, step: float) -> Gain:
+    """Compares a member with the best plain design of its size, seed by seed.
+
+    With each seed, the rival is the plain design that is best on the validation part with the other seeds. Otherwise
+    the best of many would be one that was lucky with its seeds, and its luck would count as the member's fault.
+    """
     small = [
         one
         for one in designs
         if one.is_plain
         and one.design != member.design
         and one.activated_params <= MORE_PARAMS * member.activated_params
-        and runs[one.design].keys() & runs[member.design].keys()
     ]
-    if not small:
+    own = runs[member.design]
+    pairs = []
+    for replicate in sorted(own):
+        rivals = [one for one in small if replicate in runs[one.design]]
+        if rivals:
+            best = _best(rivals, runs, without=replicate)
+            pairs.append((own[replicate].accuracy, runs[best.design][replicate].accuracy))
+    if not pairs:
         return Gain(design=member.design, baseline=None, difference=None, answer="not decided")
-    best = max(small, key=lambda one: (one.validation_accuracy, -one.activated_params))
-    difference = _difference(member.design, best.design, runs, step)
+    difference = paired_difference(*zip(*pairs, strict=True), resolution=step)
     return Gain(
         design=member.design,
-        baseline=best.design,
+        baseline=_best(small, runs).design,
         difference=difference,
         answer=_decided(difference.low > 0, difference.high < 0),
     )
+
+
+def _best(some: Sequence[DesignResult], runs: Runs, without: int | None = None) -> DesignResult:
+    """Returns the design with the highest mean validation accuracy over the seeds, one of them left out."""
+
+    def score(one: DesignResult) -> tuple[float, float]:
+        found = runs[one.design]
+        values = [run.validation_accuracy for r, run in found.items() if r != without]
+        return math.fsum(values) / len(values) if values else 0.0, -one.activated_params
+
+    return max(some, key=score)
 
 
 def _place(member: DesignResult, designs: Sequence[DesignResult], runs: Runs, step: float) -> Place:
