@@ -130,7 +130,7 @@ def test_places_on_the_front() -> None:
     assert places["beaten"].p is not None
     assert places["beaten"].p < 0.05
     words = " ".join(findings(found))
-    assert "Of 3 members of the front 1 stay, 1 are behind" in words
+    assert "Of 3 members of the front 2 are left: 1 are ahead" in words
     assert "beaten is beaten by better" in words
 
 

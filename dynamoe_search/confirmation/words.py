@@ -74,8 +74,9 @@ def _of_front(places: Sequence[Place]) -> Iterator[str]:
     if not places:
         return
     yield (
-        f"Of {len(places)} members of the front {verdicts.count('stays')} stay, "
-        f"{verdicts.count('within noise')} are behind somebody by no more than chance explains, and "
+        f"Of {len(places)} members of the front {len(places) - verdicts.count('beaten')} are left: "
+        f"{verdicts.count('stays')} are ahead of every design that uses no more parameters, "
+        f"{verdicts.count('within noise')} are behind one by no more than chance explains; "
         f"{verdicts.count('beaten')} are beaten."
     )
     for one in places:
