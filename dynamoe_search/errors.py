@@ -7,6 +7,7 @@
     │   ├── DataError               a data set that is missing, broken or of the wrong shape
     │   ├── StorageError            a database that cannot be opened, read or written
     │   └── DeviceError             a device that this machine does not have
+    ├── StoppedError                somebody asked to stop while the database was waited for
     └── CandidateError (RuntimeError)   one candidate cannot go on; stored with its reason, the search goes on
 
 A message says what was wrong, what was got and what to do, in one sentence.
@@ -46,6 +47,10 @@ class LeaseLostError(StorageError):
 
 class DeviceError(InputError):
     """A device that this machine does not have."""
+
+
+class StoppedError(DynamoeError):
+    """Somebody asked to stop while the database was waited for; what was not stored is not lost, but done again."""
 
 
 class CandidateError(DynamoeError, RuntimeError):

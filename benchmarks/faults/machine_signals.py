@@ -2,9 +2,11 @@
 
 import re
 import signal
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,9 @@ def signal_rows(folder: Path) -> Iterator[Row]:
         yield _asked(
             Site(Path(tempfile.mkdtemp(dir=folder)), study, expected), title, number, wait_seconds
         )
+    title = "SIGTERM while another program has locked the database"
+    site = Site(Path(tempfile.mkdtemp(dir=folder)), study, expected)
+    yield _asked(site, title, signal.SIGTERM, wait_seconds, is_locked=True)
     yield _asked_twice(Site(Path(tempfile.mkdtemp(dir=folder)), study, expected), wait_seconds)
 
 
@@ -75,13 +80,31 @@ def _begun(site: Site, wait_seconds: float) -> Running:
     return running
 
 
-def _asked(site: Site, title: str, number: signal.Signals, wait_seconds: float) -> Row:
+@contextmanager
+def _locked(file: Path, seconds: float) -> Iterator[None]:
+    """Locks a database for some seconds, and below the `with`."""
+    with closing(sqlite3.connect(file, timeout=30, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        time.sleep(seconds)
+        yield
+        connection.execute("ROLLBACK")
+
+
+def _asked(
+    site: Site,
+    title: str,
+    number: signal.Signals,
+    wait_seconds: float,
+    *,
+    is_locked: bool = False,
+) -> Row:
     row = Row(fault=title)
     running = _begun(site, wait_seconds)
-    asked = time.monotonic()
-    running.process.send_signal(number)
-    ended = running.wait(120)
-    seconds = time.monotonic() - asked
+    with _locked(site.file, wait_seconds) if is_locked else nullcontext():
+        asked = time.monotonic()
+        running.process.send_signal(number)
+        ended = running.wait(120)
+        seconds = time.monotonic() - asked
     steps = _steps(site)
     row.ended = f"left after {seconds:.1f} s, exit code {ended.code}: {_without_folder(ended.last)}; {steps}"
     if ended.code != 1 or "resume" not in ended.words or "Traceback" in ended.words:

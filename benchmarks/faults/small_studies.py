@@ -114,6 +114,16 @@ def small_studies() -> list[SmallStudy]:
             "tpe, moasha, fixed rungs, cohorts of three",
             search={"cohort_size": 3, "pruner": MOASHA | {"rungs": (1, 3)}},
         ),
+        _small(
+            "a space that gives out",
+            search={"cohort_size": 3, "pruner": PARETO},
+            schedule={"shape": ["uniform", "descending"], "max_experts": 2},
+            router={"kind": "top-k", "k": [1, 2]},
+            model={"d_expert": [8, 12]},
+            train={"learning_rate": 3e-3},
+            adaptive={"enabled": False},
+            study=_trials(14),
+        ),
     ]
 
 
@@ -134,6 +144,7 @@ def facts(url: str, name: str = NAME) -> dict[str, Any]:
         spent = dataclasses.asdict(store.spent(name))
         found = {
             "state": record.state,
+            "exhausted at": record.exhausted_at,
             "spent": spent,
             "candidates": [_plain(one) for one in store.candidates(name)],
             "progress": [_plain(one) for one in store.progress(name)],

@@ -160,6 +160,8 @@ POINTS: dict[str, dict[str, Callable[[Trap], None]]] = {
         "a leg's checkpoint written": _after(checkpoints.CheckpointFolder, "write"),
         "before the front": _before(Store, "refresh_front"),
         "the front written": _after(Store, "refresh_front"),
+        "the space found exhausted, not stored": _before(Store, "set_exhausted"),
+        "the space found exhausted": _after(Store, "set_exhausted"),
         AT_FIRST: _after(writing, "insert_study"),
     },
 }

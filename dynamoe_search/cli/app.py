@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from dynamoe_search import __version__
-from dynamoe_search.cli import confirm, crew, designs, machine, report, results, studies
+from dynamoe_search.cli import audit, confirm, crew, designs, machine, report, results, studies
 from dynamoe_search.cli.words import printable
 from dynamoe_search.errors import DynamoeError
 
@@ -134,6 +134,7 @@ for panel, module in (
     ("Results", results),
     ("Results", report),
     ("Results", confirm),
+    ("Results", audit),
     ("Designs", designs),
     ("This machine", machine),
 ):

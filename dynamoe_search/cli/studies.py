@@ -26,6 +26,7 @@ from dynamoe_search.cli.options import (
     TrustCode,
 )
 from dynamoe_search.cli.words import say
+from dynamoe_search.errors import StoppedError
 
 if TYPE_CHECKING:  # these load torch or Optuna
     from dynamoe_search.records import StudyRecord
@@ -133,28 +134,33 @@ def _search(
     from dynamoe_search.search import run_study
 
     again = _command("resume", study, storage=storage)
-    with stop_on_signals(f"go on with: {again}") as should_stop:
-        if crew:
-            summary = crews.search(
-                store,
-                study,
-                storage,
-                crew,
-                limits,
-                should_stop=should_stop,
-                trust_code=trust_code,
-                quiet=quiet,
-            )
-        else:
-            with watching(quiet) as on_event:
-                summary = run_study(
+    try:
+        with stop_on_signals(f"go on with: {again}") as should_stop:
+            if crew:
+                summary = crews.search(
                     store,
                     study,
-                    limits=limits,
-                    on_event=on_event,
+                    storage,
+                    crew,
+                    limits,
                     should_stop=should_stop,
                     trust_code=trust_code,
+                    quiet=quiet,
                 )
+            else:
+                with watching(quiet) as on_event:
+                    summary = run_study(
+                        store,
+                        study,
+                        limits=limits,
+                        on_event=on_event,
+                        should_stop=should_stop,
+                        trust_code=trust_code,
+                    )
+    except StoppedError as error:
+        say(str(error), err=True)
+        say(f"stopped; go on with: {again}", err=True)
+        raise typer.Exit(1) from None
     record = store.study(study)
     if summary.front and summary.reason != "interrupt":
         screens.show_front(

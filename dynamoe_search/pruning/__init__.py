@@ -4,6 +4,7 @@ from dynamoe_search.pruning.forecast import Estimate, estimates
 from dynamoe_search.pruning.rules import Action, Decision, Reason, judge
 from dynamoe_search.pruning.rungs import RungRecord, at_rungs, usual_rungs
 from dynamoe_search.pruning.studies import ParetoPruner
+from dynamoe_search.pruning.words import in_words
 
 __all__ = [
     "Action",
@@ -14,6 +15,7 @@ __all__ = [
     "RungRecord",
     "at_rungs",
     "estimates",
+    "in_words",
     "judge",
     "usual_rungs",
 ]

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dynamoe_search.pruning import in_words
 from dynamoe_search.records import CandidateRecord
 from dynamoe_search.report import words
 from dynamoe_search.report.reading import StudyData, epochs_of, seconds_of, value
@@ -184,17 +185,6 @@ def card_line(data: StudyData, record: CandidateRecord) -> str:
     )
 
 
-_REASONS = {
-    "not-finite": "a value is not a finite number",
-    "beaten": "beaten by {rivals}",
-    "useless": "no better than always giving the same answer, in error and in loss",
-    "worst": "among the worst in error and in loss",
-    "rank": "ranked behind {rivals}",
-    "median": "worse than the median in error and in loss",
-}
-"""What the words of a pruner mean; other words are shown as they are."""
-
-
 def why(data: StudyData, record: CandidateRecord) -> str:
     """Returns why a candidate did not go on, in a sentence."""
     lines = (record.message or "").strip().splitlines()
@@ -203,9 +193,8 @@ def why(data: StudyData, record: CandidateRecord) -> str:
     last = data.last_decision(record.trial)
     if last is None or (last.action == "go" and record.status == "paused"):
         return record.reason or f"stands at epoch {record.epochs} and may go on"
-    rivals = f"{last.beaten} of {last.rivals} rivals"
-    reason = last.reason or ("beaten" if last.beaten else "")
-    told = _REASONS[reason].format(rivals=rivals) if reason in _REASONS else reason
-    strongest = "" if last.strongest is None else f", the strongest of them trial {last.strongest}"
     done = "paused" if last.action == "pause" else words.STATUS[record.status]
-    return f"{done} after epoch {last.rung}{': ' if told else ''}{told}{strongest}"
+    if last.reason is None and not last.beaten:
+        return f"{done} after epoch {last.rung}"
+    told = in_words(last, data.spec.search.pruner) if data.spec else last.reason or "beaten"
+    return f"{done} after epoch {last.rung}: {told}"

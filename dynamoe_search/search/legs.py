@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from dynamoe_search.data import ImageData
 from dynamoe_search.errors import CandidateError, StorageError
-from dynamoe_search.pruning import Decision
+from dynamoe_search.pruning import Decision, in_words
 from dynamoe_search.records import (
     Candidate,
     CandidateRecord,
@@ -32,7 +32,7 @@ from dynamoe_search.records import (
 )
 from dynamoe_search.search import weights
 from dynamoe_search.search.objectives import values, violations
-from dynamoe_search.search.rungs import PRUNED, Rungs, in_words, to_store
+from dynamoe_search.search.rungs import PRUNED, Rungs, to_store
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from dynamoe_search.errors import UsageError
+from dynamoe_search.errors import StoppedError, UsageError
 from dynamoe_search.records import StudyRecord
 from dynamoe_search.search.events import EndReason
 from dynamoe_search.store import Store
@@ -94,7 +95,6 @@ class Stopper:
         self._start = time.monotonic()
         self._timeout_seconds = timeout_seconds
         self._study_seconds = float("inf")  # when the study's time is up, by this run's clock
-        self._serial = store.stop_serial(name)
         self._poll_at = self._start
 
     @property
@@ -109,25 +109,30 @@ class Stopper:
 
     def __call__(self) -> bool:
         """Tells whether to stop; cheap enough to be asked after every training step."""
-        if self.reason is None:
-            self.reason = self._find_reason()
+        if not self.asks_here() and time.monotonic() >= self._poll_at:
+            with suppress(StoppedError):  # it was waited for in vain, until `asks_here` said so
+                self.reason = self._reason_there()
         return self.reason is not None
 
-    def _find_reason(self) -> EndReason | None:
+    def asks_here(self) -> bool:
+        """Tells whether to stop, without a look into the database."""
+        if self.reason is not None:
+            return True
         if self._should_stop():
-            return "interrupt"
-        if self._timeout_seconds is not None and self.seconds >= self._timeout_seconds:
-            return "timeout"
-        if self.seconds >= self._study_seconds:
-            return "time-budget"
-        if time.monotonic() < self._poll_at:
-            return None
+            self.reason = "interrupt"
+        elif self._timeout_seconds is not None and self.seconds >= self._timeout_seconds:
+            self.reason = "timeout"
+        elif self.seconds >= self._study_seconds:
+            self.reason = "time-budget"
+        return self.reason is not None
+
+    def _reason_there(self) -> EndReason | None:
         self._poll_at = time.monotonic() + _STOP_POLL_SECONDS
         self._store.heartbeat(self._name)
         self._study_seconds = self._seconds_allowed()
         if self.seconds >= self._study_seconds:
             return "time-budget"
-        return "stop" if self._store.stop_serial(self._name) != self._serial else None
+        return "stop" if self._store.stop_requested(self._name) else None
 
     def _seconds_allowed(self) -> float:
         """Returns what the study's time budget leaves to this run, after what the other workers took."""

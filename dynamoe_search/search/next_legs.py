@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dynamoe_search.pruning import Decision
-from dynamoe_search.records import Ended, Leg, RungDecision, Standing
+from dynamoe_search.records import Ended, Leg, RungDecision, Standing, StudyRecord
 from dynamoe_search.search.legs import LegTrainer, by_ordinal
 from dynamoe_search.search.planner import Over, Position, Propose, TakeOver, Train, Wait, plan
 from dynamoe_search.search.proposals import Proposals
@@ -25,7 +25,7 @@ class NextLegs:
         rungs: What candidates reported.
         trainer: Makes the outcomes of those who are stopped for good.
         on_ended: Told who that was.
-        should_stop: Asked between proposals.
+        should_stop: Asked between proposals, and while another worker plans.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class NextLegs:
         self._store, self._worker, self._name, self._spec = store, worker, spec.study.name, spec
         self._rungs, self._trainer, self._on_ended = rungs, trainer, on_ended
         self._proposals = Proposals(Space(spec))
-        self._is_exhausted = False
         self._should_stop = should_stop
 
     def next(self) -> Leg | Wait | Over:
@@ -50,8 +49,9 @@ class NextLegs:
         Raises:
             Interrupted: Somebody asked to stop.
             LeaseLostError: This worker counted as dead; it plans again.
+            StoppedError: Somebody asked to stop while another worker planned, or the database was waited for.
         """
-        with self._store.planning(self._name, self._worker):
+        with self._store.planning(self._name, self._worker, self._should_stop):
             while True:
                 position = self._position()
                 step = plan(position)
@@ -100,7 +100,7 @@ class NextLegs:
             open_legs=legs,
             dead={leg.number for leg in legs if leg.worker not in alive},
             decisions={one.ordinal: one for one in decisions},
-            is_exhausted=self._is_exhausted or record.purpose != "search",
+            is_exhausted=is_exhausted(record, len(standings)),
         )
 
     def _remember(self, standings: Sequence[Standing], decisions: Sequence[Decision]) -> None:
@@ -118,10 +118,10 @@ class NextLegs:
     def _propose(self, step: Propose) -> None:
         records = self._store.candidates(self._name)
         proposer = self._proposals.proposer(records, self._rungs)
-        for _ in range(step.number):
+        for number in range(len(records), len(records) + step.number):
             proposal = proposer.propose()
             if proposal is None:
-                self._is_exhausted = True
+                self._store.set_exhausted(self._name, number)
                 return
             self._store.add_candidate(
                 self._name,
@@ -157,3 +157,18 @@ class NextLegs:
         final = [replace(decisions[one.trial], action="stop") for one in ended]
         self._store.stop_paused(self._name, ended, final)
         self._on_ended(ended)
+
+
+def is_exhausted(record: StudyRecord, num_proposals: int) -> bool:
+    """Says whether a study proposes no more designs, because its space has no other or it was given all of them.
+
+    That the space gave out is stored like a proposal, and is as final: a study that goes on must not ask again, knowing
+    more, and find what the uninterrupted one did not. Nor does it ask again when it is asked for more trials. One that
+    was asked for them from the start would have made the same proposals, to the same end. Should another worker have
+    found a design since, the space had not given out.
+
+    Args:
+        record: The study.
+        num_proposals: Designs that were proposed so far.
+    """
+    return record.purpose != "search" or record.exhausted_at == num_proposals

@@ -4,7 +4,7 @@ What counts of a candidate are the epochs that a checkpoint or an outcome keeps:
 not, so a study that was interrupted decides as if it had not been.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dynamoe_search.pruning import Decision, RungRecord, at_rungs, judge, usual_rungs
 from dynamoe_search.records import Progress, RungDecision, Standing
@@ -107,30 +107,6 @@ def to_store(decisions: Iterable[Decision], trials: Mapping[int, int]) -> list[R
         )
         for one in decisions
     ]
-
-
-def in_words(decision: RungDecision, settings: PrunerSection) -> str:
-    """Returns for people why a candidate did not go on from a rung."""
-    share = decision.beaten / max(1, decision.rivals)
-    why = _WHY.get(decision.reason or "beaten", _WHY["beaten"]).format(
-        rivals=f"{decision.beaten} of {decision.rivals} rivals ({share:.0%})",
-        everybody=decision.rivals + 1,
-        guard=f"{settings.guard:.3g}",
-    )
-    if decision.strongest is not None and decision.reason in _NAMES_THE_STRONGEST:
-        why += f", the strongest of them trial {decision.strongest}"
-    return why
-
-
-_WHY = {
-    "not-finite": "its error, loss or activated parameters were not finite",
-    "beaten": "beaten by {rivals}",
-    "worst": "in the worst share ({guard}) of {everybody} candidates in error and in loss",
-    "rank": "ranked behind {rivals}",
-    "median": "worse than the median in error and in loss, and than {rivals} in both",
-    "useless": "no better than always giving the same answer, in error and in loss",
-}
-_NAMES_THE_STRONGEST: Collection[str] = ("beaten", "rank", "median")
 
 
 def changed(

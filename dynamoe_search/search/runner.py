@@ -10,11 +10,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Literal
 
 import torch
 
 from dynamoe_search.data import ImageData
-from dynamoe_search.errors import LeaseLostError
+from dynamoe_search.errors import LeaseLostError, StoppedError
 from dynamoe_search.records import (
     Ended,
     Leg,
@@ -84,22 +86,26 @@ def run_study(
     Raises:
         DataError: The data cannot be read, or are not those that the study began with.
         DeviceError: The study's device is not here.
+        StoppedError: It was asked to stop while the database could not be used, not even to say where the study stands.
         UsageError: There is no such study, or more candidates are finished than `limits.trials`.
     """
     limits = limits or Limits()
-    check_limits(store, name, limits)
-    worker = store.join(name)
-    start, has_finished = time.monotonic(), False
-    try:
-        set_limits(store, name, limits)
-        stopper = Stopper(store, name, worker, limits.timeout_seconds, should_stop)
-        run = _Run(store, worker, store.study(name), on_event, stopper, trust_code=trust_code)
-        reason = run.until_end(checkpoint_seconds)
-        has_finished = reason in ("trials", "exhausted")
-    finally:
-        seconds = time.monotonic() - start
-        store.leave(name, worker, "finished" if has_finished else "interrupted", seconds)
-    summary = run.summary(reason)
+    with store.giving_up(should_stop):
+        check_limits(store, name, limits)
+        worker = store.join(name)
+        start, has_finished = time.monotonic(), False
+        try:
+            set_limits(store, name, limits)
+            stopper = Stopper(store, name, worker, limits.timeout_seconds, should_stop)
+            run = _Run(store, worker, store.study(name), on_event, stopper, trust_code=trust_code)
+            reason = run.until_end(checkpoint_seconds)
+            has_finished = reason in ("trials", "exhausted")
+        finally:
+            state: Literal["finished", "interrupted"]
+            state = "finished" if has_finished else "interrupted"
+            with suppress(StoppedError):  # whoever comes next sees that this process is gone
+                store.leave(name, worker, state, time.monotonic() - start)
+        summary = run.summary(reason)
     on_event(StudyEnded(summary=summary))
     return summary
 
@@ -136,6 +142,15 @@ class _Run:
 
     def until_end(self, checkpoint_seconds: float) -> EndReason:
         """Trains leg after leg and returns why it ended."""
+        with self._store.giving_up(self._stopper.asks_here):
+            try:
+                return self._until_end(checkpoint_seconds)
+            except StoppedError as error:
+                logger.warning("%s", error)
+        assert self._stopper.reason is not None
+        return self._stopper.reason
+
+    def _until_end(self, checkpoint_seconds: float) -> EndReason:
         self._store.replay_tells(self._name)
         self._refresh_front()
         self._on_event(self._started())
@@ -195,7 +210,6 @@ class _Run:
                 self._name,
                 self._worker,
                 leg.number,
-                reports=(),
                 ended=results.ended,
                 stood=results.stood,
                 decisions=results.decisions,
@@ -217,7 +231,8 @@ class _Run:
             self._on_event(CandidateFinished(record=record))
 
     def _report(self, reports: list[Progress]) -> None:
-        self._store.add_progress(self._name, reports)
+        with suppress(StoppedError):  # they are in the checkpoint that is written next
+            self._store.add_progress(self._name, reports)
         self._on_event(EpochFinished(reports=tuple(reports)))
 
     def _tidy_up(self) -> None:

@@ -105,7 +105,7 @@ def _of_study(database: Database, trials: Trials, watcher: Watcher, name: str) -
     if record.state == "deleting":
         return [_warning(f"the deletion of the study {name!r} did not end", "delete it again")]
     candidates = database.query(lambda found: reading.read_candidates(found, name))
-    known = trials.frozen(name)
+    known = database.patience.call(lambda: trials.frozen(name))
     if known is None:
         if not candidates:
             return [_warning(f"Optuna does not know the study {name!r} yet", _RESUME)]

@@ -27,7 +27,7 @@ from dynamoe_search.store.addresses import (
     user_folder,
 )
 from dynamoe_search.store.migrations import migrate
-from dynamoe_search.store.patience import Patience
+from dynamoe_search.store.patience import DRIVER_SECONDS, Patience
 from dynamoe_search.store.problems import display, problem, translated
 from dynamoe_search.store.texts import safe_name, utc_now
 
@@ -41,13 +41,14 @@ class Database:
 
     Args:
         engine: Engine of the database, its SQLite settings attached.
+        lock_seconds: How long to wait for another program that writes.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, lock_seconds: float = BUSY_TIMEOUT_SECONDS) -> None:
         self.engine = engine
         self.url = engine.url
         self.is_sqlite = engine.dialect.name == "sqlite"
-        self.patience = Patience()
+        self.patience = Patience(lock_seconds)
 
     @classmethod
     def open(
@@ -63,12 +64,14 @@ class Database:
         if url.get_backend_name() == "sqlite":
             url = checked_file(url, create=create, make_folder=not is_chosen)
             identity = _Identity()
-            database = cls(_sqlite_engine(url, busy_timeout_seconds, identity))
+            driver_seconds = min(busy_timeout_seconds, DRIVER_SECONDS)
+            engine = _sqlite_engine(url, driver_seconds, identity)
+            database = cls(engine, busy_timeout_seconds)
         else:
             identity = None
             database = cls(sa.create_engine(url, pool_pre_ping=True))
         try:
-            database._check_schema(create=create)
+            database.patience.call(lambda: database._check_schema(create=create))
             if identity is not None:
                 identity.made_at = database.query(_made_at)
         except BaseException:

@@ -1,6 +1,7 @@
 """Opening and closing the database, and what all methods of `Store` stand on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -57,6 +58,19 @@ class OpenStore:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @contextmanager
+    def giving_up(self, should_stop: Callable[[], bool]) -> Iterator[None]:
+        """Below the `with`, no wait for the database goes on once `should_stop` returns true.
+
+        Whatever waits raises `StoppedError` then. `should_stop` must not ask the database.
+        """
+        patience = self._database.patience
+        before, patience.should_stop = patience.should_stop, should_stop
+        try:
+            yield
+        finally:
+            patience.should_stop = before
 
     def close(self) -> None:
         """Closes all connections."""

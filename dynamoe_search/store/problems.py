@@ -16,6 +16,10 @@ class PassingError(StorageError):
     """Nothing was changed, and the same may work later: a lock, or a database that is out of reach."""
 
 
+class LockedError(PassingError):
+    """Another program writes to the same SQLite file."""
+
+
 _IN_AUTHORITY = re.compile(r"(://[^/?#@\s:]*:).*(@)")
 """To the last @ of the line: a password may hold any character, and hiding too much does no harm."""
 _IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword|passphrase)=)[^&\s]*", re.I)
@@ -83,13 +87,22 @@ def problem(url: sa.URL, error: BaseException) -> StorageError:
     if url.password:
         found = found.replace(str(url.password), "***")
     where = f"the database {display(url)}"
-    kind = PassingError if _may_pass(url, error, cause, found.lower()) else StorageError
+    kind = StorageError
+    if _may_pass(url, error, cause, found.lower()):
+        kind = LockedError if is_locked(cause) else PassingError
     if isinstance(cause, FileNotFoundError):
         return kind(f"{where} is gone: it was moved, removed or unmounted; put it back")
     for sign, advice in _ADVICE:
         if sign in found.lower():
             return kind(f"{where} {advice}")
     return kind(f"{where} cannot be used: {found}")
+
+
+def is_locked(error: BaseException) -> bool:
+    """Says whether SQLite refused something because another program writes."""
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    found = getattr(cause, "orig", None) or cause
+    return isinstance(found, sqlite3.OperationalError) and "is locked" in str(found)
 
 
 def _may_pass(url: sa.URL, error: BaseException, cause: BaseException, found: str) -> bool:

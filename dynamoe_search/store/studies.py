@@ -49,7 +49,7 @@ class StudyMethods(OpenStore):
         """
         name = spec.study.name
         is_ours = self._database.query(lambda found: reading.has_study(found, name))
-        if not is_ours and self._trials.exists(name):
+        if not is_ours and self._patiently(lambda: self._trials.exists(name)):
             raise taken(name)
         origin = {"parent": parent, "purpose": purpose, "plan_json": plan_json}
         self._database.transact(
@@ -137,7 +137,7 @@ class StudyMethods(OpenStore):
         for child in children:
             self.delete_study(child)
         self._update(name, state="deleting")
-        self._trials.delete(name)
+        self._patiently(lambda: self._trials.delete(name))
         deletion.delete_files(self.files_of(name), self.folder)
         self._database.transact(lambda found: writing.delete_rows(found, name))
         self._leases.pop(name, None)

@@ -18,7 +18,7 @@ from sqlalchemy import exc
 from dynamoe_search.errors import StorageError, UsageError
 from dynamoe_search.records import Candidate, Outcome
 from dynamoe_search.store.database import Database
-from dynamoe_search.store.problems import translated
+from dynamoe_search.store.problems import is_locked, translated
 from dynamoe_search.store.texts import counts_to_text
 
 OURS = "dynamoe_search"
@@ -299,8 +299,8 @@ def _open_storage(database: Database) -> RDBStorage:
             exc.ProgrammingError,
             optuna.exceptions.StorageInternalError,
             AssertionError,
-        ):
-            if attempt == _ATTEMPTS:
+        ) as error:
+            if attempt == _ATTEMPTS or is_locked(error):
                 raise
             time.sleep(0.05 * attempt)
 

@@ -2,15 +2,15 @@
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Literal
 
 import sqlalchemy as sa
 
-from dynamoe_search.errors import StorageError
-from dynamoe_search.records import Ended, Leg, Progress, RungDecision, Stood
-from dynamoe_search.store import legs, progress, reading, workers, writing
+from dynamoe_search.errors import StoppedError, StorageError
+from dynamoe_search.records import Ended, Leg, RungDecision, Stood
+from dynamoe_search.store import legs, reading, workers, writing
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.patience import PATIENCE_SECONDS
 from dynamoe_search.store.runs import Lease, this_process
@@ -60,15 +60,17 @@ class WorkMethods(OpenStore):
         if seconds is None:
             seconds = lease.seconds if lease is not None else 0.0
         worked = seconds
-        self._database.transact(
-            lambda found: workers.leave(
-                found, name, worker, state=state, seconds=worked, watcher=self._watcher
+        try:
+            self._database.transact(
+                lambda found: workers.leave(
+                    found, name, worker, state=state, seconds=worked, watcher=self._watcher
+                )
             )
-        )
-        if lease is not None and lease.worker == worker:
-            del self._leases[name]
-        if not self._leases:
-            self._database.patience.seconds = 0.0
+        finally:  # who could not say it is found dead once the process is gone
+            if lease is not None and lease.worker == worker:
+                del self._leases[name]
+            if not self._leases:
+                self._database.patience.seconds = 0.0
 
     def heartbeat(self, name: str) -> None:
         """Gives a sign of life of this process; cheap enough to be called after every step."""
@@ -78,25 +80,35 @@ class WorkMethods(OpenStore):
 
     def close(self) -> None:
         """Leaves the studies that this process works on, as interrupted, and closes all connections."""
-        self._database.patience.seconds = 0.0
+        self._database.patience.seconds = self._database.patience.lock_seconds = 0.0
         for name, lease in list(self._leases.items()):
-            with suppress(StorageError):  # the database may be why it is closed
+            with suppress(StorageError, StoppedError):  # the database may be why it is closed
                 if lease.is_of_this_process():
                     self.leave(name, lease.worker, "interrupted")
         self._leases.clear()
         super().close()
 
     @contextmanager
-    def planning(self, name: str, worker: str) -> Iterator[None]:
+    def planning(
+        self, name: str, worker: str, should_stop: Callable[[], bool] | None = None
+    ) -> Iterator[None]:
         """Lets one worker at a time plan what is trained next; waits for its turn.
+
+        Args:
+            name: The study.
+            worker: Whose turn it is to be.
+            should_stop: Asked while it waits.
 
         Raises:
             LeaseLostError: The worker does not work on the study.
+            StoppedError: `should_stop` returned true while it waited.
         """
         pause = _POLL_SECONDS
         while self._is_planned(name, worker) or not self._database.transact(
             lambda found: workers.try_to_plan(found, name, worker, self._watcher)
         ):
+            if should_stop is not None and should_stop():
+                raise StoppedError("stopped while another worker planned")
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that many do not ask at once
             pause = min(1.5 * pause, _LONGEST_POLL_SECONDS)
             self.heartbeat(name)
@@ -150,7 +162,6 @@ class WorkMethods(OpenStore):
         worker: str,
         number: int,
         *,
-        reports: Sequence[Progress] = (),
         ended: Sequence[Ended],
         stood: Sequence[Stood],
         decisions: Sequence[RungDecision] = (),
@@ -162,7 +173,6 @@ class WorkMethods(OpenStore):
             name: The study.
             worker: Who trained the leg.
             number: The leg's number.
-            reports: Reports that may not be stored yet.
             ended: Members whose training is over.
             stood: Members that reached the end of the leg and wait for the next one.
             decisions: What was decided of candidates, of the leg or not.
@@ -187,8 +197,6 @@ class WorkMethods(OpenStore):
                 versions=versions,
             ):
                 return
-            if reports:
-                progress.upsert_progress(connection, name, reports)
             legs.upsert_decisions(connection, name, decisions)
             self._beat(connection, name)
 

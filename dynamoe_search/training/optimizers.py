@@ -68,7 +68,7 @@ class StackedAdamW:
         total = torch.zeros_like(self.learning_rate)
         for name, tensor in parameters.items():
             if tensor.grad is not None:
-                total.index_add_(0, owner[name], _sum_of_squares(tensor.grad))
+                total.index_add_(0, owner[name], sum_of_squares(tensor.grad))
         return total.sqrt()
 
     @torch.no_grad()
@@ -183,10 +183,10 @@ def _rows(tensor: Tensor) -> int:
     return max(2, _BLOCK * len(tensor) // max(1, tensor.numel()))
 
 
-def _sum_of_squares(gradient: Tensor) -> Tensor:
+def sum_of_squares(gradient: Tensor) -> Tensor:
     """Sum of squares of every row; a lone row gets a zero companion: a sum to one number is split over threads."""
     if (num_rows := _rows(gradient)) < len(gradient):
-        return torch.cat([_sum_of_squares(rows) for rows in torch.split(gradient, num_rows)])
+        return torch.cat([sum_of_squares(rows) for rows in torch.split(gradient, num_rows)])
     flat = gradient.flatten(1) if gradient.dim() > 1 else gradient[:, None]
     if len(flat) == 1:
         flat = torch.cat([flat, torch.zeros_like(flat)])

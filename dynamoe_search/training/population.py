@@ -43,6 +43,8 @@ class Population:
         data: On any device; not copied if it is on the training device already.
         settings: See `TrainSettings`.
         states: Where each candidate stands, in the same order; none for new ones.
+        weights: The `state_dict` of each candidate's plain module, in the same order, in place of its initial weights:
+            to look at finished candidates.
 
     Raises:
         DamagedError: if a state does not fit its candidate's network.
@@ -55,6 +57,7 @@ class Population:
         data: ImageData,
         settings: TrainSettings,
         states: Sequence[CandidateState] = (),
+        weights: Sequence[Mapping[str, Tensor]] = (),
     ) -> None:
         self.settings = settings
         self.device = torch.device(settings.device)
@@ -66,6 +69,8 @@ class Population:
             )
             for candidate in self.candidates
         ]
+        for model, own in zip(self.models, weights, strict=bool(weights)):
+            model.load_state_dict(own)
         check_alike(self.models)
         members = self._with_ghost(list(range(len(self.candidates))))
         self.cohort = Cohort(
@@ -233,8 +238,13 @@ class Population:
 
     def evaluate(self) -> list[Evaluation]:
         """Returns the evaluation of every candidate on the validation part, in fp32 as an exported model is."""
+        self.set_evaluation_streams()
+        evaluations = evaluate(self.cohort, self.data.validation)
+        return evaluations[: len(self.candidates)]
+
+    def set_evaluation_streams(self) -> None:
+        """Gives every random module its first seed, which a module that is loaded from a file has, too."""
         cohort = self.cohort
-        # the first value, which a module that is loaded from a file has, too
         for name in cohort.streams:
             single = cohort.single_name(name)
             first = [
@@ -242,8 +252,6 @@ class Population:
                 for position in cohort.owner[name].tolist()
             ]
             cohort.buffers[name] = torch.stack(first)
-        evaluations = evaluate(self.cohort, self.data.validation)
-        return evaluations[: len(self.candidates)]
 
     def counts(self, position: int) -> ParameterCounts:
         """Returns the parameter counts of one candidate, with the experts that are open now."""

@@ -18,7 +18,7 @@ import safetensors
 
 from dynamoe_search.data import ImageData
 from dynamoe_search.records import Candidate
-from dynamoe_search.training.durable_files import PARTIAL, make_folder, sha256, write_tensors
+from dynamoe_search.training.durable_files import make_folder, sha256, write_tensors
 from dynamoe_search.training.manifests import FORMAT, first_line, unwrapped, verified, wrapped
 from dynamoe_search.training.settings import DamagedError, Events, TrainSettings
 from dynamoe_search.training.states import CandidateState, circumstances
@@ -135,12 +135,6 @@ class StateFolder:
             with contextlib.suppress(FileNotFoundError):  # another worker may remove it now
                 total += path.stat().st_size
         return total
-
-    def prune(self, ordinal: int, keep_epochs: Collection[int]) -> None:
-        """Removes a candidate's files but those of some epochs, and what killed processes left behind."""
-        self._remove(ordinal, set(self.epochs(ordinal)) - set(keep_epochs))
-        for path in self._folder(ordinal).glob(f".*{PARTIAL}"):
-            path.unlink(missing_ok=True)
 
     def remove(self, ordinal: int) -> None:
         """Removes all files of a candidate, as far as that is possible."""

@@ -57,7 +57,7 @@ def train_leg(
         start: Where the candidates stand, by ordinal; nothing if they are new.
         on_progress: Called after every epoch with a report of each live candidate, part by part if the pack was split.
             The same epoch may be reported twice, with the same numbers but for seconds.
-        should_stop: Asked after every step.
+        should_stop: Asked after every step; at the end, only to write a checkpoint of it.
         checkpoints: A folder for this leg, from which it goes on if it was begun. The caller removes the folder.
         on_restore: Called before training with the reports of the epochs that a checkpoint saves from being trained
             again; `on_progress` is not called for them.
@@ -174,7 +174,8 @@ class _Leg:
             train_epoch(run, run.population, self.caller, self._after_step(run, folder))
             if folder is not None and folder.is_due:
                 folder.write(run, self.data, self.settings, self.start)
-        if folder is not None and folder.is_part:  # the other parts are still to be trained
+        # The other parts are still to be trained, or the caller may leave before it has stored the results.
+        if folder is not None and (folder.is_part or self.caller.should_stop()):
             folder.write(run, self.data, self.settings, self.start)
         return run.results()
 

@@ -225,9 +225,7 @@ class TestEdges:
         ]
         shown = replace(data, candidates=tuple(paused), decisions=(decision,))
         text = " ".join(check(study_page(shown)).words)
-        assert (
-            "paused after epoch 2: beaten by 3 of 9 rivals, the strongest of them trial 2" in text
-        )
+        assert "paused after epoch 2: beaten by 3 of 9 rivals (33%)" in text
         rows = {table.kind.name: table.rows for table in study_tables(shown)}
         assert rows["decisions"][0]["strongest"] == 2
 

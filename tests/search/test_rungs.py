@@ -8,7 +8,7 @@ import pytest
 
 from dynamoe_search.records import Progress, RungDecision, Standing
 from dynamoe_search.search import CandidateFinished, Event, LegFinished, Limits
-from dynamoe_search.search.rungs import Rungs, changed, in_words, ladder, to_store
+from dynamoe_search.search.rungs import Rungs, changed, ladder, to_store
 from dynamoe_search.specs import PrunerSection, StudySpec
 from dynamoe_search.store import Store
 from tests.search.test_runner import Crash, Facts, facts, run
@@ -300,21 +300,6 @@ def test_decisions_are_stored_when_they_change() -> None:
     assert changed([one], known) == []
     went = RungDecision(trial=1, rung=2, action="go", beaten=3, rivals=30)
     assert changed([went], known) == [went]
-
-
-def test_words_for_people() -> None:
-    settings = PrunerSection(guard=0.2)
-
-    def words(**changes: Any) -> str:
-        given = {"trial": 1, "rung": 2, "action": "pause", "beaten": 3, "rivals": 12}
-        return in_words(RungDecision(**(given | changes)), settings)
-
-    assert words(reason="beaten", strongest=7) == (
-        "beaten by 3 of 12 rivals (25%), the strongest of them trial 7"
-    )
-    assert words(reason="worst") == "in the worst share (0.2) of 13 candidates in error and in loss"
-    assert "not finite" in words(reason="not-finite")
-    assert "same answer" in words(reason="useless", strongest=7)
 
 
 def test_who_failed_holds_nobody_back() -> None:

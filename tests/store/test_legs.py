@@ -39,11 +39,11 @@ def test_candidates_stand_and_go_on(store: Store, study: str, worker: str) -> No
         RungDecision(trial=0, rung=1, action="go", beaten=0, rivals=2),
         RungDecision(trial=1, rung=1, action="stop", beaten=2, rivals=2, strongest=0, reason="x"),
     ]
+    store.add_progress(study, [report(ordinal, 1) for ordinal in range(3)])
     store.close_leg(
         study,
         worker,
         leg.number,
-        reports=[report(ordinal, 1) for ordinal in range(3)],
         ended=[Ended(trial=1, outcome=pruned(1))],
         stood=[Stood(trial=trial, epochs=1, checkpoint=f"sum-{trial}") for trial in (0, 2)],
         decisions=decisions,
@@ -144,7 +144,6 @@ def test_lost_lease_stores_nothing(store: Store, study: str, worker: str) -> Non
             study,
             worker,
             leg.number,
-            reports=[report(0, 1)],
             ended=[Ended(trial=0, outcome=complete(0, 0.5, 5.0), values=(0.5, 5.0))],
             stood=[],
             decisions=[RungDecision(trial=0, rung=1, action="go", beaten=0, rivals=0)],
@@ -152,7 +151,6 @@ def test_lost_lease_stores_nothing(store: Store, study: str, worker: str) -> Non
         )
     assert isinstance(caught.value, StorageError)
     assert store.candidates(study) == before
-    assert store.progress(study) == []
     assert store.decisions(study) == []
     assert states(store, study) == [TrialState.RUNNING] * 4
 
@@ -172,13 +170,11 @@ def test_leg_is_closed_all_or_not_at_all(
             study,
             worker,
             leg.number,
-            reports=[report(0, 1), report(1, 1)],
             ended=[Ended(trial=0, outcome=complete(0, 0.5, 5.0), values=(0.5, 5.0))],
             stood=[Stood(trial=1, epochs=1, checkpoint="x")],
             versions={},
         )
     assert store.candidates(study) == before
-    assert store.progress(study) == []
     assert store.legs(study, state="open") == [leg]
 
 

@@ -163,11 +163,11 @@ def test_interrupted_study_goes_on(old: Path) -> None:
         ]
         leg = store.open_leg(name, worker, [3, 4, 5], start=0, end=1, pack_key=waiting[0].pack_key)
         assert store.candidate(name, 3).candidate.pack_key == leg.pack_key
+        store.add_progress(name, [report(ordinal, 1) for ordinal in (3, 4, 5)])
         store.close_leg(
             name,
             worker,
             leg.number,
-            reports=[report(ordinal, 1) for ordinal in (3, 4, 5)],
             ended=[],
             stood=[Stood(trial=trial, epochs=1, checkpoint="x") for trial in (3, 4, 5)],
             versions={},

@@ -213,10 +213,6 @@ def test_housekeeping(tmp_path: Path) -> None:
     sizes = folder.sizes()
     assert sizes[4] == sum(path.stat().st_size for path in (folder.path / "4").iterdir())
     assert sizes[17] == sum(path.stat().st_size for path in own.iterdir())
-    folder.prune(17, [2])
-    assert folder.epochs(17) == [2]
-    assert sorted(path.name[:12] for path in own.iterdir()) == ["epoch-000002", "mine.txt"]
-    folder.prune(99, [])
     folder.remove(17)
     folder.remove(99)
     assert folder.ordinals() == [4]

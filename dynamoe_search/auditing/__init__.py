@@ -1,0 +1,25 @@
+"""What an audit asks, and how the answers follow from numbers. No torch, no SQL."""
+
+from dynamoe_search.auditing.claims import judge_claims
+from dynamoe_search.auditing.findings import CLAIMS, Finding, Margins
+from dynamoe_search.auditing.observations import (
+    AuditPlan,
+    Curve,
+    Hardness,
+    Noise,
+    Observation,
+    PlannedDesign,
+)
+
+__all__ = [
+    "CLAIMS",
+    "AuditPlan",
+    "Curve",
+    "Finding",
+    "Hardness",
+    "Margins",
+    "Noise",
+    "Observation",
+    "PlannedDesign",
+    "judge_claims",
+]

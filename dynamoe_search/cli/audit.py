@@ -1,0 +1,200 @@
+"""The command that asks whether the claims of the papers hold on the user's own data."""
+
+import json
+import math
+import os
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dynamoe_search.cli.options import STORAGE_VARIABLE, AsJson, Quiet, Storage, Study
+from dynamoe_search.cli.words import say
+
+if TYPE_CHECKING:  # these load torch or Optuna
+    from collections.abc import Sequence
+
+    from dynamoe_search.auditing import Finding
+    from dynamoe_search.search.audits import Audit, Audited
+
+_NARROW = 110
+
+
+def audit(
+    study: Study,
+    claims: Annotated[
+        str | None,
+        typer.Option(
+            "--claims",
+            metavar="NAMES",
+            help="Which claims, with commas between: schedule, variation, hardness, gradient, settling, activated. "
+            "Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Runs of every design, each with its own seed.")
+    ] = 5,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            help="Epochs of every run. Default: as many as the study's candidates have.",
+            show_default=False,
+        ),
+    ] = None,
+    margin: Annotated[
+        float,
+        typer.Option(
+            "--margin", help="Smallest difference of accuracy that is of interest, in points."
+        ),
+    ] = 0.5,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask whether the papers' claims hold on a study's data: designed runs, effects with intervals, verdicts.
+
+    An audit that was stopped goes on with the same command, and a finished one is printed.
+    """
+    from dynamoe_search.cli.interrupts import stop_on_signals
+    from dynamoe_search.cli.progress import watching
+    from dynamoe_search.search.audits import AuditRequest, audit_study, prepare_audit
+    from dynamoe_search.store import Store
+
+    names = tuple(name.strip() for name in (claims or "").split(",") if name.strip())
+    request = AuditRequest(claims=names, seeds=seeds, epochs=epochs, margin=margin)
+    again = _again(study, claims, seeds, epochs, margin, storage)
+    with Store.open(storage, create=False) as store:
+        planned = prepare_audit(store, study, request)
+        if not quiet:
+            say(_cost(planned), err=True)
+        with stop_on_signals(f"go on with: {again}") as should_stop, watching(quiet) as on_event:
+            done = audit_study(store, planned, on_event=on_event, should_stop=should_stop)
+    if done.is_interrupted:
+        say(f"stopped; go on with: {again}", err=True)
+        raise typer.Exit(1)
+    if as_json:
+        _print_json(planned, done)
+    else:
+        _show(planned, done)
+
+
+def _again(
+    study: str,
+    claims: str | None,
+    seeds: int,
+    epochs: int | None,
+    margin: float,
+    storage: str | None,
+) -> str:
+    """Returns the command as it would be typed again; passwords are not repeated."""
+    from dynamoe_search.store import masked
+
+    is_known = storage is None or storage == os.environ.get(STORAGE_VARIABLE)
+    given = {
+        "--claims": claims,
+        "--seeds": seeds,
+        "--epochs": epochs,
+        "--margin": margin,
+        "--storage": None if is_known else masked(str(storage)),
+    }
+    options = [
+        word for name, value in given.items() if value is not None for word in (name, str(value))
+    ]
+    return shlex.join(["dynamoe-search", "audit", study, *options])
+
+
+def _cost(planned: "Audit") -> str:
+    from dynamoe_search.cli.words import seconds
+
+    plan, seeds = planned.plan, planned.request.seeds
+    controls = f" and up to {len(plan.controls)} controls" if plan.controls else ""
+    pace = (
+        "" if planned.seconds is None else f", {seconds(planned.seconds)} at the study's own pace"
+    )
+    return (
+        f"{len(plan.designs)} designs{controls}, {seeds} seeds each, {planned.epochs} epochs: "
+        f"{planned.most_epochs:,} candidate-epochs at most{pace}; what is done already is not done again"
+    )
+
+
+def _print_json(planned: "Audit", done: "Audited") -> None:
+    from dynamoe_search.auditing.findings import CLAIMS, RULE
+    from dynamoe_search.cli import screens
+    from dynamoe_search.records import to_json
+
+    screens.print_json(
+        {
+            "study": planned.parent,
+            "studies": list(done.studies),
+            "seeds": planned.request.seeds,
+            "epochs": planned.epochs,
+            "margin": planned.request.margin,
+            "failed": done.failed,
+            "rule": RULE,
+            "claims": [json.loads(to_json(CLAIMS[key])) for key in planned.plan.claims],
+            "findings": [json.loads(to_json(one)) for one in done.findings],
+        }
+    )
+
+
+def _show(planned: "Audit", done: "Audited") -> None:
+    from dynamoe_search.auditing.findings import CLAIMS, RULE
+    from dynamoe_search.cli import screens
+
+    out = screens.console()
+    is_narrow = out.width < _NARROW
+    headings = ["claim", "about", "answer", "effect", "95 % interval", "n", "in words"]
+    rows = [_cells(one) for one in done.findings]
+    out.print(
+        screens.table(
+            headings[:-1] if is_narrow else headings,
+            [row[:-1] if is_narrow else row for row in rows],
+        )
+    )
+    if is_narrow:
+        out.print()
+        for one in done.findings:
+            out.print(f"{one.claim}, {one.subject}: {one.sentence}", markup=False)
+    out.print()
+    for key in planned.plan.claims:
+        claim = CLAIMS[key]
+        margin = next(one.margin for one in done.findings if one.claim == key)
+        out.print(
+            f"{key}: {claim.words} ({claim.source}) Effect: {claim.effect}; margin {margin:g}. "
+            f"{_counted([one for one in done.findings if one.claim == key])}",
+            markup=False,
+        )
+    failed = f" {done.failed} runs failed and are left out." if done.failed else ""
+    out.print(
+        f"\nRule: {RULE}.\nIntervals are over {planned.request.seeds} seeds, measured on the validation part; the runs "
+        f"are in {', '.join(done.studies)}.{failed}",
+        markup=False,
+    )
+
+
+def _cells(one: "Finding") -> list[Any]:
+    known = not math.isnan(one.effect)
+    return [
+        one.claim,
+        one.subject,
+        one.verdict,
+        f"{one.effect:+.2f}" if known else "-",
+        f"{one.low:+.2f} to {one.high:+.2f}" if known else "-",
+        one.n,
+        one.sentence,
+    ]
+
+
+def _counted(findings: "Sequence[Finding]") -> str:
+    """Returns how the lines of a claim were answered: `holds 2, does not hold 1, not decided 6`."""
+    words = []
+    for verdict in ("holds", "does not hold", "not decided"):
+        number = sum(one.verdict == verdict for one in findings)
+        if number:
+            words.append(f"{verdict} {number}")
+    return f"Lines: {', '.join(words)}."
+
+
+COMMANDS: dict[str, Any] = {"audit": audit}
