@@ -232,6 +232,15 @@ def test_seeds_that_failed_are_left_out_of_pairs_and_named() -> None:
     assert "left out: dense (2)." in " ".join(findings(found))
 
 
+def test_flattery_of_the_search_is_told() -> None:
+    everyone = [*runs("a", GOOD, 1000), *runs("b", BAD, 500), *runs("c", BAD, 400, kind="baseline")]
+    found = confirmation(everyone, seeds=5, searched={"a": 0.97, "b": 0.93})
+    assert [one.searched for one in found.designs] == [None, 0.93, 0.97]
+    (told,) = [words for words in findings(found) if "own accuracies" in words]
+    assert "of 2 members lie +2.5 (" in told
+    assert not any("own accuracies" in words for words in findings(confirmation(everyone, seeds=5)))
+
+
 def test_designs_that_failed_with_every_seed_are_named() -> None:
     found = confirmation(runs("a", GOOD, 1000), seeds=5, asked=["a", "dense", "top-1"])
     assert found.lost == ("dense", "top-1")

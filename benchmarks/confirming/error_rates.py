@@ -60,7 +60,8 @@ def main() -> None:
     )
     print(
         f"A member and so many plain rivals with true accuracies of {100 * LEVEL:.0f} points, the member's that much "
-        f"higher or lower; runs scatter by {100 * NOISE:.0f} point, test examples: {TEST}.\n"
+        f"higher or lower; runs scatter by {100 * NOISE:.0f} point, test examples: {TEST}. "
+        "If all are equal, 2.5 % should be called better and 2.5 % worse.\n"
     )
     print("| true difference | rivals | seeds | called better | called worse | called beaten |")
     print("|---|---|---|---|---|---|")

@@ -9,7 +9,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dynamoe_search.intervals import (
@@ -59,6 +59,9 @@ class DesignResult:
     validation_accuracy: float
     activated_params: float
     missing: int  # seeds that failed
+    searched: float | None = (
+        None  # the validation accuracy that the search gave it, with its one seed
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +157,11 @@ def measured(
 
 
 def confirmation(
-    runs: Sequence[Measured], *, seeds: int, asked: Iterable[str] = ()
+    runs: Sequence[Measured],
+    *,
+    seeds: int,
+    asked: Iterable[str] = (),
+    searched: Mapping[str, float] | None = None,
 ) -> Confirmation:
     """Returns what the runs of all designs say.
 
@@ -162,6 +169,7 @@ def confirmation(
         runs: Those that came to their end.
         seeds: Replicates that were asked for.
         asked: Designs that were asked for; of some no run may have come to its end.
+        searched: The validation accuracies of the search, by design.
     """
     by_design: dict[str, dict[int, Measured]] = defaultdict(dict)
     for run in runs:
@@ -169,7 +177,10 @@ def confirmation(
     examples = max((run.examples for run in runs), default=0)
     step = 1 / examples if examples else 0.0
     designs = sorted(
-        (_result(name, found, seeds, step) for name, found in by_design.items()),
+        (
+            replace(_result(name, found, seeds, step), searched=(searched or {}).get(name))
+            for name, found in by_design.items()
+        ),
         key=lambda one: (one.activated_params, one.design),
     )
     members = [one for one in designs if one.kind == "member"]

@@ -4,8 +4,14 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from dynamoe_search.confirmation.results import Carrying, Confirmation, Gain, Place
-from dynamoe_search.intervals import Difference, Interval
+from dynamoe_search.confirmation.results import (
+    Carrying,
+    Confirmation,
+    DesignResult,
+    Gain,
+    Place,
+)
+from dynamoe_search.intervals import Difference, Interval, mean_interval
 
 _MOST_NAMED = 6
 
@@ -22,6 +28,7 @@ def findings(found: Confirmation, scaled: Carrying | None = None) -> list[str]:
     return [
         *_of_runs(found),
         *_of_noise(found),
+        *_of_flattery(found.designs),
         *_of_front(found.places),
         *_of_gains(found.gains),
         *(_of_scale(scaled) if scaled is not None else ()),
@@ -66,6 +73,18 @@ def _of_noise(found: Confirmation) -> Iterator[str]:
         f"Chance: the 95 % interval of a design's mean over the seeds is ±{points(statistics.median(known) / 2)} "
         f"points wide in the middle. Another test part of this size would move every accuracy by up to "
         f"±{points(spread)} points, but all designs much alike, so that differences hold better than levels."
+    )
+
+
+def _of_flattery(designs: Sequence[DesignResult]) -> Iterator[str]:
+    """On the same examples, the validation part: what the seed of the search was worth."""
+    more = [one.searched - one.validation_accuracy for one in designs if one.searched is not None]
+    if not more:
+        return
+    found = interval_words(mean_interval(more), signed=True)
+    yield (
+        f"On the validation part the search's own accuracies of {len(more)} members lie {found} points above those "
+        "with fresh seeds, on average: what the seed and being chosen were worth."
     )
 
 
