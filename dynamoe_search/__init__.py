@@ -4,6 +4,7 @@ The public names are loaded when they are first used, so that `import dynamoe_se
 
     StudySpec, read_study                               study files
     Store, create_study, run_study, Limits, estimate    searching
+    confirm_study, ConfirmRequest                       a front again, with fresh seeds
     train_one, export_candidate                         one model
     load_model, load_validation                         an exported one, and what it was compared on
     build_model, MoELayer                               modules to build on
@@ -33,7 +34,9 @@ _HOMES = {
     "dynamoe_search.presets": ("read_study",),
     "dynamoe_search.records": ("Candidate", "FrontMember", "Outcome", "Progress"),
     "dynamoe_search.search": (
+        "ConfirmRequest",
         "Limits",
+        "confirm_study",
         "create_study",
         "estimate",
         "export_candidate",

@@ -10,6 +10,7 @@ from dynamoe_search.confirmation.results import (
     carrying,
     confirmation,
     measured,
+    planned,
 )
 from dynamoe_search.confirmation.words import findings, interval_words, points
 
@@ -25,5 +26,6 @@ __all__ = [
     "findings",
     "interval_words",
     "measured",
+    "planned",
     "points",
 ]

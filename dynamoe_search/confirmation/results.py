@@ -9,7 +9,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dynamoe_search.intervals import (
@@ -59,13 +59,17 @@ class DesignResult:
     validation_accuracy: float
     activated_params: float
     missing: int  # seeds that failed
+    searched: float | None = (
+        None  # the validation accuracy that the search gave it, with its one seed
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gain:
     """What a member of the front gains on the best plain design with at most 1.05 times its activated parameters.
 
-    The plain design is chosen by its validation accuracy, so the test part has no say in who is compared.
+    The plain design is chosen by validation accuracy, so the test part has no say in who is compared; with each seed by
+    what the other seeds say (see `_gain`). `baseline` is the best over all seeds.
     """
 
     design: str
@@ -99,6 +103,7 @@ class Confirmation:
     places: tuple[Place, ...]
     seeds: int
     examples: int
+    lost: tuple[str, ...] = ()  # designs of which no seed came to its end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +116,11 @@ class Carrying:
     answer: Answer
     kept: int  # members that leave the front neither small nor scaled up
     members: int
+
+
+def planned(plan_json: str) -> list[str]:
+    """Returns the names of all designs of a confirmation, from `StudyRecord.plan_json`."""
+    return list(json.loads(plan_json)["designs"])
 
 
 def measured(
@@ -146,12 +156,20 @@ def measured(
     return found
 
 
-def confirmation(runs: Sequence[Measured], *, seeds: int) -> Confirmation:
+def confirmation(
+    runs: Sequence[Measured],
+    *,
+    seeds: int,
+    asked: Iterable[str] = (),
+    searched: Mapping[str, float] | None = None,
+) -> Confirmation:
     """Returns what the runs of all designs say.
 
     Args:
-        runs: At least one per design; seeds that failed are left out.
+        runs: Those that came to their end.
         seeds: Replicates that were asked for.
+        asked: Designs that were asked for; of some no run may have come to its end.
+        searched: The validation accuracies of the search, by design.
     """
     by_design: dict[str, dict[int, Measured]] = defaultdict(dict)
     for run in runs:
@@ -159,7 +177,10 @@ def confirmation(runs: Sequence[Measured], *, seeds: int) -> Confirmation:
     examples = max((run.examples for run in runs), default=0)
     step = 1 / examples if examples else 0.0
     designs = sorted(
-        (_result(name, found, seeds, step) for name, found in by_design.items()),
+        (
+            replace(_result(name, found, seeds, step), searched=(searched or {}).get(name))
+            for name, found in by_design.items()
+        ),
         key=lambda one: (one.activated_params, one.design),
     )
     members = [one for one in designs if one.kind == "member"]
@@ -169,6 +190,7 @@ def confirmation(runs: Sequence[Measured], *, seeds: int) -> Confirmation:
         places=tuple(_place(one, designs, by_design, step) for one in members),
         seeds=seeds,
         examples=examples,
+        lost=tuple(name for name in asked if name not in by_design),
     )
 
 
@@ -248,24 +270,45 @@ def _difference(first: str, second: str, runs: Runs, step: float) -> Difference:
 
 
 def _gain(member: DesignResult, designs: Sequence[DesignResult], runs: Runs, step: float) -> Gain:
+    """Compares a member with the best plain design of its size, seed by seed.
+
+    With each seed, the rival is the plain design that is best on the validation part with the other seeds. Otherwise
+    the best of many would be one that was lucky with its seeds, and its luck would count as the member's fault.
+    """
     small = [
         one
         for one in designs
         if one.is_plain
         and one.design != member.design
         and one.activated_params <= MORE_PARAMS * member.activated_params
-        and runs[one.design].keys() & runs[member.design].keys()
     ]
-    if not small:
+    own = runs[member.design]
+    pairs = []
+    for replicate in sorted(own):
+        rivals = [one for one in small if replicate in runs[one.design]]
+        if rivals:
+            best = _best(rivals, runs, without=replicate)
+            pairs.append((own[replicate].accuracy, runs[best.design][replicate].accuracy))
+    if not pairs:
         return Gain(design=member.design, baseline=None, difference=None, answer="not decided")
-    best = max(small, key=lambda one: (one.validation_accuracy, -one.activated_params))
-    difference = _difference(member.design, best.design, runs, step)
+    difference = paired_difference(*zip(*pairs, strict=True), resolution=step)
     return Gain(
         design=member.design,
-        baseline=best.design,
+        baseline=_best(small, runs).design,
         difference=difference,
         answer=_decided(difference.low > 0, difference.high < 0),
     )
+
+
+def _best(some: Sequence[DesignResult], runs: Runs, without: int | None = None) -> DesignResult:
+    """Returns the design with the highest mean validation accuracy over the seeds, one of them left out."""
+
+    def score(one: DesignResult) -> tuple[float, float]:
+        found = runs[one.design]
+        values = [run.validation_accuracy for r, run in found.items() if r != without]
+        return math.fsum(values) / len(values) if values else 0.0, -one.activated_params
+
+    return max(some, key=score)
 
 
 def _place(member: DesignResult, designs: Sequence[DesignResult], runs: Runs, step: float) -> Place:

@@ -4,8 +4,14 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from dynamoe_search.confirmation.results import Carrying, Confirmation, Gain, Place
-from dynamoe_search.intervals import Difference, Interval
+from dynamoe_search.confirmation.results import (
+    Carrying,
+    Confirmation,
+    DesignResult,
+    Gain,
+    Place,
+)
+from dynamoe_search.intervals import Difference, Interval, mean_interval
 
 _MOST_NAMED = 6
 
@@ -17,9 +23,12 @@ def findings(found: Confirmation, scaled: Carrying | None = None) -> list[str]:
         found: Of the study's own scale.
         scaled: Whether the ranking carries over, if that was asked.
     """
+    if not found.designs:
+        return ["No run came to its end, so nothing can be said; the command status tells why."]
     return [
         *_of_runs(found),
         *_of_noise(found),
+        *_of_flattery(found.designs),
         *_of_front(found.places),
         *_of_gains(found.gains),
         *(_of_scale(scaled) if scaled is not None else ()),
@@ -49,6 +58,8 @@ def _of_runs(found: Confirmation) -> Iterator[str]:
     if missing := [one for one in found.designs if one.missing]:
         names = _named([f"{one.design} ({one.missing})" for one in missing])
         yield f"Some seeds did not come to their end and are left out: {names}."
+    if found.lost:
+        yield f"No seed of these designs came to its end: {_named(found.lost)}."
 
 
 def _of_noise(found: Confirmation) -> Iterator[str]:
@@ -65,11 +76,26 @@ def _of_noise(found: Confirmation) -> Iterator[str]:
     )
 
 
+def _of_flattery(designs: Sequence[DesignResult]) -> Iterator[str]:
+    """On the same examples, the validation part: what the seed of the search was worth."""
+    more = [one.searched - one.validation_accuracy for one in designs if one.searched is not None]
+    if not more:
+        return
+    found = interval_words(mean_interval(more), signed=True)
+    yield (
+        f"On the validation part the search's own accuracies of {len(more)} members lie {found} points above those "
+        "with fresh seeds, on average: what the seed and being chosen were worth."
+    )
+
+
 def _of_front(places: Sequence[Place]) -> Iterator[str]:
     verdicts = [one.verdict for one in places]
+    if not places:
+        return
     yield (
-        f"Of {len(places)} members of the front {verdicts.count('stays')} stay, "
-        f"{verdicts.count('within noise')} are behind somebody by no more than chance explains, and "
+        f"Of {len(places)} members of the front {len(places) - verdicts.count('beaten')} are left: "
+        f"{verdicts.count('stays')} are ahead of every design that uses no more parameters, "
+        f"{verdicts.count('within noise')} are behind one by no more than chance explains; "
         f"{verdicts.count('beaten')} are beaten."
     )
     for one in places:
@@ -81,6 +107,8 @@ def _of_front(places: Sequence[Place]) -> Iterator[str]:
 
 
 def _of_gains(gains: Sequence[Gain]) -> Iterator[str]:
+    if not gains:
+        return
     if all(one.baseline is None for one in gains):
         yield (
             "No plain design uses as few activated parameters as a member of the front, so there is nothing to "

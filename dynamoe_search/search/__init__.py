@@ -1,6 +1,7 @@
 """Search: the space of a study, proposals, and the loop that trains them and stores what came out."""
 
 from dynamoe_search.search.checkup import check_study
+from dynamoe_search.search.confirming import Confirmed, ConfirmRequest, confirm_study
 from dynamoe_search.search.creation import create_study
 from dynamoe_search.search.designed import (
     Design,
@@ -36,6 +37,8 @@ from dynamoe_search.search.workers import Crew, devices_of, threads_of_each
 
 __all__ = [
     "CandidateFinished",
+    "ConfirmRequest",
+    "Confirmed",
     "Crew",
     "Design",
     "DesignedRun",
@@ -53,6 +56,7 @@ __all__ = [
     "StudySummary",
     "TrainedModel",
     "check_study",
+    "confirm_study",
     "create_designed",
     "create_study",
     "designed_runs",

@@ -57,11 +57,17 @@ def mean_k(routing: Sequence[LayerRouting]) -> float:
     return math.fsum(layer.mean_k for layer in routing) / len(routing)
 
 
+def accuracy_of(record: CandidateRecord) -> float:
+    """Returns the validation accuracy of a complete candidate."""
+    assert record.outcome is not None
+    return record.outcome.metrics["accuracy"]
+
+
 def _common(members: Sequence[CandidateRecord], spec: StudySpec) -> Iterator[Baseline]:
     best: dict[ModelConfig, CandidateRecord] = {}
     for record in members:
         model = record.candidate.model
-        if model not in best or _accuracy(record) > _accuracy(best[model]):
+        if model not in best or accuracy_of(record) > accuracy_of(best[model]):
             best[model] = record
     words = _distinctions(list(best))
     experts: int = max(values_of(spec.schedule.max_experts))
@@ -124,15 +130,10 @@ def _plain(like: CandidateRecord, router: RouterConfig) -> Candidate:
         like.candidate,
         router=router,
         losses=LossWeights(load_balance=LOAD_BALANCE) if is_learnt else LossWeights(),
-        experts_per_layer=like.experts_per_layer,
+        experts_per_layer=tuple(max(1, number) for number in like.experts_per_layer),
         adaptive=None,
         reference=None,
     )
-
-
-def _accuracy(record: CandidateRecord) -> float:
-    assert record.outcome is not None
-    return record.outcome.metrics["accuracy"]
 
 
 def _distinctions(models: Sequence[ModelConfig]) -> dict[ModelConfig, str]:

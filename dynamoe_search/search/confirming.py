@@ -13,12 +13,13 @@ from dynamoe_search.confirmation import (
     carrying,
     confirmation,
     measured,
+    planned,
 )
 from dynamoe_search.data import ImageData, Split, load_test
 from dynamoe_search.errors import StorageError, UsageError
 from dynamoe_search.records import Candidate, CandidateRecord, StudyRecord, TestResult
 from dynamoe_search.search import weights
-from dynamoe_search.search.baselines import baselines
+from dynamoe_search.search.baselines import accuracy_of, baselines
 from dynamoe_search.search.designed import create_designed, replicated, run_designed
 from dynamoe_search.search.events import OnEvent, StudySummary, ignore, never
 from dynamoe_search.search.machine import train_settings
@@ -136,7 +137,8 @@ def confirm_study(
         if summary.state != "finished":
             return confirmed
         _measure(store, child, spec, test, trust_code=trust_code)
-    return _with_findings(store, confirmed, request)
+    searched = {name: accuracy_of(record) for name, record in members.items()}
+    return _with_findings(store, confirmed, request, searched)
 
 
 def _check(request: ConfirmRequest, study: StudyRecord) -> None:
@@ -299,13 +301,17 @@ def _results(
     ]
 
 
-def _with_findings(store: Store, confirmed: Confirmed, request: ConfirmRequest) -> Confirmed:
-    runs = []
+def _with_findings(
+    store: Store, confirmed: Confirmed, request: ConfirmRequest, searched: Mapping[str, float]
+) -> Confirmed:
+    runs, found = [], []
     for name in confirmed.studies:
         plan = store.study(name).plan_json
         assert plan is not None
         runs.append(measured(store.candidates(name), store.tests(name), plan))
-    found = [confirmation(some, seeds=request.seeds) for some in runs]
+        own = searched if len(runs) == 1 else {}  # what is scaled up was not searched
+        result = confirmation(runs[-1], seeds=request.seeds, asked=planned(plan), searched=own)
+        found.append(result)
     if len(runs) == 1:
         return replace(confirmed, confirmation=found[0])
     return replace(

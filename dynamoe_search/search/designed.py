@@ -25,7 +25,7 @@ from dynamoe_search.search.runner import run_study
 from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.seeding import derive_seed
 from dynamoe_search.specs import PrunerSection, StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import Addition, Store
 from dynamoe_search.training.checkpoints import EVERY_SECONDS
 
 DESIGN, REPLICATE = "design", "replicate"
@@ -124,6 +124,8 @@ def create_designed(
             purpose=purpose,
             plan_json=request,
         )
+        if parent.max_pack is not None:
+            store.set_max_pack(name, parent.max_pack)
     _fill(store, name, spec, designs)
     return name
 
@@ -237,6 +239,7 @@ def _fill(store: Store, name: str, spec: StudySpec, designs: Sequence[Design]) -
     """Adds the candidates that are missing; those of one replicate form a cohort."""
     present = {one.ordinal for one in store.standings(name)}
     distributions = _distributions(designs)
+    cohorts: dict[int, list[Addition]] = {}
     for ordinal, design in enumerate(designs):
         if ordinal in present:
             continue
@@ -246,14 +249,15 @@ def _fill(store: Store, name: str, spec: StudySpec, designs: Sequence[Design]) -
             ordinal=ordinal,
             reference=design.name,
         )
-        store.add_candidate(
-            name,
-            candidate,
+        addition = Addition(
+            candidate=candidate,
             params={DESIGN: design.name, REPLICATE: design.replicate},
             distributions=distributions,
             cohort=design.replicate,
-            sampler_state={},
         )
+        cohorts.setdefault(design.replicate, []).append(addition)
+    for additions in cohorts.values():
+        store.add_candidates(name, additions)
 
 
 def _distributions(designs: Sequence[Design]) -> dict[str, BaseDistribution]:

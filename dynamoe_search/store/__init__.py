@@ -13,10 +13,11 @@ from dynamoe_search.store.copying import CopyMethods
 from dynamoe_search.store.evidence import EvidenceMethods
 from dynamoe_search.store.overview import Happening, OpenLeg, Overview, Place
 from dynamoe_search.store.problems import PassingError, masked
-from dynamoe_search.store.trials import quiet_optuna
+from dynamoe_search.store.trials import Addition, quiet_optuna
 from dynamoe_search.store.work import WorkMethods
 
 __all__ = [
+    "Addition",
     "Finding",
     "Happening",
     "OpenLeg",

@@ -1,6 +1,7 @@
 """The methods of `Store` on candidates: what is tried, what they report, where they stand, what is decided of them."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from dynamoe_search.records import (
 )
 from dynamoe_search.store import legs, progress, reading, writing
 from dynamoe_search.store.opening import OpenStore
+from dynamoe_search.store.trials import Addition
 
 
 class CandidateMethods(OpenStore):
@@ -44,34 +46,31 @@ class CandidateMethods(OpenStore):
             cohort: Which cohort the candidate belongs to, from 0.
             sampler_state: What the search needs to go on from here, as JSON can hold it.
         """
+        addition = Addition(
+            candidate=candidate,
+            params=params,
+            distributions=distributions,
+            cohort=cohort,
+            sampler_state=sampler_state,
+        )
+        return self.add_candidates(name, [addition])[0]
+
+    def add_candidates(self, name: str, additions: Sequence[Addition]) -> list[int]:
+        """Adds several candidates as `add_candidate` does one, all of our rows at once; returns their trial numbers."""
         known = self._database.query(lambda found: reading.read_numbers(found, name))
-        if candidate.ordinal in known:
-            return known[candidate.ordinal]
-        study = self._optuna_study(name)
-        trial = self._patiently(
-            lambda: self._trials.add(
-                study,
-                candidate,
-                cohort=cohort,
-                params=params,
-                distributions=distributions,
-                known=frozenset(known.values()),
+        new = [one for one in additions if one.candidate.ordinal not in known]
+        if new:
+            study = self._optuna_study(name)
+            ours = frozenset(known.values())
+            trials = self._patiently(lambda: self._trials.add(study, new, known=ours))
+            stored = self._database.transact(
+                lambda found: writing.insert_candidates(found, name, trials, new)
             )
-        )
-        stored = self._database.transact(
-            lambda found: writing.insert_candidate(
-                found,
-                name,
-                trial,
-                candidate,
-                cohort=cohort,
-                params=params,
-                sampler_state=sampler_state,
-            )
-        )
-        if stored != trial:  # another process added the same ordinal at the same time
-            self._patiently(lambda: self._trials.discard(study, trial))
-        return stored
+            for trial, kept, one in zip(trials, stored, new, strict=True):
+                known[one.candidate.ordinal] = kept
+                if kept != trial:  # another process added the same ordinal at the same time
+                    self._patiently(partial(self._trials.discard, study, trial))
+        return [known[one.candidate.ordinal] for one in additions]
 
     def candidates(
         self,

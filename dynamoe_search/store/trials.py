@@ -6,6 +6,7 @@ import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -48,6 +49,25 @@ def quiet_optuna() -> Iterator[None]:
             yield
     finally:
         optuna.logging.set_verbosity(before)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Addition:
+    """A candidate that will be trained.
+
+    Attributes:
+        candidate: What will be trained.
+        params: Values of Optuna's parameters; plain numbers, strings and booleans.
+        distributions: Their distributions.
+        cohort: Which cohort the candidate belongs to, from 0.
+        sampler_state: What the search needs to go on from here, as JSON can hold it.
+    """
+
+    candidate: Candidate
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    cohort: int
+    sampler_state: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Trials:
@@ -111,53 +131,39 @@ class Trials:
         return study
 
     def add(
-        self,
-        study: optuna.Study,
-        candidate: Candidate,
-        *,
-        cohort: int,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        known: frozenset[int],
-    ) -> int:
-        """Returns the number of the running trial of a candidate, added in one insertion.
+        self, study: optuna.Study, additions: Sequence["Addition"], *, known: frozenset[int]
+    ) -> list[int]:
+        """Returns the numbers of the running trials of candidates, each added in one insertion.
 
         Args:
             study: Optuna's study.
-            candidate: What will be trained.
-            cohort: Cohort that the candidate belongs to.
-            params: Values of Optuna's parameters.
-            distributions: Their distributions.
+            additions: What will be trained.
             known: Numbers of the running trials that our tables have; others are left over from a crash.
         """
         with self._guarded(study.study_name):
-            for trial in _running(study):
-                if trial.number in known or trial.user_attrs.get("ordinal") != candidate.ordinal:
-                    continue
-                if trial.params == dict(params):
-                    return trial.number
-                self.discard(study, trial.number)
-            token = uuid.uuid4().hex
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=TrialState.RUNNING,
-                    params=dict(params),
-                    distributions=dict(distributions),
-                    user_attrs={
-                        "ordinal": candidate.ordinal,
-                        "cohort": cohort,
-                        "reference": candidate.reference,
-                        "router": candidate.router.kind,
-                        "schedule": candidate.schedule.shape,
-                        "experts_per_layer": counts_to_text(candidate.experts_per_layer),
-                        "token": token,
-                    },
-                )
-            )
-            for trial in reversed(_running(study)):
-                if trial.user_attrs.get("token") == token:
-                    return trial.number
-        raise self._lost(study.study_name)
+            left = [trial for trial in _running(study) if trial.number not in known]
+            numbers: dict[int, int] = {}
+            tokens: dict[str, int] = {}
+            for one in additions:
+                ordinal = one.candidate.ordinal
+                for trial in left:
+                    if trial.user_attrs.get("ordinal") != ordinal or ordinal in numbers:
+                        continue
+                    if trial.params == dict(one.params):
+                        numbers[ordinal] = trial.number
+                    else:
+                        self.discard(study, trial.number)
+                if ordinal not in numbers:
+                    token = uuid.uuid4().hex
+                    tokens[token] = ordinal
+                    study.add_trial(_new_trial(one, token))
+            for trial in _running(study) if tokens else ():
+                token = trial.user_attrs.get("token", "")
+                if token in tokens:
+                    numbers[tokens[token]] = trial.number
+        if len(numbers) < len(additions):
+            raise self._lost(study.study_name)
+        return [numbers[one.candidate.ordinal] for one in additions]
 
     def tell(
         self,
@@ -261,6 +267,24 @@ class Trials:
                 raise
             self._studies.pop(name, None)
             raise self._lost(name) from error
+
+
+def _new_trial(one: Addition, token: str) -> FrozenTrial:
+    candidate = one.candidate
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=dict(one.params),
+        distributions=dict(one.distributions),
+        user_attrs={
+            "ordinal": candidate.ordinal,
+            "cohort": one.cohort,
+            "reference": candidate.reference,
+            "router": candidate.router.kind,
+            "schedule": candidate.schedule.shape,
+            "experts_per_layer": counts_to_text(candidate.experts_per_layer),
+            "token": token,
+        },
+    )
 
 
 def _running(study: optuna.Study) -> list[FrozenTrial]:

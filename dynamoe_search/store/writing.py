@@ -8,11 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from dynamoe_search.errors import UsageError
-from dynamoe_search.records import Candidate, Ended, Outcome, StudySettings
+from dynamoe_search.records import Ended, Outcome, StudySettings
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import MAXIMISED
 from dynamoe_search.store import tables
 from dynamoe_search.store.texts import column, counts_to_text, to_text, utc_now
+from dynamoe_search.store.trials import Addition
 
 
 def insert_study(
@@ -48,20 +49,19 @@ def insert_study(
     )
 
 
-def insert_candidate(
-    connection: sa.Connection,
-    name: str,
-    trial: int,
-    candidate: Candidate,
-    *,
-    cohort: int,
-    params: Mapping[str, Any],
-    sampler_state: Mapping[str, Any],
-) -> int:
+def insert_candidates(
+    connection: sa.Connection, name: str, trials: Sequence[int], additions: Sequence[Addition]
+) -> list[int]:
+    """Adds the rows of candidates; returns the trial numbers of their ordinals, which may have been there before."""
+    return [
+        insert_candidate(connection, name, trial, one)
+        for trial, one in zip(trials, additions, strict=True)
+    ]
+
+
+def insert_candidate(connection: sa.Connection, name: str, trial: int, one: Addition) -> int:
     """Adds the row of a candidate; returns the trial number of its ordinal, which may have been there before."""
-    table, study = tables.candidates, tables.studies.c.study_name
-    # one at a time where the database has several writers
-    connection.execute(sa.select(study).where(study == name).with_for_update())
+    table, candidate = tables.candidates, one.candidate
     known = connection.execute(
         sa.select(table.c.trial_number).where(
             table.c.study_name == name, table.c.ordinal == candidate.ordinal
@@ -74,7 +74,7 @@ def insert_candidate(
             study_name=name,
             trial_number=trial,
             ordinal=candidate.ordinal,
-            cohort=cohort,
+            cohort=one.cohort,
             status="running",
             pack_key=candidate.pack_key,
             reference=candidate.reference,
@@ -86,9 +86,9 @@ def insert_candidate(
             d_expert=candidate.model.d_expert,
             study_seed=candidate.study_seed,
             design_hash=candidate.design_hash,
-            params_json=to_text(dict(params)),
+            params_json=to_text(dict(one.params)),
             candidate_json=to_text(candidate),
-            sampler_state_json=to_text(dict(sampler_state)),
+            sampler_state_json=to_text(dict(one.sampler_state)),
             created_at=utc_now(),
         )
     )

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from dynamoe_search.search.designed import (
     run_designed,
 )
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import Addition, Store
 from dynamoe_search.training.batches import epoch_order
 from tests.conftest import TINY
 
@@ -118,10 +118,10 @@ def test_same_request_gives_the_same_study_and_another_one_another(url: str) -> 
 class Dies(Store):
     """A store whose process dies after four candidates."""
 
-    def add_candidate(self, name: str, candidate: Candidate, **options: Any) -> int:
-        if candidate.ordinal == 4:
+    def add_candidates(self, name: str, additions: Sequence[Addition]) -> list[int]:
+        if additions[-1].candidate.ordinal > 3:
             raise KeyboardInterrupt
-        return super().add_candidate(name, candidate, **options)
+        return super().add_candidates(name, additions)
 
 
 def test_creation_that_was_cut_short_is_completed(url: str) -> None:
