@@ -122,20 +122,24 @@ def _above_curve(curve: Curve, runs: Runs, margin: float) -> Finding:
         return _saving(accuracy[list(rows)].mean(0), size[list(rows)].mean(0))
 
     saved = jackknife(saving, len(own))
-    direction = "above" if estimate.effect > 0 else "below"
-    sentence = (
-        f"{abs(estimate.effect):.2f} points {direction} top-k at {size[:, 0].mean():,.0f} activated parameters; "
-        f"at equal accuracy it needs {100 * abs(saved.effect):.0f} % {'fewer' if saved.effect > 0 else 'more'} "
-        f"[{100 * saved.low:.0f}, {100 * saved.high:.0f}]"
-    )
+    mean = size[:, 0].mean()
     details = {
-        "activated_params": float(size[:, 0].mean()),
+        "activated_params": float(mean),
         "accuracy": float(accuracy[:, 0].mean()),
         "saving": saved.effect,
         "saving_low": saved.low,
         "saving_high": saved.high,
     }
-    return finding("activated", curve.label, estimate, margin, sentence, details)
+    words = _saving_words(estimate.effect, float(mean), saved)
+    return finding("activated", curve.label, estimate, margin, words, details)
+
+
+def _saving_words(above: float, size: float, saved: Estimate) -> str:
+    return (
+        f"{abs(above):.2f} points {'above' if above > 0 else 'below'} top-k at {size:,.0f} activated parameters; "
+        f"at equal accuracy it needs {100 * abs(saved.effect):.0f} % {'fewer' if saved.effect > 0 else 'more'} "
+        f"[{100 * saved.low:.0f}, {100 * saved.high:.0f}]"
+    )
 
 
 def _height(points: Sequence[Observation], at: float) -> float:
