@@ -41,10 +41,10 @@ def _lower_noise(curve: Curve, moment: str, runs: Runs, margin: float) -> Findin
         return undecided("gradient", subject, 100 * margin, "too few runs with a gradient")
     others = _in_per_cent(mean_estimate(shared))
     direction = "lower" if estimate.effect > 0 else "higher"
-    sentence = (
-        f"gradient noise is {abs(estimate.effect):.0f} % {direction} than that of top-k with K = "
-        f"{np.mean(mean_k):.2f}"
-    )
+    size = f"{abs(estimate.effect):.0f} % {direction} than"
+    if abs(estimate.effect) < 0.5:
+        size = "about"
+    sentence = f"gradient noise is {size} that of top-k with K = {np.mean(mean_k):.2f}"
     details = {
         "mean_k": float(np.mean(mean_k)),
         "lower_without_experts": others.effect,
@@ -135,10 +135,10 @@ def _above_curve(curve: Curve, runs: Runs, margin: float) -> Finding:
 
 
 def _saving_words(above: float, size: float, saved: Estimate) -> str:
+    low, middle, high = (100 * value for value in (saved.low, saved.effect, saved.high))
     return (
         f"{abs(above):.2f} points {'above' if above > 0 else 'below'} top-k at {size:,.0f} activated parameters; "
-        f"at equal accuracy it needs {100 * abs(saved.effect):.0f} % {'fewer' if saved.effect > 0 else 'more'} "
-        f"[{100 * saved.low:.0f}, {100 * saved.high:.0f}]"
+        f"saves {middle:+.0f} % [{low:+.0f}, {high:+.0f}] of them at equal accuracy"
     )
 
 
