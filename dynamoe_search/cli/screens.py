@@ -104,7 +104,7 @@ def show_front(
     ]
     out.print()
     columns = max(8, min(56, out.width - 16))
-    picture = scatter(points, printable(across), printable(upwards), others, columns)
+    picture = scatter(points, printable(across), printable(upwards), others, columns=columns)
     out.print(picture, markup=False, highlight=False)
 
 

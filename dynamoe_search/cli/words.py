@@ -1,9 +1,12 @@
 """Numbers, times, sizes and texts of others as people read them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:  # loads pydantic
+    from dynamoe_search.records import Leg
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -70,3 +73,13 @@ def size(number: float | None) -> str:
             return f"{number:.3g} {unit}"
         number /= 1024
     return f"{number:.3g} TiB"
+
+
+def words_of(leg: "Leg") -> str:
+    """Returns what a leg does, for people."""
+    number = len(leg.trials)
+    candidates = "1 candidate" if number == 1 else f"{number} candidates"
+    epochs = (
+        f"epoch {leg.end}" if leg.end == leg.start + 1 else f"epochs {leg.start + 1} to {leg.end}"
+    )
+    return f"leg {leg.number}: {candidates}, {epochs}"

@@ -8,6 +8,7 @@ import numpy as np
 
 from dynamoe_search.pareto import Bools, Floats, Indices
 from dynamoe_search.records import Progress
+from dynamoe_search.specs import PrunerSection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,3 +94,17 @@ def usual_rungs(epochs: int) -> tuple[int, ...]:
         rungs.append(rung)
         rung = -(-3 * rung // 2)  # half as much again, rounded up
     return tuple(rungs[-4:])
+
+
+def ladder(settings: PrunerSection, epochs: int) -> tuple[int, ...]:
+    """Returns the epochs after which candidates are compared; none if pruning is off.
+
+    Args:
+        settings: The study's `[search.pruner]`.
+        epochs: Of a candidate that is trained to its end.
+    """
+    if settings.kind == "none":
+        return ()
+    if settings.rungs is not None:
+        return settings.rungs
+    return usual_rungs(epochs)

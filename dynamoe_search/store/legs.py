@@ -12,12 +12,20 @@ from dynamoe_search.store.runs import Watcher
 from dynamoe_search.store.texts import counts_from_text, counts_to_text, utc_now
 
 
-def read_legs(connection: sa.Connection, name: str, state: str | None = None) -> list[Leg]:
-    """Returns the legs of a study by number, all or those of a state."""
+def read_legs(
+    connection: sa.Connection,
+    name: str,
+    state: str | None = None,
+    *,
+    numbers: Collection[int] | None = None,
+) -> list[Leg]:
+    """Returns the legs of a study by number: all, those of a state, or these."""
     table = tables.legs
     query = sa.select(table).where(table.c.study_name == name).order_by(table.c.leg)
     if state is not None:
         query = query.where(table.c.state == state)
+    if numbers is not None:
+        query = query.where(table.c.leg.in_(sorted(numbers)))
     return [_leg(row) for row in connection.execute(query)]
 
 

@@ -17,6 +17,7 @@ from dynamoe_search.records import (
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import deletion, fronts, progress, reading, workers, writing
 from dynamoe_search.store.opening import OpenStore
+from dynamoe_search.store.overview import Overview, read_overview
 from dynamoe_search.store.texts import safe_name
 from dynamoe_search.store.trials import taken
 
@@ -122,6 +123,12 @@ class StudyMethods(OpenStore):
     def spent(self, name: str) -> Spent:
         """Returns what a study has used so far."""
         return self._database.query(lambda found: progress.read_spent(found, name))
+
+    def overview(self, name: str, num_happenings: int = 60) -> Overview:
+        """Returns what a live view shows of a study, as of one moment; much quicker than `candidates`."""
+        return self._database.query(
+            lambda found: read_overview(found, name, self._watcher, num_happenings)
+        )
 
     def delete_study(self, name: str) -> None:
         """Deletes a study everywhere: Optuna's tables, the folder with its files, our tables; first its children.

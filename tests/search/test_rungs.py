@@ -6,9 +6,10 @@ from typing import Any
 import optuna
 import pytest
 
+from dynamoe_search.pruning import ladder
 from dynamoe_search.records import Progress, RungDecision, Standing
 from dynamoe_search.search import CandidateFinished, Event, LegFinished, Limits
-from dynamoe_search.search.rungs import Rungs, changed, ladder, to_store
+from dynamoe_search.search.rungs import Rungs, changed, to_store
 from dynamoe_search.specs import PrunerSection, StudySpec
 from dynamoe_search.store import Store
 from tests.search.test_runner import Crash, Facts, facts, run
