@@ -1,5 +1,6 @@
 """The methods of `Store` on studies as a whole: what they are asked for, who works on them, what came of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class StudyMethods(OpenStore):
         parent: str | None = None,
         purpose: Purpose = "search",
         plan_json: str | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Adds a study to Optuna's tables and to ours.
 
@@ -44,6 +46,7 @@ class StudyMethods(OpenStore):
             parent: The study whose designs it trains, if all of its candidates are given.
             purpose: What it is for.
             plan_json: What it was asked for, if all of its candidates are given.
+            notes: What is worth knowing of it, for people; Optuna's tools show it.
 
         Raises:
             UsageError: If the name is taken.
@@ -56,7 +59,9 @@ class StudyMethods(OpenStore):
         self._database.transact(
             lambda found: writing.insert_study(found, spec, source, settings, **origin)
         )
-        self._optuna_study(name)
+        study = self._optuna_study(name)
+        if notes:
+            self._patiently(lambda: self._trials.annotate(study, notes))
 
     def study(self, name: str) -> StudyRecord:
         """Returns a study; the `UsageError` for a missing one names close matches."""
@@ -119,6 +124,11 @@ class StudyMethods(OpenStore):
     def front(self, name: str) -> list[FrontMember]:
         """Returns the stored front, by activated parameters (else by the second objective), ascending."""
         return self._database.query(lambda found: fronts.read_front(found, name))
+
+    def notes(self, name: str) -> tuple[str, ...]:
+        """Returns what was worth knowing of a study when it was created."""
+        study = self._optuna_study(name)
+        return self._patiently(lambda: self._trials.notes(study))
 
     def spent(self, name: str) -> Spent:
         """Returns what a study has used so far."""
