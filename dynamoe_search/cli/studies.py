@@ -15,6 +15,7 @@ from dynamoe_search.cli.options import (
     Changes,
     Device,
     Epochs,
+    Logs,
     Quiet,
     Storage,
     Study,
@@ -24,6 +25,7 @@ from dynamoe_search.cli.options import (
     Timeout,
     Trials,
     TrustCode,
+    log_target,
 )
 from dynamoe_search.cli.words import say
 from dynamoe_search.errors import StoppedError
@@ -53,11 +55,13 @@ def run(
     devices: Devices = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
+    logs: Logs = None,
     quiet: Quiet = False,
 ) -> None:
     """Search: train candidates, and keep the Pareto front in the database."""
     from dynamoe_search.presets import read_study
 
+    targets = [log_target(text) for text in logs or ()]
     overrides = list(changes or ())
     if trials is not None:
         overrides.append(f"study.trials={trials}")
@@ -77,7 +81,7 @@ def run(
             trust_code=trust_code,
         )
         limits = Limits(timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget)
-        _search(store, study, storage, limits, crew, trust_code=trust_code, quiet=quiet)
+        _search(store, study, storage, limits, crew, targets, trust_code=trust_code, quiet=quiet)
 
 
 def resume(
@@ -90,6 +94,7 @@ def resume(
     devices: Devices = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
+    logs: Logs = None,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a study exactly where it was; several processes may do so at once and share the work.
@@ -99,12 +104,13 @@ def resume(
     from dynamoe_search.search import Limits
     from dynamoe_search.store import Store
 
+    targets = [log_target(text) for text in logs or ()]
     limits = Limits(
         trials=trials, timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget
     )
     with Store.open(storage, create=False) as store:
         crew = _crew(workers, devices)
-        _search(store, study, storage, limits, crew, trust_code=trust_code, quiet=quiet)
+        _search(store, study, storage, limits, crew, targets, trust_code=trust_code, quiet=quiet)
 
 
 def _crew(workers: int | None, devices: str | None) -> list[str]:
@@ -122,6 +128,7 @@ def _search(
     storage: str | None,
     limits: "Limits",
     crew: Sequence[str],
+    logs: Sequence[tuple[str, str]],
     *,
     trust_code: bool,
     quiet: bool,
@@ -130,6 +137,7 @@ def _search(
     from dynamoe_search.cli import crew as crews
     from dynamoe_search.cli import screens, states
     from dynamoe_search.cli.interrupts import stop_on_signals
+    from dynamoe_search.cli.logs import logging_to
     from dynamoe_search.cli.progress import watching
     from dynamoe_search.search import run_study
 
@@ -143,12 +151,13 @@ def _search(
                     storage,
                     crew,
                     limits,
+                    logs,
                     should_stop=should_stop,
                     trust_code=trust_code,
                     quiet=quiet,
                 )
             else:
-                with watching(quiet) as on_event:
+                with watching(quiet) as view, logging_to(store, study, logs, view) as on_event:
                     summary = run_study(
                         store,
                         study,
