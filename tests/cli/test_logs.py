@@ -152,7 +152,7 @@ def test_killed_and_resumed_with_a_log_that_saw_half_of_it(
 
 @pytest.mark.slow
 def test_several_workers_under_one_command(
-    cli: RunCli, study_file: Path, storage_url: str, tmp_path: Path
+    study_file: Path, storage_url: str, tmp_path: Path
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     board = tmp_path / "board"
