@@ -150,6 +150,27 @@ def test_killed_and_resumed_with_a_log_that_saw_half_of_it(
     check(storage_url, board, uri)
 
 
+@pytest.mark.slow
+def test_several_workers_under_one_command(
+    study_file: Path, storage_url: str, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    board = tmp_path / "board"
+    done = subprocess.run(
+        [
+            *(sys.executable, ROOT / "cli.py", "run", study_file, *PRUNED, "--device", "cpu"),
+            *("--workers", "2", "--log", f"tensorboard={board}", "--log", f"mlflow={uri}"),
+            *("--storage", storage_url),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    check(storage_url, board, uri)
+
+
 def test_a_search_is_the_same_with_a_log(
     cli: RunCli, searched: str, study_file: Path, storage_url: str, tmp_path: Path
 ) -> None:
