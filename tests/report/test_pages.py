@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -231,9 +230,7 @@ class TestEdges:
 
     def test_thousands_of_candidates(self, tiny_spec: Callable[..., StudySpec]) -> None:
         data = in_memory(tiny_spec(), 5000, 24)
-        started = time.perf_counter()
         page = study_page(data)
-        assert time.perf_counter() - started < 10
         assert len(page.encode()) < 15e6
         assert f"The first {MAX_ROWS:,} of 5,000 rows" in page
         assert ", for 300 of 5,000 candidates" in page
