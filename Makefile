@@ -7,7 +7,7 @@ PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --con
 STAMP := .venv/installed-$(shell cat pyproject.toml $(CONSTRAINTS) | cksum | tr ' ' -)
 DEMO_STORAGE := sqlite:///build/demo.db
 
-.PHONY: help environment demo test quick lint format types docs docs-check bench wheel ci freeze clean
+.PHONY: help environment demo test quick lint format types docs docs-check site pictures bench wheel ci freeze clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@echo "Building .venv (once; torch is large)" >&2
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PIP_INSTALL) hatchling editables torch
-	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,dashboard,report]'
+	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,dashboard,docs,loggers,report]'
 	@rm -f .venv/installed-*
 	@touch $@
 
@@ -52,6 +52,12 @@ docs: $(STAMP) ## write the generated pages of docs/reference
 
 docs-check: $(STAMP) ## fail if a generated page is out of date
 	$(BIN)/python -m tools.reference --check
+
+site: $(STAMP) ## build the documentation as a site in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+pictures: $(STAMP) ## draw the pictures of the documentation anew, from a small search
+	$(BIN)/python -m tools.pictures
 
 bench: $(STAMP) ## measure how much training together saves; see benchmarks/README.md
 	$(BIN)/python -m benchmarks.steps

@@ -56,7 +56,9 @@ def test_commands_without_models_load_no_torch(arguments: tuple[str, ...]) -> No
     assert loaded_by(running(*arguments)) <= {"numpy"}
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("front", "x"), ("show", "x", "1")], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("front", "x"), ("show", "x", "1"), ("watch", "x")], ids=" ".join
+)
 def test_reading_loads_no_torch(arguments: tuple[str, ...]) -> None:
     found = loaded_by(running(*arguments, "--storage", "sqlite:///no-such-folder/x.db"))
     assert not found & {"torch", "torchvision", "ray"}

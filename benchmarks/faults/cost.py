@@ -5,7 +5,8 @@
 The same designs are trained for the same epochs. Switched off means: states of candidates stay in memory instead of
 going to the disk, legs have no checkpoints, nobody gives signs of life, and nobody waits for the lock of the planner;
 the harness replaces these functions in the process that it measures. Beside that, the time within these functions is
-taken directly, since a difference of two noisy times says little of something small.
+taken directly, since a difference of two noisy times says little of something small. A second, smaller study has
+checkpoints of legs far too often, since in the first hardly one is due.
 """
 
 import argparse
@@ -15,10 +16,12 @@ import platform
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +42,59 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
         (StateFolder, "load"),
         (StudyFiles, "keep_states"),
     ),
-    "leases": ((Store, "join"), (Store, "leave"), (Store, "heartbeat"), (Store, "_beat")),
+    "leases": tuple(
+        (Store, name) for name in ("join", "leave", "require_leg", "_beat_if_due", "_beat")
+    ),
 }
 Measured = dict[str, float]
 
 
-def study(options: argparse.Namespace) -> StudySpec:
-    """Returns the preset fashion-mnist, shortened, with a pruner, so that there are rungs."""
-    changes = [
-        f"study.trials={options.trials}",
-        f"search.cohort_size={options.trials}",
-        f"data.max_train={options.max_train}",
-        f"train.epochs={options.epochs}",
-        "search.pruner.kind=pareto",
-    ]
-    return read_study("fashion-mnist", changes).spec
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """A study whose cost is measured.
+
+    Attributes:
+        heading: Of its part of the result file; empty for the first.
+        about: What it is there for.
+        trials: Candidates, in one cohort.
+        epochs: Of each.
+        pictures: To train on.
+        every_seconds: How old the last checkpoint of a leg must be for the next.
+        rounds: How often it is measured, with both and without in turn.
+    """
+
+    heading: str = ""
+    about: str = ""
+    trials: int
+    epochs: int
+    pictures: int
+    every_seconds: float
+    rounds: int
+
+    def spec(self) -> StudySpec:
+        """Returns the preset fashion-mnist, shortened, with a pruner, so that there are rungs."""
+        changes = [
+            f"study.trials={self.trials}",
+            f"search.cohort_size={self.trials}",
+            f"data.max_train={self.pictures}",
+            f"train.epochs={self.epochs}",
+            "search.pruner.kind=pareto",
+        ]
+        return read_study("fashion-mnist", changes).spec
+
+
+SETTINGS = (
+    Setting(trials=16, epochs=2, pictures=60_000, every_seconds=30.0, rounds=2),
+    Setting(
+        heading="With checkpoints of legs, on purpose too often",
+        about="Fifteen times as often as by default, in epochs of a fifth of the length.",
+        trials=8,
+        epochs=3,
+        pictures=12_000,
+        every_seconds=2.0,
+        rounds=3,
+    ),
+)
 
 
 def switch_off() -> None:
@@ -84,8 +125,9 @@ def switch_off() -> None:
         (CheckpointFolder, "write"): nothing,
         (StudyFiles, "keep_legs"): nothing,
         (StudyFiles, "keep_states"): nothing,
-        (Store, "heartbeat"): nothing,
+        (Store, "_beat_if_due"): nothing,
         (Store, "_beat"): nothing,
+        (Store, "require_leg"): nothing,
         (Store, "planning"): planning,
     }
     for (owner, name), function in replacements.items():
@@ -93,19 +135,18 @@ def switch_off() -> None:
 
 
 def take_times(times: dict[str, float]) -> None:
-    """Has the wall time within the parts added up, the outermost call only."""
-    depth = 0
+    """Has the wall time within the parts added up, the outermost call of each thread only."""
+    inside = threading.local()
 
     def around(part: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
-            nonlocal depth
-            depth += 1
+            inside.depth = getattr(inside, "depth", 0) + 1
             began = time.perf_counter()
             try:
                 return original(*arguments, **options)
             finally:
-                depth -= 1
-                if not depth:
+                inside.depth -= 1
+                if not inside.depth:
                     times[part] += time.perf_counter() - began
 
         return timed
@@ -128,16 +169,15 @@ def take_times(times: dict[str, float]) -> None:
     Store.planning = timed_planning  # type: ignore[method-assign]
 
 
-def measure(spec: StudySpec, folder: Path, every_seconds: float, *, has_both: bool) -> Measured:
+def measure(setting: Setting, folder: Path, *, has_both: bool) -> Measured:
     """Returns seconds of a study in a process of its own: wall, CPU, and of each part.
 
     Args:
-        spec: The study.
+        setting: The study.
         folder: For its database.
-        every_seconds: How old the last checkpoint of a leg must be for the next.
         has_both: Whether it has checkpoints and leases.
     """
-    place = Path(tempfile.mkdtemp(dir=folder))
+    place, spec = Path(tempfile.mkdtemp(dir=folder)), setting.spec()
 
     def act() -> None:
         times: dict[str, float] = defaultdict(float)
@@ -148,7 +188,7 @@ def measure(spec: StudySpec, folder: Path, every_seconds: float, *, has_both: bo
             else:
                 switch_off()
             wall, cpu = time.perf_counter(), time.process_time()
-            run_study(store, name, checkpoint_seconds=every_seconds)
+            run_study(store, name, checkpoint_seconds=setting.every_seconds)
             times["wall"] = time.perf_counter() - wall
             times["CPU"] = time.process_time() - cpu
             times["accuracy"] = sum(
@@ -163,11 +203,8 @@ def measure(spec: StudySpec, folder: Path, every_seconds: float, *, has_both: bo
     return found
 
 
-def report(
-    on: Sequence[Measured], off: Sequence[Measured], spec: StudySpec, every_seconds: float
-) -> str:
-    """Returns the result file."""
-    command = " ".join(["python -m benchmarks.faults.cost", *sys.argv[1:]])
+def report(setting: Setting, on: Sequence[Measured], off: Sequence[Measured]) -> str:
+    """Returns the part of the result file about a setting."""
 
     def middle(some: Sequence[Measured], key: str) -> float:
         return statistics.median(one.get(key, 0.0) for one in some)
@@ -175,17 +212,13 @@ def report(
     parts = [*PARTS, "lock of the planner"]
     whole = statistics.median(sum(one.get(p, 0.0) for p in parts) / one["wall"] for one in on)
     conditions = (
-        f"Command: `{command}`. {platform.machine()}, {os.cpu_count()} cores, one thread, Python "
-        f"{platform.python_version()}, torch {torch.__version__}. Preset fashion-mnist with "
-        f"{spec.study.trials} candidates in one cohort, {spec.train.epochs} epochs of "
-        f"{spec.data.max_train} pictures (the preset has 60,000), a "
-        f"checkpoint every {every_seconds:.0f} s and at every rung; {len(on)} rounds in turn beside "
-        "other work, medians."
+        f"{setting.about} Preset fashion-mnist with {setting.trials} candidates in one cohort, "
+        f"{setting.epochs} epochs of {setting.pictures:,} pictures (the preset has 60,000), a "
+        f"checkpoint every {setting.every_seconds:.0f} s and at every rung; {len(on)} rounds in turn, medians."
     )
     lines = [
-        "# What checkpoints and leases cost",
-        "",
-        conditions,
+        *((f"## {setting.heading}", "") if setting.heading else ()),
+        conditions.strip(),
         "",
         f"**Within the functions themselves: {whole:.2%} of the study's time.**",
         "",
@@ -204,24 +237,35 @@ def report(
     return "\n".join(lines) + "\n"
 
 
+def heading() -> str:
+    """Returns the beginning of the result file."""
+    command = " ".join(["python -m benchmarks.faults.cost", *sys.argv[1:]])
+    return (
+        "# What checkpoints and leases cost\n\n"
+        f"Command: `{command}`. {platform.machine()}, {os.cpu_count()} cores, one thread, Python "
+        f"{platform.python_version()}, torch {torch.__version__}; beside other work.\n"
+    )
+
+
 def main() -> None:
-    """Measures and prints a table."""
+    """Measures and prints a table for each setting."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--max-train", type=int, default=12_000)
-    parser.add_argument("--every-seconds", type=float, default=30.0)
+    parser.add_argument("--short", action="store_true", help="one round on a tenth of the pictures")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    spec = study(options)
-    on, off = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(options.rounds):
-            for found, has_both in ((on, True), (off, False)):
-                found.append(measure(spec, Path(folder), options.every_seconds, has_both=has_both))
-                print(has_both, found[-1], file=sys.stderr, flush=True)
-    print(report(on, off, spec, options.every_seconds), end="")
+    parts = [heading()]
+    settings = SETTINGS
+    if options.short:
+        settings = tuple(replace(one, pictures=one.pictures // 10, rounds=1) for one in SETTINGS)
+    for setting in settings:
+        on, off = [], []
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(setting.rounds):
+                for found, has_both in ((on, True), (off, False)):
+                    found.append(measure(setting, Path(folder), has_both=has_both))
+                    print(has_both, found[-1], file=sys.stderr, flush=True)
+        parts.append(report(setting, on, off))
+    print("\n".join(parts), end="")
 
 
 if __name__ == "__main__":

@@ -250,13 +250,18 @@ def done_twice(found: dict[str, Any]) -> list[str]:
             problems.append(f"trial {trial} was in the legs {legs}")
     reports = [(one["ordinal"], one["epoch"]) for one in found["progress"]]
     ordinals = [one["ordinal"] for one in found["candidates"]]
-    designs = [json.dumps(one["params"]) for one in found["candidates"] if one["params"]]
+    designs = [json.dumps(_design(one["candidate"])) for one in found["candidates"]]
     for what, listed in (("report", reports), ("ordinal", ordinals), ("design", designs)):
         if len(set(listed)) < len(listed):
             problems.append(f"a {what} is there twice")
     if [one["number"] for one in found["optuna"]] != [one["trial"] for one in found["candidates"]]:
         problems.append("Optuna has other trials")
     return problems
+
+
+def _design(candidate: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is trained; a reference may share its searched values with a design that differs from it."""
+    return {name: one for name, one in candidate.items() if name not in ("ordinal", "reference")}
 
 
 def by_ordinal(found: dict[str, Any]) -> dict[int, Any]:

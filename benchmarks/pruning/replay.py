@@ -7,7 +7,7 @@ A trade-off curve is a rule with different settings; between two settings it is 
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -83,18 +83,23 @@ def rules(scale: float) -> dict[str, dict[float, Play]]:
     return found
 
 
-def play(curves: Curves, weights: str, samples: list[Array]) -> list[Played]:
+def play(
+    curves: Curves, weights: str, samples: list[Array], *, without: Collection[str] = ()
+) -> list[Played]:
     """Plays every rule with every setting.
 
     Args:
         curves: What was recorded.
         weights: Which weights are evaluated.
         samples: Rows that take part, in the order of arrival; one replay each.
+        without: Rules that do not.
     """
     shown, ends = Shown.of(curves.blind(), weights), Ends.of(curves, weights)
     parts = [(shown.at(rows), Score(ends.at(rows))) for rows in samples]
     found = []
     for rule, settings in rules(ends.largest).items():
+        if rule in without:
+            continue
         for setting, one in settings.items():
             epochs, kept = [], []
             for seed, (part, score) in enumerate(parts):
@@ -111,11 +116,6 @@ def orders(rows: Array, seed: int) -> list[Array]:
     """Returns the rows in random orders."""
     draws = np.random.default_rng(seed)
     return [draws.permutation(rows) for _ in range(NUM_ORDERS)]
-
-
-def halves(rows: Array, seed: int) -> list[Array]:
-    """Returns random halves of the rows, in random order."""
-    return [order[: len(order) // 2] for order in orders(rows, seed)]
 
 
 def page(folder: Path, name: str, weights: str, part: str) -> Page:
@@ -142,7 +142,6 @@ def page(folder: Path, name: str, weights: str, part: str) -> Page:
         num_candidates={title: len(some[0]) for title, some in samples.items()},
         num_epochs=curves.num_epochs,
         parts=parts,
-        halves=play(curves, weights, halves(chosen, 3)),
         foresight=whole.foresight(curves.num_epochs),
         band=seed_band(curves, load(again), weights) if again.exists() else [],
     )

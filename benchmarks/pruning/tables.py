@@ -1,4 +1,4 @@
-"""Tables of a replay: trade-off curves, differences at equal epochs, and what to hold them against."""
+"""Tables of a replay: trade-off curves, and what to hold them against."""
 
 import csv
 import platform
@@ -38,7 +38,6 @@ class Page:
     num_candidates: Mapping[str, int]  # by part
     num_epochs: int
     parts: Mapping[str, Sequence[Played]]
-    halves: Sequence[Played]  # replays of random halves, for intervals
     foresight: Sequence[tuple[int, Array]]
     band: Sequence[Array]
 
@@ -67,32 +66,6 @@ def _means(group: Sequence[Played], measure: int, *, is_worst: bool = False) -> 
     return np.array([(one.epochs.mean(), pick(one.kept[:, measure])) for one in group])
 
 
-def differences(
-    played: Sequence[Played], saving: float, measure: int = 0
-) -> Iterator[tuple[str, float, float, float]]:
-    """Yields for every rival ours minus it at equal epochs: mean and a 95 % interval.
-
-    The replays are of random halves of the candidates: their standard deviation is the standard error of the whole
-    (the delete-half jackknife; Efron and Tibshirani, 1993, "An Introduction to the Bootstrap", section 11.7).
-    """
-    groups = by_rule(played)
-
-    def kept(group: Sequence[Played]) -> Array:
-        count = len(group[0].epochs)
-        curves = [
-            np.array([(one.epochs[i], one.kept[i, measure]) for one in group]) for i in range(count)
-        ]
-        return np.array([at_budget(saving, curve) for curve in curves])
-
-    mine = kept(groups[OURS])
-    for name, group in groups.items():
-        gap = mine - kept(group)
-        gap = gap[np.isfinite(gap)]
-        if name != OURS and 2 * len(gap) > len(mine):
-            reach = 1.96 * gap.std(ddof=1)
-            yield name, float(gap.mean()), float(gap.mean() - reach), float(gap.mean() + reach)
-
-
 def write(folder: Path, page: Page) -> None:
     """Writes the page as Markdown and every replay as a row of a CSV file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +74,7 @@ def write(folder: Path, page: Page) -> None:
     with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["part", "rule", "setting", "replay", "epochs", *MEASURES])
-        for part, played in (*page.parts.items(), ("random halves", page.halves)):
+        for part, played in page.parts.items():
             for one in played:
                 for i, (epochs, kept) in enumerate(zip(one.epochs, one.kept, strict=True)):
                     numbers = [f"{number:.5f}" for number in (epochs, *kept)]
@@ -128,12 +101,6 @@ def _lines(page: Page) -> Iterator[str]:
         for measure, name in enumerate(MEASURES):
             yield f"\nKept, {name}: mean (worst order) at so many times fewer epochs\n"
             yield from _table(played, measure)
-    yield "\n## Ours minus each rival at equal epochs"
-    yield (
-        "\nlog10, mean and 95 % interval over random halves of the candidates of the first part "
-        "(paired: same candidates, same order)\n"
-    )
-    yield from _table_of_differences(page)
     yield "\n## To hold it against"
     yield "\nPerfect foresight (all candidates, one epoch for the others):\n"
     yield from _foresight(page)
@@ -158,26 +125,6 @@ def _table(played: Sequence[Played], measure: int) -> Iterator[str]:
             mean = at_budget(saving, _means(group, measure))
             worst = at_budget(saving, _means(group, measure, is_worst=True))
             cells.append("-" if np.isnan(mean) else f"{mean:.4f} ({worst:.4f})")
-        yield f"| {name} | " + " | ".join(cells) + " |"
-
-
-def _table_of_differences(page: Page) -> Iterator[str]:
-    columns = [
-        {name: numbers for name, *numbers in differences(page.halves, saving)} for saving in BUDGETS
-    ]
-    yield "| rival | " + " | ".join(f"{saving}x" for saving in BUDGETS) + " |"
-    yield "| --- |" + " --- |" * len(BUDGETS)
-    for name in by_rule(page.halves):
-        if name == OURS:
-            continue
-        cells = []
-        for column in columns:
-            if name not in column:
-                cells.append("-")
-                continue
-            mean, low, high = column[name]
-            text = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-            cells.append(f"**{text}**" if low > 0 else text)
         yield f"| {name} | " + " | ".join(cells) + " |"
 
 

@@ -41,10 +41,10 @@ def _lower_noise(curve: Curve, moment: str, runs: Runs, margin: float) -> Findin
         return undecided("gradient", subject, 100 * margin, "too few runs with a gradient")
     others = _in_per_cent(mean_estimate(shared))
     direction = "lower" if estimate.effect > 0 else "higher"
-    sentence = (
-        f"gradient noise is {abs(estimate.effect):.0f} % {direction} than that of top-k with K = "
-        f"{np.mean(mean_k):.2f}"
-    )
+    size = f"{abs(estimate.effect):.0f} % {direction} than"
+    if abs(estimate.effect) < 0.5:
+        size = "about"
+    sentence = f"gradient noise is {size} that of top-k with K = {np.mean(mean_k):.2f}"
     details = {
         "mean_k": float(np.mean(mean_k)),
         "lower_without_experts": others.effect,
@@ -122,20 +122,24 @@ def _above_curve(curve: Curve, runs: Runs, margin: float) -> Finding:
         return _saving(accuracy[list(rows)].mean(0), size[list(rows)].mean(0))
 
     saved = jackknife(saving, len(own))
-    direction = "above" if estimate.effect > 0 else "below"
-    sentence = (
-        f"{abs(estimate.effect):.2f} points {direction} top-k at {size[:, 0].mean():,.0f} activated parameters; "
-        f"at equal accuracy it needs {100 * abs(saved.effect):.0f} % {'fewer' if saved.effect > 0 else 'more'} "
-        f"[{100 * saved.low:.0f}, {100 * saved.high:.0f}]"
-    )
+    mean = size[:, 0].mean()
     details = {
-        "activated_params": float(size[:, 0].mean()),
+        "activated_params": float(mean),
         "accuracy": float(accuracy[:, 0].mean()),
         "saving": saved.effect,
         "saving_low": saved.low,
         "saving_high": saved.high,
     }
-    return finding("activated", curve.label, estimate, margin, sentence, details)
+    words = _saving_words(estimate.effect, float(mean), saved)
+    return finding("activated", curve.label, estimate, margin, words, details)
+
+
+def _saving_words(above: float, size: float, saved: Estimate) -> str:
+    low, middle, high = (100 * value for value in (saved.low, saved.effect, saved.high))
+    return (
+        f"{abs(above):.2f} points {'above' if above > 0 else 'below'} top-k at {size:,.0f} activated parameters; "
+        f"saves {middle:+.0f} % [{low:+.0f}, {high:+.0f}] of them at equal accuracy"
+    )
 
 
 def _height(points: Sequence[Observation], at: float) -> float:

@@ -90,14 +90,8 @@ def blocked_anova(values: ArrayLike, *, resolution: float = 0.0) -> Blocked:
     ms = blocks * float(np.square(means - table.mean()).sum()) / df
     ms_rest = max(float(np.square(rest).sum()) / df_rest, resolution**2 / 12)
     spread = float(means.max() - means.min())
-    if ms_rest < 1e-30:  # every block says the same
-        is_equal = spread < 1e-12
-        sure = Estimate(effect=spread, low=spread, high=spread, p=float(is_equal), n=blocks)
-        f, p, share = (0.0, 1.0, 0.0) if is_equal else (math.inf, 0.0, 1.0)
-        return Blocked(
-            means=means, spread=sure, half_width=0.0, f=f, p=p,
-            share=share, share_low=share, share_high=share,
-        )  # fmt: skip
+    if ms_rest < 1e-30:
+        return _without_noise(means, blocks)
     error = math.sqrt(ms_rest / blocks)
     half = _tukey(levels, df_rest) * error
     between = max(0.0, df * (ms - ms_rest) / (levels * blocks))
@@ -120,6 +114,23 @@ def blocked_anova(values: ArrayLike, *, resolution: float = 0.0) -> Blocked:
         share=between / (between + ms_rest),
         share_low=low / (low + table.size),
         share_high=high / (high + table.size),
+    )
+
+
+def _without_noise(means: NDArray[np.float64], blocks: int) -> Blocked:
+    """The analysis of a table whose blocks say exactly the same."""
+    spread = float(means.max() - means.min())
+    is_equal = spread < 1e-12
+    share = float(not is_equal)
+    return Blocked(
+        means=means,
+        spread=Estimate(effect=spread, low=spread, high=spread, p=float(is_equal), n=blocks),
+        half_width=0.0,
+        f=0.0 if is_equal else math.inf,
+        p=float(is_equal),
+        share=share,
+        share_low=share,
+        share_high=share,
     )
 
 

@@ -14,10 +14,10 @@ _WORDS = {"total": "equal total", "max": "equal maximum"}
 def schedule(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
     """Two lines per matching: all shapes against each other, and descending against uniform."""
     asked = [(_WORDS[matching], designs) for matching, designs in plan.shapes.items()]
-    return [
-        *decide([_all_shapes(words, designs, runs, margins) for words, designs in asked]),
-        *decide([_descending(words, designs, runs, margins) for words, designs in asked]),
-    ]
+    whole = [_all_shapes(words, designs, runs, margins) for words, designs in asked]
+    return decide(
+        [*whole, *(_descending(words, designs, runs, margins) for words, designs in asked)]
+    )
 
 
 def _all_shapes(words: str, designs: Mapping[str, str], runs: Runs, margins: Margins) -> Finding:
@@ -44,7 +44,7 @@ def _all_shapes(words: str, designs: Mapping[str, str], runs: Runs, margins: Mar
     )
     sentence = (
         f"{winner}; shapes explain {100 * result.share:.0f} % of the variance within seeds "
-        f"[{100 * result.share_low:.0f}, {100 * result.share_high:.0f}] (F = {result.f:.2f}, p = {result.p:.3f})"
+        f"[{100 * result.share_low:.0f}, {100 * result.share_high:.0f}] (F = {result.f:.2f}, {_p_words(result.p)})"
     )
     details = {
         "f": result.f,
@@ -57,6 +57,10 @@ def _all_shapes(words: str, designs: Mapping[str, str], runs: Runs, margins: Mar
         **{f"accuracy of {name}": float(m) for name, m in zip(names, result.means, strict=True)},
     }
     return finding("schedule", words, result.spread, margins.accuracy, sentence, details)
+
+
+def _p_words(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _levels(designs: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,18 @@ import typer
 from typer.core import TyperGroup
 
 from dynamoe_search import __version__
-from dynamoe_search.cli import audit, confirm, crew, designs, machine, report, results, studies
+from dynamoe_search.cli import (
+    audit,
+    confirm,
+    crew,
+    dashboard,
+    designs,
+    machine,
+    report,
+    results,
+    studies,
+    watching,
+)
 from dynamoe_search.cli.words import printable
 from dynamoe_search.errors import DynamoeError
 
@@ -131,10 +142,12 @@ def root(
 for panel, module in (
     ("Studies", studies),
     ("Studies", crew),
+    ("Studies", watching),
     ("Results", results),
     ("Results", report),
     ("Results", confirm),
     ("Results", audit),
+    ("Results", dashboard),
     ("Designs", designs),
     ("This machine", machine),
 ):

@@ -18,12 +18,14 @@ from dynamoe_search.cli import screens
 from dynamoe_search.cli.options import (
     STORAGE_VARIABLE,
     AsJson,
+    Logs,
     Quiet,
     Storage,
     Study,
     Timeout,
     TrustCode,
     duration,
+    log_target,
 )
 from dynamoe_search.cli.words import printable, say, seconds
 from dynamoe_search.errors import InputError, UsageError
@@ -71,6 +73,7 @@ def worker(
     parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
+    logs: Logs = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -78,14 +81,18 @@ def worker(
 
     Ends when nothing is left to do, on Ctrl-C or SIGTERM (with a checkpoint), or with the command stop.
     """
+    targets = [log_target(text) for text in logs or ()]
+
     from dynamoe_search.cli.interrupts import stop_on_signals
+    from dynamoe_search.cli.logs import logging_to
     from dynamoe_search.cli.progress import watching
     from dynamoe_search.search import Limits, run_study
 
     with (
         stop_on_signals("the study goes on where the last checkpoint is") as flag,
         _store_of(study, storage, wait, flag) as store,
-        watching(quiet or as_json) as on_event,
+        watching(quiet or as_json) as view,
+        logging_to(store, study, targets, view, catch_up=parent is None) as on_event,
     ):
         summary = run_study(
             store,
@@ -132,6 +139,7 @@ def search(
     storage: str | None,
     devices: Sequence[str],
     limits: "Limits",
+    logs: Sequence[tuple[str, str]],
     *,
     should_stop: Callable[[], bool],
     trust_code: bool,
@@ -142,6 +150,7 @@ def search(
     Raises:
         UsageError: No worker ended well; the message says what they said.
     """
+    from dynamoe_search.cli.logs import catch_up
     from dynamoe_search.search import Crew, set_limits, summarise
     from dynamoe_search.store import default_url
 
@@ -150,6 +159,9 @@ def search(
     arguments = ["--trust-code"] if trust_code else []
     if limits.timeout_seconds is not None:
         arguments += ["--timeout", str(limits.timeout_seconds)]
+    for kind, place in logs:
+        arguments += ["--log", f"{kind}={place}"]
+    catch_up(store, study, logs)
     with _watching(store, study, quiet) as view:
         crew = Crew(
             study,
@@ -160,6 +172,7 @@ def search(
             on_news=view.say,
         )
         end = crew.run(should_stop, view.poll)
+    catch_up(store, study, logs)  # of workers that were killed
     if end.reason is None:
         raise UsageError("; ".join(end.failures) or "the workers ended without a word")
     return summarise(store, study, end.reason, time.monotonic() - start)

@@ -25,6 +25,11 @@ _PACKAGES = (
     "typer",
     "rich",
 )
+_EXTRAS = {
+    "report": ("jinja2", "matplotlib", "plotly", "pyarrow"),
+    "dashboard": ("optuna-dashboard",),
+    "cluster": ("psycopg",),
+}
 _DATA_SETS = {
     "digits": "pip install scikit-learn",
     "fashion-mnist": "apt install dataset-fashion-mnist, or let run download it",
@@ -106,16 +111,19 @@ def _versions() -> Iterator[Finding]:
     )
     for package in _PACKAGES:
         yield _package(package)
-    yield _package("optuna-dashboard", required=False)
+    for extra, packages in _EXTRAS.items():
+        for package in packages:
+            yield _package(package, cure=f"optional; pip install 'dynamoe-search[{extra}]'")
 
 
-def _package(name: str, *, required: bool = True) -> Finding:
+def _package(name: str, *, cure: str | None = None) -> Finding:
+    """Looks for a package; one with a cure of its own is not required."""
+    required = cure is None
     try:
         return Finding(name=name, value=version(name), required=required)
     except PackageNotFoundError:
-        return Finding(
-            name=name, value="-", ok=False, required=required, cure=f"pip install {name}"
-        )
+        how = cure or f"pip install {name}"
+        return Finding(name=name, value="-", ok=False, required=required, cure=how)
 
 
 def _devices() -> Iterator[Finding]:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,27 @@ def bound(text: str) -> tuple[str, float]:
             f"{text!r} must be MEASURE=NUMBER, for example activated_params=50k"
         )
     return name.strip(), quantity(number.strip())
+
+
+LOG_LIBRARIES = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
+"""What each kind of log needs; all are in the extra `loggers`."""
+
+
+def log_target(text: str) -> tuple[str, str]:
+    """Returns kind and place of a log from text such as `tensorboard=runs` or `mlflow=sqlite:///mlflow.db`.
+
+    Raises:
+        UsageError: Its library is not installed; the message has the command that installs it.
+    """
+    kind, _, place = text.partition("=")
+    if kind not in LOG_LIBRARIES or not place:
+        raise UsageError(f"--log {text!r} must be tensorboard=DIR or mlflow=URI")
+    if find_spec(LOG_LIBRARIES[kind]) is None:
+        raise UsageError(
+            f"--log {kind} needs {LOG_LIBRARIES[kind]}, which this environment lacks; "
+            "install it with: pip install 'dynamoe-search[loggers]'"
+        )
+    return kind, place
 
 
 def check_folder(path: Path) -> None:
@@ -147,6 +169,15 @@ TrustCode = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Logs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="KIND=PLACE",
+        help="Log every candidate as a run of its own: tensorboard=DIR or mlflow=URI; may be repeated.",
+        show_default=False,
+    ),
+]
 Trials = Annotated[
     int | None,
     typer.Option(

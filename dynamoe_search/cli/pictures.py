@@ -24,6 +24,8 @@ def scatter(
     across: str,
     upwards: str,
     others: Sequence[tuple[float, float]] = (),
+    unfinished: Sequence[tuple[float, float]] = (),
+    *,
     columns: int = 56,
     rows: int = 12,
 ) -> str:
@@ -34,15 +36,16 @@ def scatter(
         across: Name of the x axis.
         upwards: Name of the y axis.
         others: (x, y) of further points, drawn as `.` under them.
+        unfinished: (x, y) of points that may still move, drawn as `+` under all others.
         columns: Width of the area in characters.
         rows: Height of the area in lines.
     """
-    if not points:
+    if not points and not others and not unfinished:
         return ""
-    xs, ys = zip(*points, *others, strict=True)
+    xs, ys = zip(*points, *others, *unfinished, strict=True)
     left, right, bottom, top = min(xs), max(xs), min(ys), max(ys)
     area = [[" "] * columns for _ in range(rows)]
-    for mark, group in ((".", others), ("o", points)):
+    for mark, group in (("+", unfinished), (".", others), ("o", points)):
         for x, y in group:
             column = round((x - left) / ((right - left) or 1) * (columns - 1))
             row = round((top - y) / ((top - bottom) or 1) * (rows - 1))

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamoe_search.cli import screens
-from dynamoe_search.cli.words import printable, seconds
-from dynamoe_search.records import FrontMember, Leg
+from dynamoe_search.cli.frames import thinned
+from dynamoe_search.cli.words import printable, seconds, words_of
+from dynamoe_search.records import FrontMember
 from dynamoe_search.search.events import (
     CandidateFinished,
     EpochFinished,
@@ -195,25 +196,12 @@ class LiveView:
 
 def _best_points(members: tuple[FrontMember, ...]) -> Table:
     """Returns the front, thinned evenly if it is long; its ends stay."""
-    last = len(members) - 1
-    count = min(len(members), _MOST_POINTS)
-    chosen = sorted({round(i * last / max(1, count - 1)) for i in range(count)})
     names = list(members[0].values)
     rows = [
-        [members[i].trial, *members[i].values.values(), members[i].candidate.router.kind]
-        for i in chosen
+        [one.trial, *one.values.values(), one.candidate.router.kind]
+        for one in thinned(members, _MOST_POINTS)
     ]
     return screens.table(["trial", *names, "router"], rows)
-
-
-def words_of(leg: Leg) -> str:
-    """Returns what a leg does, for people."""
-    number = len(leg.trials)
-    candidates = "1 candidate" if number == 1 else f"{number} candidates"
-    epochs = (
-        f"epoch {leg.end}" if leg.end == leg.start + 1 else f"epochs {leg.start + 1} to {leg.end}"
-    )
-    return f"leg {leg.number}: {candidates}, {epochs}"
 
 
 def _failure(event: CandidateFinished) -> str:

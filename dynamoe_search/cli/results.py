@@ -141,10 +141,13 @@ def export(
 ) -> None:
     """Write a candidate's weights (safetensors), config and model card to a folder."""
     from dynamoe_search.store import Store
+    from dynamoe_search.store.answers import require_model
 
-    check_folder(out)
     with Store.open(storage, create=False) as store:
-        epochs = store.candidate(study, trial).candidate.train.epochs  # before loading torch
+        record = store.candidate(study, trial)  # before loading torch
+        require_model(record, study)
+        check_folder(out)
+        epochs = record.candidate.train.epochs
 
         from dynamoe_search.cli import screens
         from dynamoe_search.cli.interrupts import stop_on_signals

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamoe_search.cli.pictures import scatter
-from dynamoe_search.cli.words import cell, printable, seconds, size
+from dynamoe_search.cli.words import ago, cell, printable, seconds, size
 from dynamoe_search.records import (
     CandidateRecord,
     FrontMember,
@@ -91,10 +91,15 @@ def show_front(
     rows = [_front_cells(member, objectives) for member in members]
     headings = ["trial", *objectives, "experts per layer", "router", "mean K", "schedule", ""]
     out = console()
-    if out.width < _NARROW:
+    is_narrow = out.width < _NARROW
+    if is_narrow:
         headings = headings[:-3]
         rows = [row[:-3] for row in rows]
     out.print(table(headings, rows))
+    if is_narrow:
+        out.print(
+            f"left out: mean K, schedule, reference; --json has them, and so has a terminal of {_NARROW} columns"
+        )
     if len(objectives) < 2 or len(members) < 2:
         return
     upwards, across = objectives[:2]
@@ -104,7 +109,7 @@ def show_front(
     ]
     out.print()
     columns = max(8, min(56, out.width - 16))
-    picture = scatter(points, printable(across), printable(upwards), others, columns)
+    picture = scatter(points, printable(across), printable(upwards), others, columns=columns)
     out.print(picture, markup=False, highlight=False)
 
 
@@ -173,6 +178,8 @@ def show_candidate(record: CandidateRecord, progress: Sequence[Progress] = ()) -
     )
     if outcome:
         show_outcome(outcome)
+    elif kept := [one for one in progress if one.epoch <= record.epochs] or list(progress):
+        _show_report(kept[-1])
     if record.message:
         out.print(f"\n{printable(record.message, lines=True)}", markup=False)
 
@@ -196,6 +203,22 @@ def show_outcome(outcome: Outcome) -> None:
         headings = ["layer", "experts", "mean K", "std K", "load CV", "largest share"]
         out.print()
         out.print(table(headings, layers))
+
+
+def _show_report(report: Progress) -> None:
+    """Prints what a candidate that goes on, or may, reported last."""
+    out = console()
+    rows = [
+        (name, float(getattr(report, name)))
+        for name in ("accuracy", "validation_loss", "train_loss", "activated_params")
+    ]
+    out.print()
+    out.print(table([f"measure after epoch {report.epoch}", "value"], rows))
+    layers = zip(report.experts_per_layer, report.mean_k_per_layer, strict=False)
+    out.print()
+    out.print(
+        table(["layer", "experts", "mean K"], [(place, *one) for place, one in enumerate(layers)])
+    )
 
 
 def show_loading(folder: Path) -> None:
@@ -253,7 +276,7 @@ def show_studies(records: Sequence[StudyRecord]) -> None:
             f"{record.num_complete + record.num_failed + record.num_stopped}/{record.trials}",
             record.num_failed,
             record.num_front,
-            record.updated_at,
+            ago(record.updated_at),
         )
         for record in records
     ]

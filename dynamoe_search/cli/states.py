@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dynamoe_search.cli.screens import console, facts, table
-from dynamoe_search.cli.words import printable, seconds
+from dynamoe_search.cli.words import ago, printable, seconds
 from dynamoe_search.records import CandidateRecord, RungDecision, Spent, StudyRecord, Worker
 
 if TYPE_CHECKING:  # loads torch
@@ -41,7 +41,7 @@ def show_status(
                 "state": state,
                 "candidates": f"{spent.complete} complete, {spent.failed} failed, "
                 f"{_pruned(spent.stopped)}{_paused(spent.paused)}"
-                f"{spent.running} without an outcome, of {record.trials}",
+                f"{spent.running} in training or next, {_not_begun(record, spent)}of {record.trials}",
                 "on the front": record.num_front,
                 "objectives": ", ".join(
                     f"{name} ({'up' if up else 'down'})"
@@ -53,8 +53,8 @@ def show_status(
                 and f"{seconds(record.seconds_spent)} of {seconds(record.max_seconds)}",
                 "device": record.settings.device,
                 "versions": record.settings.versions or None,
-                "created": record.created_at,
-                "updated": record.updated_at,
+                "created": ago(record.created_at),
+                "updated": ago(record.updated_at),
                 "database": url,
                 "files": files,
             }
@@ -62,7 +62,9 @@ def show_status(
     )
     for headings, cells in rows.tables():
         out.print()
-        out.print(table(headings, cells))
+        out.print(table(headings, cells[:_MOST_ROWS]))
+        if len(cells) > _MOST_ROWS:
+            out.print(f"and {len(cells) - _MOST_ROWS} more; --json has all of them")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +73,8 @@ class StatusRows:
 
     failures: Sequence[CandidateRecord]
     pruned: Sequence[CandidateRecord]
-    paused: Sequence[RungDecision]  # the latest of each paused candidate
+    paused: Sequence[CandidateRecord]
+    decisions: Sequence[RungDecision]  # the latest of each paused candidate; references have none
 
     def tables(self) -> Iterator[tuple[list[str], list[Sequence[Any]]]]:
         """Yields headings and rows of the tables that are not empty."""
@@ -84,7 +87,11 @@ class StatusRows:
                 ],
             )
         if self.paused:
-            yield _DECISION[:1] + _DECISION[2:], [(one.trial, *_why(one)) for one in self.paused]
+            why = {one.trial: one for one in self.decisions}
+            yield (
+                _DECISION[:1] + _DECISION[2:],
+                [(one.trial, *_waits(one, why.get(one.trial))) for one in self.paused],
+            )
         if self.pruned:
             yield ["pruned trial", "message"], [(one.trial, one.message) for one in self.pruned]
 
@@ -97,7 +104,16 @@ def show_decisions(decisions: Sequence[RungDecision]) -> None:
         out.print(table(_DECISION[1:], [(one.action, *_why(one)) for one in decisions]))
 
 
+_MOST_ROWS = 20
 _DECISION = ["paused trial", "decision", "epoch", "rivals", "ahead", "strongest", "reason"]
+
+
+def _waits(record: CandidateRecord, decision: RungDecision | None) -> tuple[Any, ...]:
+    """Returns the cells of a candidate that waits; a reference is compared, but never held back."""
+    if decision is not None:
+        return _why(decision)
+    reference = record.candidate.reference
+    return record.epochs, None, None, None, f"reference {reference}" if reference else None
 
 
 def _why(one: RungDecision) -> tuple[Any, ...]:
@@ -123,6 +139,17 @@ def _pruned(number: int) -> str:
 
 def _paused(number: int) -> str:
     return f"{number} paused, " if number else ""
+
+
+def _not_begun(record: StudyRecord, spent: Spent) -> str:
+    """Returns how many candidates are still to be proposed, so that all numbers add up."""
+    begun = spent.complete + spent.failed + spent.stopped + spent.paused + spent.running
+    missing = record.trials - begun
+    if missing <= 0:
+        return ""
+    if record.exhausted_at == begun:
+        return f"{missing} for which the space has no design, "
+    return f"{missing} not begun, "
 
 
 _REASONS = {

@@ -15,6 +15,7 @@ from dynamoe_search.cli.options import (
     Changes,
     Device,
     Epochs,
+    Logs,
     Quiet,
     Storage,
     Study,
@@ -24,12 +25,13 @@ from dynamoe_search.cli.options import (
     Timeout,
     Trials,
     TrustCode,
+    log_target,
 )
 from dynamoe_search.cli.words import say
 from dynamoe_search.errors import StoppedError
 
 if TYPE_CHECKING:  # these load torch or Optuna
-    from dynamoe_search.records import StudyRecord
+    from dynamoe_search.records import CandidateRecord, RungDecision, StudyRecord
     from dynamoe_search.search import Limits, StudySummary
     from dynamoe_search.store import Store
 
@@ -53,11 +55,13 @@ def run(
     devices: Devices = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
+    logs: Logs = None,
     quiet: Quiet = False,
 ) -> None:
     """Search: train candidates, and keep the Pareto front in the database."""
     from dynamoe_search.presets import read_study
 
+    targets = [log_target(text) for text in logs or ()]
     overrides = list(changes or ())
     if trials is not None:
         overrides.append(f"study.trials={trials}")
@@ -77,7 +81,7 @@ def run(
             trust_code=trust_code,
         )
         limits = Limits(timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget)
-        _search(store, study, storage, limits, crew, trust_code=trust_code, quiet=quiet)
+        _search(store, study, storage, limits, crew, targets, trust_code=trust_code, quiet=quiet)
 
 
 def resume(
@@ -90,6 +94,7 @@ def resume(
     devices: Devices = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
+    logs: Logs = None,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a study exactly where it was; several processes may do so at once and share the work.
@@ -99,12 +104,13 @@ def resume(
     from dynamoe_search.search import Limits
     from dynamoe_search.store import Store
 
+    targets = [log_target(text) for text in logs or ()]
     limits = Limits(
         trials=trials, timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget
     )
     with Store.open(storage, create=False) as store:
         crew = _crew(workers, devices)
-        _search(store, study, storage, limits, crew, trust_code=trust_code, quiet=quiet)
+        _search(store, study, storage, limits, crew, targets, trust_code=trust_code, quiet=quiet)
 
 
 def _crew(workers: int | None, devices: str | None) -> list[str]:
@@ -122,41 +128,19 @@ def _search(
     storage: str | None,
     limits: "Limits",
     crew: Sequence[str],
+    logs: Sequence[tuple[str, str]],
     *,
     trust_code: bool,
     quiet: bool,
 ) -> None:
     """Runs a stored study, shows its front, and says what to do next."""
-    from dynamoe_search.cli import crew as crews
     from dynamoe_search.cli import screens, states
-    from dynamoe_search.cli.interrupts import stop_on_signals
-    from dynamoe_search.cli.progress import watching
-    from dynamoe_search.search import run_study
 
     again = _command("resume", study, storage=storage)
     try:
-        with stop_on_signals(f"go on with: {again}") as should_stop:
-            if crew:
-                summary = crews.search(
-                    store,
-                    study,
-                    storage,
-                    crew,
-                    limits,
-                    should_stop=should_stop,
-                    trust_code=trust_code,
-                    quiet=quiet,
-                )
-            else:
-                with watching(quiet) as on_event:
-                    summary = run_study(
-                        store,
-                        study,
-                        limits=limits,
-                        on_event=on_event,
-                        should_stop=should_stop,
-                        trust_code=trust_code,
-                    )
+        summary = _searched(
+            store, study, storage, limits, crew, logs, again, trust_code=trust_code, quiet=quiet
+        )
     except StoppedError as error:
         say(str(error), err=True)
         say(f"stopped; go on with: {again}", err=True)
@@ -171,6 +155,52 @@ def _search(
         say(f"stopped; go on with: {again}", err=True)
         raise typer.Exit(1)
     _suggest(summary, record, storage)
+
+
+def _searched(
+    store: "Store",
+    study: str,
+    storage: str | None,
+    limits: "Limits",
+    crew: Sequence[str],
+    logs: Sequence[tuple[str, str]],
+    again: str,
+    *,
+    trust_code: bool,
+    quiet: bool,
+) -> "StudySummary":
+    """Runs a stored study in this process, or with one per device, until somebody asks it to stop."""
+    from dynamoe_search.cli import crew as crews
+    from dynamoe_search.cli.interrupts import stop_on_signals
+    from dynamoe_search.cli.logs import logging_to
+    from dynamoe_search.cli.progress import watching
+    from dynamoe_search.search import run_study
+
+    with (
+        stop_on_signals(f"go on with: {again}") as should_stop,
+        store.giving_up(should_stop),
+    ):
+        if crew:
+            return crews.search(
+                store,
+                study,
+                storage,
+                crew,
+                limits,
+                logs,
+                should_stop=should_stop,
+                trust_code=trust_code,
+                quiet=quiet,
+            )
+        with watching(quiet) as view, logging_to(store, study, logs, view) as on_event:
+            return run_study(
+                store,
+                study,
+                limits=limits,
+                on_event=on_event,
+                should_stop=should_stop,
+                trust_code=trust_code,
+            )
 
 
 def _suggest(summary: "StudySummary", record: "StudyRecord", storage: str | None) -> None:
@@ -283,8 +313,8 @@ def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> No
         workers = store.workers(study)
         failures = store.candidates(study, status=("failed",))
         pruned = store.candidates(study, status=("stopped",))
-        waiting = {one.trial for one in store.candidates(study, status=("paused",))}
-        paused = states.latest(store.decisions(study), waiting)
+        waiting = store.candidates(study, status=("paused",))
+        paused = states.latest(store.decisions(study), {one.trial for one in waiting})
         files = store.files_of(study)
         url = store.url
     if as_json:
@@ -299,15 +329,30 @@ def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> No
                     for one in failures
                 ],
                 "pruned": [{"trial": one.trial, "message": one.message} for one in pruned],
-                "paused_trials": [json.loads(to_json(one)) for one in paused],
+                "paused_trials": [_waiting_row(one, paused) for one in waiting],
                 "storage": url,
                 "files": str(files),
                 "spec": json.loads(record.spec_json),
             }
         )
         return
-    rows = states.StatusRows(failures=failures, pruned=pruned, paused=paused)
+    rows = states.StatusRows(failures=failures, pruned=pruned, paused=waiting, decisions=paused)
     states.show_status(record, workers, spent, rows, url, str(files))
+
+
+def _waiting_row(record: "CandidateRecord", decisions: Sequence["RungDecision"]) -> dict[str, Any]:
+    """Returns a candidate that waits, with the latest decision on it; references have none."""
+    from dynamoe_search.records import to_json
+
+    found: dict[str, Any] = next(
+        (json.loads(to_json(one)) for one in decisions if one.trial == record.trial), {}
+    )
+    return {
+        "trial": record.trial,
+        "epochs": record.epochs,
+        "reference": record.candidate.reference,
+        **found,
+    }
 
 
 COMMANDS: dict[str, Any] = {

@@ -1,9 +1,13 @@
 """Numbers, times, sizes and texts of others as people read them."""
 
 from collections.abc import Mapping
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:  # loads pydantic
+    from dynamoe_search.records import Leg
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -61,6 +65,26 @@ def seconds(value: float | None) -> str:
     return f"{value / 86400:.3g} days"
 
 
+def ago(moment: str, now: datetime | None = None) -> str:
+    """Returns a moment as people say it: 3 min ago, 5 h ago, 2026-11-22; a text that is none stays as it is.
+
+    Args:
+        moment: ISO 8601, with its distance to UTC.
+        now: None is the clock's.
+    """
+    try:
+        then = datetime.fromisoformat(moment)
+        passed = ((now or datetime.now(UTC)) - then).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return moment
+    if passed < -60:  # another machine's clock is ahead
+        return f"{then:%Y-%m-%d %H:%M} UTC"
+    for limit, divisor, unit in ((60, 1, ""), (7200, 60, "min"), (172800, 3600, "h")):
+        if passed < limit:
+            return f"{passed / divisor:.0f} {unit} ago" if unit else "just now"
+    return f"{then:%Y-%m-%d}"
+
+
 def size(number: float | None) -> str:
     """Returns a number of bytes as people say it."""
     if number is None:
@@ -70,3 +94,13 @@ def size(number: float | None) -> str:
             return f"{number:.3g} {unit}"
         number /= 1024
     return f"{number:.3g} TiB"
+
+
+def words_of(leg: "Leg") -> str:
+    """Returns what a leg does, for people."""
+    number = len(leg.trials)
+    candidates = "1 candidate" if number == 1 else f"{number} candidates"
+    epochs = (
+        f"epoch {leg.end}" if leg.end == leg.start + 1 else f"epochs {leg.start + 1} to {leg.end}"
+    )
+    return f"leg {leg.number}: {candidates}, {epochs}"

@@ -2,7 +2,7 @@
 
 from dynamoe_search.pruning.forecast import Estimate, estimates
 from dynamoe_search.pruning.rules import Action, Decision, Reason, judge
-from dynamoe_search.pruning.rungs import RungRecord, at_rungs, usual_rungs
+from dynamoe_search.pruning.rungs import RungRecord, at_rungs, ladder, usual_rungs
 from dynamoe_search.pruning.studies import ParetoPruner
 from dynamoe_search.pruning.words import in_words
 
@@ -17,5 +17,6 @@ __all__ = [
     "estimates",
     "in_words",
     "judge",
+    "ladder",
     "usual_rungs",
 ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynamoe_search.pareto import Bools, Floats, Indices, is_non_dominated
 from dynamoe_search.pruning.moasha import epsilon_net, moasha_places
@@ -129,7 +130,10 @@ def _strongest(rung: Rung, ahead: Bools) -> Indices:
     """Returns for each row of `ahead` the position of the record with the lowest error, (asked,)."""
     if not ahead.any():
         return np.zeros(len(ahead), dtype=np.int64)
-    order = np.lexsort((rung.ordinals, rung.activated, rung.loss, rung.error))
+    lowest = np.where(ahead, rung.error, np.inf).min(axis=1)
+    some = np.flatnonzero(np.isin(rung.error, lowest))
+    keys = (rung.ordinals, rung.activated, rung.loss, rung.error)
+    order = some[np.lexsort([key[some] for key in keys])]
     return np.asarray(order[ahead[:, order].argmax(axis=1)])
 
 
@@ -151,17 +155,20 @@ def _pareto(rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
     beats is held back. The smallest model cannot be beaten: it is held back if it is no better than a constant
     predictor, or by the guard if it is among the worst.
     """
-    ahead, num_ahead = _ahead(rung, rows)
+    num_ahead = _num_ahead(rung)
     num_before = np.searchsorted(np.sort(num_ahead), num_ahead[rows])
     is_worst = np.zeros(len(rows), dtype=np.bool_)
-    if len(rung) >= GUARD_FROM:
+    if len(rung) >= GUARD_FROM and settings.guard > 0:
         is_worst = _is_in_worst_share(rung.error, rows, settings.guard) & _is_in_worst_share(
             rung.loss, rows, settings.guard
         )
     num_going = max(settings.share * len(rung), settings.min_records)
-    is_beaten = (num_before >= num_going) & (num_before > 0)
-    behind = num_before + _places_on_front(rung, num_ahead)[rows]
-    return _Ruling(ahead, {"beaten": is_beaten, "worst": is_worst}, behind / len(rung))
+    is_beaten = num_before >= num_going
+    behind = num_before.astype(np.float64)
+    if not num_ahead[rows].all():
+        behind += _places_on_front(rung, num_ahead)[rows]
+    held: dict[Reason, Bools] = {"beaten": is_beaten, "worst": is_worst}
+    return _Ruling(_ahead(rung, rows), held, behind / len(rung))
 
 
 def _places_on_front(rung: Rung, num_ahead: Indices) -> Floats:
@@ -180,22 +187,38 @@ def _places_on_front(rung: Rung, num_ahead: Indices) -> Floats:
     return places
 
 
-def _ahead(rung: Rung, rows: Indices) -> tuple[Bools, Indices]:
-    """Returns who beats each asked record, (asked, records), and how many beat each record, (records,).
+def _ahead(rung: Rung, rows: Indices) -> Bools:
+    """Returns who beats each asked record, (asked, records).
 
-    Better in error and in loss, with no more activated parameters; ties in error or loss beat nobody. Places instead of
-    numbers fit into two bytes and are compared several times as fast.
+    Better in error and in loss, with no more activated parameters; ties in error or loss beat nobody.
     """
-    numbers = (rung.error, rung.loss, rung.activated)
-    places = np.array([np.unique(one, return_inverse=True)[1] for one in numbers], dtype=np.int64)
-    if len(rung) < np.iinfo(np.int16).max:
-        error, loss, activated = places.astype(np.int16)
-    else:
-        error, loss, activated = places
-    is_ahead = np.asarray(error < error[:, None])
-    is_ahead &= loss < loss[:, None]
-    is_ahead &= activated <= activated[:, None]
-    return is_ahead[rows], is_ahead.view(np.int8).sum(axis=1, dtype=error.dtype)
+    is_ahead = _better(rung, rows)
+    is_ahead &= rung.activated <= rung.activated[rows, None]
+    return is_ahead
+
+
+def _num_ahead(rung: Rung) -> Indices:
+    """Returns how many beat each record, (records,).
+
+    Who is before a record in one number is the beginning of an order, kept as a row of bits; who beats it is before it
+    in all three. A thousand records make a million pairs, but 16,000 words of 64 bits.
+    """
+    rivals = _first_ones(rung.error, "left")
+    rivals &= _first_ones(rung.loss, "left")
+    rivals &= _first_ones(rung.activated, "right")
+    return np.asarray(np.bitwise_count(rivals).sum(axis=1, dtype=np.int64))
+
+
+def _first_ones(values: Floats, side: Literal["left", "right"]) -> NDArray[np.uint64]:
+    """Returns who is before each record as bits, (records, words): who is lower, on the `right` also who is equal."""
+    order = np.argsort(values)
+    number = np.arange(1, len(values) + 1)
+    bits = np.zeros((len(values) + 1, -(-len(values) // 64)), dtype=np.uint64)
+    bits[number, order >> 6] = np.left_shift(np.uint64(1), (order & 63).astype(np.uint64))
+    np.bitwise_or.accumulate(bits, axis=0, out=bits)  # row i: the first i of the order
+    ordered, place = values[order], np.empty(len(values), dtype=np.int64)
+    place[order] = np.searchsorted(ordered, ordered, side)
+    return bits.take(place, axis=0)
 
 
 def _is_useless(rung: Rung, rows: Indices, constant: tuple[float, float]) -> Bools:

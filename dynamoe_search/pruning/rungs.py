@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 
 from dynamoe_search.pareto import Bools, Floats, Indices
 from dynamoe_search.records import Progress
+from dynamoe_search.specs import PrunerSection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,13 +33,13 @@ class Rung:
     @classmethod
     def of(cls, records: Collection[RungRecord]) -> "Rung":
         """Returns the records as columns, whatever their order."""
-        ordinals = np.fromiter(map(attrgetter("ordinal"), records), np.int64, len(records))
-        numbers = np.stack(
-            [
-                np.fromiter(map(attrgetter(name), records), np.float64, len(records))
-                for name in ("error", "loss", "activated_params")
-            ]
+        ordinals = np.array([one.ordinal for one in records], dtype=np.int64)
+        columns = (
+            [one.error for one in records],
+            [one.loss for one in records],
+            [one.activated_params for one in records],
         )
+        numbers = np.array(columns, dtype=np.float64)
         order = np.argsort(ordinals, kind="stable")
         numbers = numbers[:, order]
         is_finite = np.asarray(np.isfinite(numbers).all(axis=0))
@@ -93,3 +93,17 @@ def usual_rungs(epochs: int) -> tuple[int, ...]:
         rungs.append(rung)
         rung = -(-3 * rung // 2)  # half as much again, rounded up
     return tuple(rungs[-4:])
+
+
+def ladder(settings: PrunerSection, epochs: int) -> tuple[int, ...]:
+    """Returns the epochs after which candidates are compared; none if pruning is off.
+
+    Args:
+        settings: The study's `[search.pruner]`.
+        epochs: Of a candidate that is trained to its end.
+    """
+    if settings.kind == "none":
+        return ()
+    if settings.rungs is not None:
+        return settings.rungs
+    return usual_rungs(epochs)

@@ -191,7 +191,7 @@ BUDGETS = TableKind(
     columns=(
         _column("study*", "text", "name of the study"),
         _column("epochs*", "int", "candidate-epochs allowed, the same for all studies"),
-        _column("finished*", "int", "candidates that had an outcome by then"),
+        _column("finished*", "int", "candidates that were trained to their end by then"),
         _column("hypervolume*", "float", "of the front by then, on the common reference point"),
         _column("best*", "float", "best value of the measure upwards by then, e.g. the accuracy"),
         _column("cost_of_best*", "float", "what that candidate has of the measure across"),

@@ -89,7 +89,7 @@ class Comparison:
         return {
             "study": data.name,
             "epochs": epochs,
-            "finished": len(moments),
+            "finished": sum(one.status == "complete" for one in data.finished[: len(moments)]),
             "hypervolume": moments[-1].hypervolume if moments else 0.0,
             "best": value(best, upwards) if best else None,
             "cost_of_best": value(best, across) if best else None,

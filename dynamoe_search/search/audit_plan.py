@@ -63,17 +63,8 @@ def plan_audit(
     Raises:
         UsageError: The space has one expert per layer, or a backbone of the user's own.
     """
-    if ":" in spec.model.backbone:
-        raise UsageError(
-            f"audit builds networks of its own, and cannot for the backbone {spec.model.backbone!r}; "
-            "audit a study with the backbone mlp or vit"
-        )
     designs = _Designs(spec, epochs)
-    if designs.most < 2:
-        raise UsageError(
-            f"the study {spec.study.name!r} has one expert per layer, and nothing to route; "
-            "audit one with schedule.max_experts of at least 2"
-        )
+    _check(spec, designs.most)
     asked = set(claims)
     shapes = designs.shapes() if "schedule" in asked else {}
     compared = asked & {"variation", "hardness", "gradient", "activated"}
@@ -94,6 +85,19 @@ def plan_audit(
         adaptive=adaptive,
         claims=tuple(claims),
     )
+
+
+def _check(spec: StudySpec, most_experts: int) -> None:
+    if ":" in spec.model.backbone:
+        raise UsageError(
+            f"audit builds networks of its own, and cannot for the backbone {spec.model.backbone!r}; "
+            "audit a study with the backbone mlp or vit"
+        )
+    if most_experts < 2:
+        raise UsageError(
+            f"the study {spec.study.name!r} has one expert per layer, and nothing to route; "
+            "audit one with schedule.max_experts of at least 2"
+        )
 
 
 def random_control(like: Candidate, histogram: Sequence[float]) -> Candidate:

@@ -2,8 +2,9 @@
 
 from dynamoe_search.data import DataInfo, load_data
 from dynamoe_search.records import StudySettings
-from dynamoe_search.search.estimate import largest_design
+from dynamoe_search.search.estimate import largest_design, most_trials
 from dynamoe_search.search.machine import default_threads, library_versions, resolve_device
+from dynamoe_search.search.notes import notes
 from dynamoe_search.search.objectives import reference_point
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
@@ -61,5 +62,6 @@ def create_study(
         versions=library_versions(),
         data_hash=data.data_hash,
     )
-    store.create_study(spec, source=source, settings=settings)
+    worth_knowing = tuple(notes(space, info, most_trials(space)))
+    store.create_study(spec, source=source, settings=settings, notes=worth_knowing)
     return spec.study.name

@@ -79,7 +79,7 @@ def estimate(
     space = Space(spec)
     info = describe(spec.data)
     largest = largest_design(space, info, trust_code=trust_code)
-    trials = spec.study.trials if space.size is None else _at_most(space)
+    trials = most_trials(space)
     cohort = min(trials, spec.search.cohort_size)
     seconds, basis = None, "not measured"
     if measure:
@@ -98,10 +98,12 @@ def estimate(
     )
 
 
-def _at_most(space: Space) -> int:
-    """Trials that a finite space has designs for; reference designs may lie outside it."""
-    assert space.size is not None
-    return min(space.spec.study.trials, space.size + len(space.spec.study.references))
+def most_trials(space: Space) -> int:
+    """Returns how many trials a study can have; a finite space may have fewer designs than are asked for."""
+    asked = space.spec.study.trials
+    if space.size is None:
+        return asked
+    return min(asked, space.size + len(space.spec.study.references))  # these may lie outside it
 
 
 def largest_design(space: Space, info: DataInfo, *, trust_code: bool = False) -> LargestDesign:

@@ -23,7 +23,7 @@ from dynamoe_search.search.machine import default_threads, library_versions, tra
 from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, answers
 from dynamoe_search.training import TrainSettings, train_leg
 from dynamoe_search.training.export import FORMAT, ExportedConfig, save_model
 
@@ -96,11 +96,8 @@ def export_candidate(
         UsageError: There is no such study or trial, or the candidate is not complete.
     """
     study, record = store.study(name), store.candidate(name, trial)
-    if record.outcome is None or record.status != "complete":
-        raise UsageError(
-            f"trial {trial} of {name!r} is {record.status} and has no model; "
-            "choose one that is complete"
-        )
+    answers.require_model(record, name)
+    assert record.outcome is not None
     spec = StudySpec.model_validate_json(study.spec_json)
     data = load_same_data(study)
     outcome, versions = record.outcome, record.versions

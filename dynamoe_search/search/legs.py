@@ -107,6 +107,7 @@ class LegTrainer:
         Raises:
             Interrupted: `should_stop` returned true; a checkpoint is written.
             StorageError: A checkpoint cannot be written.
+            LeaseLostError: Another worker took the leg over; nothing of its results was written.
         """
         train = partial(
             train_leg,
@@ -189,14 +190,14 @@ class LegTrainer:
         standing = []
         for record in records:
             trained, own = results[record.ordinal], reports.get(record.ordinal, [])
-            self._store.heartbeat(self._name)  # measuring and writing take time
             if trained.outcome is not None:
-                ended.append(self._ended(record, trained))
+                ended.append(self._ended(leg, record, trained))
             elif record.ordinal in stops:
                 decision = next(one for one in stored if one.trial == record.trial)
                 ended.append(self.stopped(record, own, decision, leg.end))
             elif trained.standing is not None:
                 standing.append((record.trial, trained.standing))
+        self._store.require_leg(self._name, leg)
         return LegResults(
             ended=tuple(ended), stood=self._saved(standing, leg.end), decisions=tuple(stored)
         )
@@ -251,11 +252,12 @@ class LegTrainer:
                 self._files.make()
                 return write()
 
-    def _ended(self, record: CandidateRecord, trained: Trained) -> Ended:
+    def _ended(self, leg: Leg, record: CandidateRecord, trained: Trained) -> Ended:
         assert trained.outcome is not None
         outcome, measured, excess = _judged(trained.outcome, self._spec)
         if measured is not None and trained.state is not None:
             state = trained.state
+            self._store.require_leg(self._name, leg)  # its successor has written them, or will
             self._written(
                 self._files.models, lambda: weights.save(self._files.models, record.trial, state)
             )

@@ -1,5 +1,6 @@
 """What ends a run: limits in trials and epochs, a time limit, and people who ask for it."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,6 +43,18 @@ def check_limits(store: Store, name: str, limits: Limits) -> None:
         raise UsageError(
             f"the study {name!r} has {num_finished} finished trials already, "
             f"which is more than {limits.trials}; ask for {num_finished} or more"
+        )
+    epochs = store.spent(name).epochs
+    if limits.epochs is not None and limits.epochs < epochs:
+        raise UsageError(
+            f"the study {name!r} has trained {epochs:,} epochs already, which is more than {limits.epochs:,}; "
+            f"allow {epochs:,} or more"
+        )
+    seconds, budget = record.seconds_spent, limits.study_seconds
+    if budget is not None and budget < seconds and budget != record.max_seconds:
+        raise UsageError(
+            f"the study {name!r} has taken {seconds:.0f} s already, which is more than {budget:.0f} s; "
+            f"allow {math.ceil(seconds)} s or more"
         )
 
 
@@ -128,7 +141,6 @@ class Stopper:
 
     def _reason_there(self) -> EndReason | None:
         self._poll_at = time.monotonic() + _STOP_POLL_SECONDS
-        self._store.heartbeat(self._name)
         self._study_seconds = self._seconds_allowed()
         if self.seconds >= self._study_seconds:
             return "time-budget"

@@ -58,7 +58,7 @@ class NextLegs:
                 match step:
                     case TakeOver():
                         if self._store.take_leg(self._name, self._worker, step.leg.number):
-                            return step.leg
+                            return replace(step.leg, worker=self._worker)
                     case Propose():
                         self._propose(step)
                     case Train():
@@ -131,7 +131,6 @@ class NextLegs:
                 cohort=step.cohort,
                 sampler_state=proposal.sampler_state,
             )
-            self._store.heartbeat(self._name)
             if self._should_stop():  # the cohort is filled up when the study goes on
                 raise Interrupted("stopped between two proposals")
 

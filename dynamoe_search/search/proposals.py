@@ -61,7 +61,13 @@ class Proposals:
         if not standing:
             return {}
         with threadpool_limits(limits=1, user_api="blas"):  # sums depend on the number of threads
-            return estimates(rungs.by_rung(), finals, standing)
+            return estimates(
+                rungs.by_rung(),
+                finals,
+                standing,
+                epochs=self._space.spec.train.epochs,
+                kinds={one.ordinal: one.candidate.router.kind for one in records},
+            )
 
     def _known(self, record: CandidateRecord, expected: Estimate | None) -> Known:
         if record.trial in self._finished:

@@ -6,27 +6,13 @@ not, so a study that was interrupted decides as if it had not been.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from dynamoe_search.pruning import Decision, RungRecord, at_rungs, judge, usual_rungs
+from dynamoe_search.pruning import Decision, RungRecord, at_rungs, judge, ladder
 from dynamoe_search.records import Progress, RungDecision, Standing
 from dynamoe_search.search.planner import rung_of
 from dynamoe_search.specs import PrunerSection
 
 PRUNED = "pruned"
 """The reason of an outcome that a pruner brought about."""
-
-
-def ladder(settings: PrunerSection, epochs: int) -> tuple[int, ...]:
-    """Returns the epochs after which candidates are compared; none if pruning is off.
-
-    Args:
-        settings: The study's `[search.pruner]`.
-        epochs: Of a candidate that is trained to its end.
-    """
-    if settings.kind == "none":
-        return ()
-    if settings.rungs is not None:
-        return settings.rungs
-    return usual_rungs(epochs)
 
 
 class Rungs:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Literal
 
 import torch
@@ -198,14 +199,14 @@ class _Run:
     def _train(self, leg: Leg, checkpoint_seconds: float) -> None:
         records = self._store.candidates(self._name, trials=leg.trials)
         self._on_event(LegStarted(leg=leg, candidates=tuple(one.candidate for one in records)))
-        results = self._trainer.train(
-            leg,
-            records,
-            on_reports=self._report,
-            should_stop=self._stopper,
-            checkpoint_seconds=checkpoint_seconds,
-        )
         try:
+            results = self._trainer.train(
+                leg,
+                records,
+                on_reports=partial(self._report, leg),
+                should_stop=self._stopper,
+                checkpoint_seconds=checkpoint_seconds,
+            )
             self._store.close_leg(
                 self._name,
                 self._worker,
@@ -215,9 +216,7 @@ class _Run:
                 decisions=results.decisions,
                 versions=self._versions,
             )
-        except (
-            LeaseLostError
-        ) as error:  # this process was silent for so long that it counted as dead
+        except LeaseLostError as error:  # it was silent for so long that it counted as dead
             logger.warning("%s", error)
             return
         self._tell_of(results.ended)
@@ -230,9 +229,9 @@ class _Run:
         for record in self._store.candidates(self._name, trials=trials) if trials else ():
             self._on_event(CandidateFinished(record=record))
 
-    def _report(self, reports: list[Progress]) -> None:
+    def _report(self, leg: Leg, reports: list[Progress]) -> None:
         with suppress(StoppedError):  # they are in the checkpoint that is written next
-            self._store.add_progress(self._name, reports)
+            self._store.add_progress(self._name, reports, leg)
         self._on_event(EpochFinished(reports=tuple(reports)))
 
     def _tidy_up(self) -> None:

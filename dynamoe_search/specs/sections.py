@@ -237,7 +237,7 @@ class PrunerSection(Frozen):
     rivals show it to be better than it seemed. Reference designs are compared, but never held back.
     """
 
-    kind: PrunerKind | Literal["auto"] = "auto"
+    kind: Literal["auto", PrunerKind] = "auto"
     """Who is held back. `pareto`: beaten by too many; `moasha`: not in the first 1/eta; `median`: in the worse half.
 
     `auto` is `pareto` if candidates can be compared in all that the study is about, else `none`."""

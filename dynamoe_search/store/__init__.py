@@ -11,11 +11,24 @@ from dynamoe_search.store.candidates import CandidateMethods
 from dynamoe_search.store.checks import Finding
 from dynamoe_search.store.copying import CopyMethods
 from dynamoe_search.store.evidence import EvidenceMethods
-from dynamoe_search.store.problems import masked
+from dynamoe_search.store.overview import Happening, OpenLeg, Overview, Place
+from dynamoe_search.store.problems import PassingError, masked
 from dynamoe_search.store.trials import Addition, quiet_optuna
 from dynamoe_search.store.work import WorkMethods
 
-__all__ = ["Addition", "Finding", "Store", "default_url", "masked", "quiet_optuna"]
+__all__ = [
+    "Addition",
+    "Finding",
+    "Happening",
+    "OpenLeg",
+    "Overview",
+    "PassingError",
+    "Place",
+    "Store",
+    "default_url",
+    "masked",
+    "quiet_optuna",
+]
 
 
 class Store(CopyMethods, CandidateMethods, WorkMethods, EvidenceMethods):

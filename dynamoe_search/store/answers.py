@@ -5,7 +5,20 @@ from typing import Any
 
 from dynamoe_search.errors import UsageError
 from dynamoe_search.pareto import knee_point
-from dynamoe_search.records import FrontMember
+from dynamoe_search.records import CandidateRecord, FrontMember
+
+
+def require_model(record: CandidateRecord, study: str) -> None:
+    """Raises `UsageError` if a candidate was not trained to its end, so that it has no model.
+
+    Args:
+        record: The candidate.
+        study: Name of its study.
+    """
+    if record.outcome is None or record.status != "complete":
+        raise UsageError(
+            f"trial {record.trial} of {study!r} is {record.status} and has no model; choose one that is complete"
+        )
 
 
 def measures(member: FrontMember) -> dict[str, float]:

@@ -7,7 +7,14 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
 
-from dynamoe_search.records import Candidate, CandidateRecord, Progress, RungDecision, Standing
+from dynamoe_search.records import (
+    Candidate,
+    CandidateRecord,
+    Leg,
+    Progress,
+    RungDecision,
+    Standing,
+)
 from dynamoe_search.store import legs, progress, reading, writing
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.trials import Addition
@@ -85,12 +92,23 @@ class CandidateMethods(OpenStore):
         """Returns where every candidate stands, by trial number; much quicker than `candidates`."""
         return self._query(name, lambda found: reading.read_standings(found, name, status))
 
-    def add_progress(self, name: str, reports: Sequence[Progress]) -> None:
-        """Stores what candidates report after an epoch; a candidate that is trained again overwrites."""
+    def add_progress(self, name: str, reports: Sequence[Progress], leg: Leg | None = None) -> None:
+        """Stores what candidates report after an epoch; a candidate that is trained again overwrites.
+
+        Args:
+            name: The study.
+            reports: At most one of a candidate and an epoch.
+            leg: In which they are trained; None does not ask whose it is.
+
+        Raises:
+            LeaseLostError: Another worker took the leg over; nothing is stored.
+        """
         if not reports:
             return
 
         def write(connection: sa.Connection) -> None:
+            if leg is not None:
+                legs.require_leg(connection, name, leg)
             progress.upsert_progress(connection, name, reports)
             self._beat(connection, name)
 

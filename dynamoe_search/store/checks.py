@@ -1,7 +1,7 @@
 """Finds what is wrong with a database and its studies, and says how to mend it; changes nothing."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,8 +53,7 @@ def check(
         found = database.query(lambda connection: list(_of_keys(connection)))
         found = found or [Finding(level="ok", what=f"the database {database.name} is intact")]
         for one in database.query(lambda connection: _names(connection, name)):
-            problems = _of_study(database, trials, watcher, one)
-            found += problems or [Finding(level="ok", what=f"the study {one!r} is in order")]
+            found += _of_study(database, trials, watcher, one)
     except StorageError as error:
         return [_error(str(error), _RESTORE)]
     return found
@@ -119,19 +118,21 @@ def _of_study(database: Database, trials: Trials, watcher: Watcher, name: str) -
     def read(connection: sa.Connection) -> list[Finding]:
         found = list(_of_work(connection, record, watcher))
         found += _of_front(connection, record)
-        zombies = legs.without_lease(
-            connection, name, [one.number for one in known if not one.state.is_finished()], watcher
-        )
+        unfinished = [one.number for one in known if not one.state.is_finished()]
+        ours = {one.trial for one in candidates if one.status == "running"}
+        waiting = ours & _interrupted(connection, name, ours)
+        zombies = set(legs.without_lease(connection, name, unfinished, watcher)) - waiting
         if zombies:
-            what = f"trials {_few(zombies)} of the study {name!r} run for Optuna, but nobody trains them"
+            what = f"trials {_few(sorted(zombies))} of the study {name!r} run for Optuna, but nobody trains them"
             found.append(_warning(what, _RESUME))
         return found
 
-    return [
+    problems = [
         *_of_candidates(record, candidates),
         *_of_trials(record, candidates, known),
         *database.query(read),
     ]
+    return problems or [database.query(lambda found: _in_order(found, name))]
 
 
 def _of_candidates(record: StudyRecord, candidates: Sequence[CandidateRecord]) -> Iterator[Finding]:
@@ -194,7 +195,7 @@ def _of_work(connection: sa.Connection, record: StudyRecord, watcher: Watcher) -
         yield _warning(f"the planner {held.planner} of the study {name!r} is dead", _RESUME)
     seen: dict[int, int] = {}
     for leg in legs.read_legs(connection, name, "open"):
-        if leg.worker not in alive:
+        if leg.worker not in alive and leg.worker not in workers.left(connection, name):
             what = f"leg {leg.number} of the study {name!r} is open, but {leg.worker} is dead"
             yield _warning(what, "the command resume goes on with it")
         for trial in leg.trials:
@@ -204,6 +205,28 @@ def _of_work(connection: sa.Connection, record: StudyRecord, watcher: Watcher) -
                     "the database was changed by hand; restore a copy",
                 )
             seen[trial] = leg.number
+
+
+def _interrupted(connection: sa.Connection, name: str, trials: Collection[int]) -> set[int]:
+    """Returns those of the trials in training that wait for `resume` since their worker left as it should."""
+    left = workers.left(connection, name)
+    open_legs = legs.read_legs(connection, name, "open")
+    waiting = {trial for leg in open_legs if leg.worker in left for trial in leg.trials}
+    if left:  # somebody has worked on it
+        waiting |= set(trials) - {trial for leg in open_legs for trial in leg.trials}
+    return waiting
+
+
+def _in_order(connection: sa.Connection, name: str) -> Finding:
+    """Returns that nothing is wrong with a study, and what `resume` goes on with if it was interrupted."""
+    left = workers.left(connection, name)
+    numbers = [leg.number for leg in legs.read_legs(connection, name, "open") if leg.worker in left]
+    what = f"the study {name!r} is in order"
+    if numbers:
+        what += (
+            f"; it was interrupted in leg {_few(numbers)}, with which the command resume goes on"
+        )
+    return Finding(level="ok", what=what)
 
 
 def _of_front(connection: sa.Connection, record: StudyRecord) -> Iterator[Finding]:

@@ -12,12 +12,20 @@ from dynamoe_search.store.runs import Watcher
 from dynamoe_search.store.texts import counts_from_text, counts_to_text, utc_now
 
 
-def read_legs(connection: sa.Connection, name: str, state: str | None = None) -> list[Leg]:
-    """Returns the legs of a study by number, all or those of a state."""
+def read_legs(
+    connection: sa.Connection,
+    name: str,
+    state: str | None = None,
+    *,
+    numbers: Collection[int] | None = None,
+) -> list[Leg]:
+    """Returns the legs of a study by number: all, those of a state, or these."""
     table = tables.legs
     query = sa.select(table).where(table.c.study_name == name).order_by(table.c.leg)
     if state is not None:
         query = query.where(table.c.state == state)
+    if numbers is not None:
+        query = query.where(table.c.leg.in_(sorted(numbers)))
     return [_leg(row) for row in connection.execute(query)]
 
 
@@ -148,10 +156,7 @@ def close_leg(
     """
     leg = _locked_leg(connection, name, number)
     if leg.worker != worker:
-        raise LeaseLostError(
-            f"leg {number} of the study {name!r} was taken over by {leg.worker}; "
-            "what was trained here is not stored"
-        )
+        raise _lost(name, number, leg.worker)
     if leg.state != "open":
         return False
     came_out = sorted([one.trial for one in ended] + [one.trial for one in stood])
@@ -172,6 +177,23 @@ def close_leg(
         .values(state="done", closed_at=utc_now())
     )
     return True
+
+
+def require_leg(connection: sa.Connection, name: str, leg: Leg) -> None:
+    """Raises `LeaseLostError` if an open leg is not its worker's any more."""
+    here = tables.legs.c
+    row = connection.execute(
+        sa.select(here.worker, here.state).where(here.study_name == name, here.leg == leg.number)
+    ).one_or_none()
+    if row is None or (row.worker, row.state) != (leg.worker, "open"):
+        raise _lost(name, leg.number, None if row is None else row.worker)
+
+
+def _lost(name: str, number: int, worker: str | None) -> LeaseLostError:
+    return LeaseLostError(
+        f"leg {number} of the study {name!r} was taken over by {worker}; "
+        "what was trained here is not stored"
+    )
 
 
 def require_not_running(connection: sa.Connection, name: str, trials: Sequence[int]) -> None:

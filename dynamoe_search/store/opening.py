@@ -12,6 +12,7 @@ from optuna.storages import RDBStorage
 
 from dynamoe_search.store import reading, workers
 from dynamoe_search.store.database import BUSY_TIMEOUT_SECONDS, Database
+from dynamoe_search.store.hearts import Heart
 from dynamoe_search.store.problems import masked
 from dynamoe_search.store.runs import Lease, Watcher
 from dynamoe_search.store.trials import Trials
@@ -27,6 +28,7 @@ class OpenStore:
         self._trials = Trials(database)
         self._watcher = Watcher()
         self._leases: dict[str, Lease] = {}
+        self._hearts: dict[str, Heart] = {}  # by study, as the leases
 
     @classmethod
     def open(

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 PATIENCE_SECONDS = 600.0
 """A worker waits this long for a database before it gives up."""
-DRIVER_SECONDS = 2.0
+DRIVER_SECONDS = 1.0
 """SQLite's driver waits at most so long for a lock at a time: while it does, nobody can be asked whether to stop."""
 _QUIET_SECONDS = 5.0
 _WARN_SECONDS = 60.0

@@ -35,7 +35,7 @@ _ADVICE = (
     ("unable to open", "cannot be opened; check that its folder exists and can be written"),
     (
         "is locked",
-        "is locked by another program for too long; end that program, or try again later",
+        "is locked by another program; end that program, or try again later",
     ),
     ("is full", "cannot grow, because the disk is full; make room and try again"),
     ("disk i/o error", "cannot be read or written (disk I/O error); check the disk"),

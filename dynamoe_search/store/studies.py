@@ -1,5 +1,6 @@
 """The methods of `Store` on studies as a whole: what they are asked for, who works on them, what came of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dynamoe_search.records import (
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import deletion, fronts, progress, reading, workers, writing
 from dynamoe_search.store.opening import OpenStore
+from dynamoe_search.store.overview import Overview, read_overview
 from dynamoe_search.store.texts import safe_name
 from dynamoe_search.store.trials import taken
 
@@ -33,6 +35,7 @@ class StudyMethods(OpenStore):
         parent: str | None = None,
         purpose: Purpose = "search",
         plan_json: str | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Adds a study to Optuna's tables and to ours.
 
@@ -43,6 +46,7 @@ class StudyMethods(OpenStore):
             parent: The study whose designs it trains, if all of its candidates are given.
             purpose: What it is for.
             plan_json: What it was asked for, if all of its candidates are given.
+            notes: What is worth knowing of it, for people; Optuna's tools show it.
 
         Raises:
             UsageError: If the name is taken.
@@ -55,7 +59,9 @@ class StudyMethods(OpenStore):
         self._database.transact(
             lambda found: writing.insert_study(found, spec, source, settings, **origin)
         )
-        self._optuna_study(name)
+        study = self._optuna_study(name)
+        if notes:
+            self._patiently(lambda: self._trials.annotate(study, notes))
 
     def study(self, name: str) -> StudyRecord:
         """Returns a study; the `UsageError` for a missing one names close matches."""
@@ -100,14 +106,11 @@ class StudyMethods(OpenStore):
         self._database.query(lambda found: reading.require_study(found, name))
         self._database.transact(lambda found: writing.raise_stop_serial(found, name))
 
-    def stop_serial(self, name: str) -> int:
-        """Returns how often the study was asked to stop."""
-        return self._database.query(lambda found: reading.read_stop_serial(found, name))
-
     def stop_requested(self, name: str) -> bool:
         """Says whether someone asked the study to end since this process joined it; false if it did not join."""
         lease = self._leases.get(name)
-        return self.stop_serial(name) > lease.stop_serial if lease is not None else False
+        serial = self._database.query(lambda found: reading.read_stop_serial(found, name))
+        return lease is not None and serial > lease.stop_serial
 
     def refresh_front(self, name: str) -> list[FrontMember]:
         """Computes the Pareto front of the complete and feasible candidates, stores and returns it."""
@@ -119,9 +122,20 @@ class StudyMethods(OpenStore):
         """Returns the stored front, by activated parameters (else by the second objective), ascending."""
         return self._database.query(lambda found: fronts.read_front(found, name))
 
+    def notes(self, name: str) -> tuple[str, ...]:
+        """Returns what was worth knowing of a study when it was created."""
+        study = self._optuna_study(name)
+        return self._patiently(lambda: self._trials.notes(study))
+
     def spent(self, name: str) -> Spent:
         """Returns what a study has used so far."""
         return self._database.query(lambda found: progress.read_spent(found, name))
+
+    def overview(self, name: str, num_happenings: int = 60) -> Overview:
+        """Returns what a live view shows of a study, as of one moment; much quicker than `candidates`."""
+        return self._database.query(
+            lambda found: read_overview(found, name, self._watcher, num_happenings)
+        )
 
     def delete_study(self, name: str) -> None:
         """Deletes a study everywhere: Optuna's tables, the folder with its files, our tables; first its children.
@@ -145,7 +159,7 @@ class StudyMethods(OpenStore):
     def refuse_taken(self, name: str) -> None:
         """Raises `UsageError` if there is a study of that name, ours or another program's."""
         is_ours = self._database.query(lambda found: reading.has_study(found, name))
-        if is_ours or self._trials.exists(name):
+        if is_ours or self._patiently(lambda: self._trials.exists(name)):
             raise UsageError(
                 f"the database {self.url} has a study {name!r} already; delete that one first"
             )

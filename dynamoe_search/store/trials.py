@@ -24,6 +24,9 @@ from dynamoe_search.store.texts import counts_to_text
 OURS = "dynamoe_search"
 """User attribute that marks the Optuna studies of this program."""
 
+NOTES = "notes"
+"""User attribute with what is worth knowing of a study, one sentence each."""
+
 STATES = {
     "complete": TrialState.COMPLETE,
     "failed": TrialState.FAIL,
@@ -201,6 +204,17 @@ class Trials:
         storage.set_trial_user_attr(trial_id, "metrics", metrics)
         if outcome.reason is not None:
             storage.set_trial_user_attr(trial_id, "reason", outcome.reason)
+
+    def annotate(self, study: optuna.Study, notes: Sequence[str]) -> None:
+        """Stores notes on a study where Optuna's tools show them."""
+        with self._guarded(study.study_name):
+            study.set_user_attr(NOTES, list(notes))
+
+    def notes(self, study: optuna.Study) -> tuple[str, ...]:
+        """Returns the notes on a study."""
+        with self._guarded(study.study_name):
+            found = study.user_attrs.get(NOTES, ())
+        return tuple(map(str, found)) if isinstance(found, list) else ()
 
     def discard(self, study: optuna.Study, number: int) -> None:
         """Fails a trial that no candidate belongs to."""

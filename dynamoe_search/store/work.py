@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from dynamoe_search.errors import StoppedError, StorageError
 from dynamoe_search.records import Ended, Leg, RungDecision, Stood
 from dynamoe_search.store import legs, reading, workers, writing
+from dynamoe_search.store.hearts import Heart
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.patience import PATIENCE_SECONDS
 from dynamoe_search.store.runs import Lease, this_process
@@ -26,7 +27,8 @@ class WorkMethods(OpenStore):
     def join(self, name: str) -> str:
         """Makes this process one of those that work on a study and returns its id as a worker.
 
-        Joining twice gives the same id. From now on the database is waited for if it is locked or out of reach.
+        Joining twice gives the same id. From now on the database is waited for if it is locked or out of reach, and a
+        thread gives signs of life until `leave`.
 
         Raises:
             UsageError: The study is being deleted.
@@ -38,6 +40,7 @@ class WorkMethods(OpenStore):
             lambda found: workers.join(found, name, this_process())
         )
         self._leases[name] = Lease(worker, serial)
+        self._hearts[name] = Heart(lambda: self._beat_if_due(name))
         self._database.patience.seconds = PATIENCE_SECONDS
         return worker
 
@@ -60,6 +63,8 @@ class WorkMethods(OpenStore):
         if seconds is None:
             seconds = lease.seconds if lease is not None else 0.0
         worked = seconds
+        if lease is not None and lease.worker == worker and name in self._hearts:
+            self._hearts.pop(name).stop()
         try:
             self._database.transact(
                 lambda found: workers.leave(
@@ -72,11 +77,12 @@ class WorkMethods(OpenStore):
             if not self._leases:
                 self._database.patience.seconds = 0.0
 
-    def heartbeat(self, name: str) -> None:
-        """Gives a sign of life of this process; cheap enough to be called after every step."""
+    def _beat_if_due(self, name: str) -> None:
+        """Gives a sign of life without waiting for the database; not in the thread of all other methods."""
         lease = self._leases.get(name)
         if lease is not None and lease.is_due():
-            self._database.transact(lambda found: self._beat(found, name))
+            with self._database.write() as connection:
+                self._beat(connection, name)
 
     def close(self) -> None:
         """Leaves the studies that this process works on, as interrupted, and closes all connections."""
@@ -85,6 +91,9 @@ class WorkMethods(OpenStore):
             with suppress(StorageError, StoppedError):  # the database may be why it is closed
                 if lease.is_of_this_process():
                     self.leave(name, lease.worker, "interrupted")
+        for heart in self._hearts.values():
+            heart.stop()
+        self._hearts.clear()
         self._leases.clear()
         super().close()
 
@@ -111,7 +120,6 @@ class WorkMethods(OpenStore):
                 raise StoppedError("stopped while another worker planned")
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that many do not ask at once
             pause = min(1.5 * pause, _LONGEST_POLL_SECONDS)
-            self.heartbeat(name)
         try:
             yield
         finally:
@@ -155,6 +163,10 @@ class WorkMethods(OpenStore):
         return self._database.transact(
             lambda found: legs.take_leg(found, name, worker, number, self._watcher)
         )
+
+    def require_leg(self, name: str, leg: Leg) -> None:
+        """Raises `LeaseLostError` if another worker has taken a leg over, or it is over."""
+        self._database.query(lambda found: legs.require_leg(found, name, leg))
 
     def close_leg(
         self,

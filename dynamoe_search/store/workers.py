@@ -109,6 +109,13 @@ def asked_to_stop(connection: sa.Connection, name: str) -> set[str]:
     return set(connection.execute(query).scalars())
 
 
+def left(connection: sa.Connection, name: str) -> set[str]:
+    """Returns the workers of a study that said that they stop, by id."""
+    here = tables.workers.c
+    query = sa.select(here.worker).where(here.study_name == name, here.left_at.is_not(None))
+    return set(connection.execute(query).scalars())
+
+
 def living(connection: sa.Connection, name: str, watcher: Watcher) -> dict[str, Worker]:
     """Returns the workers of a study that are alive, by id."""
     found = read_workers(connection, watcher, name)[name]

@@ -98,26 +98,9 @@ def gradient_noise(
     Source: McCandlish, Kaplan, Amodei, 2018, arXiv:1812.06162, section 2.2.
     """
     rows = _minibatches(population, most_batches)
-    cohort, names = population.cohort, _names(population)
-    population.cohort.train(True)
-    sums = {name: torch.zeros_like(tensor) for name, tensor in cohort.parameters.items()}
+    names = _names(population)
     squares = _Squares(population, names)
-    used = torch.zeros(cohort.num_candidates, dtype=torch.float64)
-    for own in rows:
-        _clear(population)
-        _, routings = population.gradients(
-            population.data.train.x[own], population.data.train.y[own]
-        )
-        squares.add(lambda name: cohort.parameters[name].grad)
-        for name, so_far in sums.items():
-            gradient = cohort.parameters[name].grad
-            if gradient is not None:
-                so_far.add_(gradient)
-        k = [routing.mask.sum(-1).double().mean(-1).cpu() for routing in routings]  # (P,) each
-        used += sum(k) / len(k)
-        if should_stop is not None and should_stop():
-            raise Interrupted("stopped while gradients were compared")
-    _clear(population)
+    sums, used = _add_up(population, rows, squares, should_stop)
     means = _Squares(population, names)
     means.add(lambda name: sums[name] / len(rows))
     total, shared = (
@@ -133,6 +116,33 @@ def gradient_noise(
         )
         for position in range(len(population.candidates))
     ]
+
+
+def _add_up(
+    population: Population,
+    rows: Sequence[Tensor],
+    squares: "_Squares",
+    should_stop: ShouldStop | None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Adds up the gradients of minibatches by name, their squares, and the mean K of every candidate (P,)."""
+    cohort, train = population.cohort, population.data.train
+    cohort.train(True)
+    sums = {name: torch.zeros_like(tensor) for name, tensor in cohort.parameters.items()}
+    used = torch.zeros(cohort.num_candidates, dtype=torch.float64)
+    for own in rows:
+        _clear(population)
+        _, routings = population.gradients(train.x[own], train.y[own])
+        squares.add(lambda name: cohort.parameters[name].grad)
+        for name in sums:
+            gradient = cohort.parameters[name].grad
+            if gradient is not None:
+                sums[name] += gradient
+        k = [routing.mask.sum(-1).double().mean(-1).cpu() for routing in routings]  # (P,) each
+        used += torch.stack(k).mean(0)
+        if should_stop is not None and should_stop():
+            raise Interrupted("stopped while gradients were compared")
+    _clear(population)
+    return sums, used
 
 
 def _minibatches(population: Population, most: int) -> list[Tensor]:

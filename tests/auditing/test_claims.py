@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.auditing.synthetic import PLAN, Truth, observations
 from dynamoe_search.auditing import CLAIMS, Finding, Margins, judge_claims
-from tests.auditing.synthetic import PLAN, Truth, observations
 
 ASKED = tuple(key for key in CLAIMS if key != "variation")  # its truth is not noisy
 ANY = Margins(accuracy=1e-9, correlation=1e-9, noise=1e-9, changes=1e-9, spread=1e-9)

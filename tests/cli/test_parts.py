@@ -11,9 +11,9 @@ from rich.console import Console
 
 from dynamoe_search.cli.options import bound, duration, quantity
 from dynamoe_search.cli.pictures import bars, scatter
-from dynamoe_search.cli.progress import LiveView, Tally, words_of
+from dynamoe_search.cli.progress import LiveView, Tally
 from dynamoe_search.cli.screens import print_json
-from dynamoe_search.cli.words import cell, seconds, size
+from dynamoe_search.cli.words import cell, seconds, size, words_of
 from dynamoe_search.records import Leg, Progress, Stood
 from dynamoe_search.search.events import (
     CandidateFinished,

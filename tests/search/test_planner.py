@@ -240,6 +240,17 @@ def test_a_budget_without_rungs_pays_for_whole_candidates_only() -> None:
     assert game.spent == EPOCHS * 5
 
 
+@pytest.mark.parametrize("budget", [0, 1, EPOCHS - 1])
+def test_a_budget_below_one_candidate_trains_nobody_without_rungs(budget: int) -> None:
+    game = Game(trials=10, rungs=(), max_epochs=budget)
+    assert game.play() == Over(reason="epochs")
+    assert game.spent == 0
+    assert not game.candidates
+    game.max_epochs = EPOCHS
+    assert game.play() == Over(reason="epochs")
+    assert game.spent == EPOCHS
+
+
 @pytest.mark.parametrize("budget", [1, 5, 9, 30, 61, 120])
 def test_a_budget_is_met_exactly(budget: int) -> None:
     game = Game(trials=40, max_epochs=budget)

@@ -6,9 +6,10 @@ from typing import Any
 import optuna
 import pytest
 
+from dynamoe_search.pruning import ladder
 from dynamoe_search.records import Progress, RungDecision, Standing
 from dynamoe_search.search import CandidateFinished, Event, LegFinished, Limits
-from dynamoe_search.search.rungs import Rungs, changed, ladder, to_store
+from dynamoe_search.search.rungs import Rungs, changed, to_store
 from dynamoe_search.specs import PrunerSection, StudySpec
 from dynamoe_search.store import Store
 from tests.search.test_runner import Crash, Facts, facts, run
@@ -199,6 +200,16 @@ def test_a_budget_of_epochs_is_met_exactly_and_can_be_raised(
     assert run(storage_url, spec, limits=Limits(epochs=budget + 3)).epochs == budget + 3
     with Store.open(storage_url) as store:
         assert len(store.progress("tiny")) == budget + 3
+
+
+def test_a_budget_below_one_candidate_ends_in_words_and_not_in_an_error(
+    storage_url: str, tiny_spec: MakeSpec
+) -> None:
+    summary = run(storage_url, spec_with(tiny_spec, NONE), limits=Limits(epochs=EPOCHS - 1))
+    assert (summary.reason, summary.state, summary.epochs) == ("epochs", "interrupted", 0)
+    assert not summary.front
+    assert summary.hypervolume == 0
+    assert run(storage_url, spec_with(tiny_spec, NONE), limits=Limits(epochs=EPOCHS)).complete == 1
 
 
 def test_the_sampler_learns_from_the_paused(undisturbed: Undisturbed, tiny_spec: MakeSpec) -> None:

@@ -146,10 +146,23 @@ def test_what_is_wrong_is_found(full: Store, statement: str, level: str, words: 
 
 
 def test_trials_that_nobody_trains(full: Store) -> None:
-    full.leave("tiny", full.join("tiny"), "interrupted")
+    with connected(full) as connection:
+        connection.execute("update dynamoe_workers set pid = 999999999, process_mark = ''")
     assert found(full) == [
         ("warning", "trials 3 of the study 'tiny' run for Optuna, but nobody trains them")
     ]
+
+
+def test_study_that_was_interrupted_is_in_order(full: Store) -> None:
+    worker = full.join("tiny")
+    leg = leg_of(full, "tiny", worker, [3], end=1)
+    full.leave("tiny", worker, "interrupted")
+    findings = full.check()
+    assert {one.level for one in findings} == {"ok"}
+    assert findings[-1].what == (
+        f"the study 'tiny' is in order; it was interrupted in leg {leg.number}, "
+        "with which the command resume goes on"
+    )
 
 
 def test_trial_of_another_program(full: Store) -> None:

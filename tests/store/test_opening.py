@@ -270,7 +270,7 @@ def test_connections_wait_and_log_ahead(storage_url: str) -> None:
                     connection.exec_driver_sql(f"pragma {name}").scalar()
                     for name in ("journal_mode", "busy_timeout", "foreign_keys")
                 ]
-            assert found == ["wal", 2000, 1]
+            assert found == ["wal", 1000, 1]
 
 
 def test_importing_the_store_imports_no_torch_and_says_nothing() -> None:

@@ -14,7 +14,7 @@ import pytest
 from dynamoe_search.errors import StorageError
 from dynamoe_search.records import Ended
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store, patience
+from dynamoe_search.store import Store, patience, runs
 from tests.store.builders import SETTINGS, add, complete, leg_of, report
 
 
@@ -171,3 +171,18 @@ def test_closing_does_not_wait(folder: Path, tiny_spec: Callable[..., StudySpec]
     store.close()
     assert time.monotonic() - began < 5
     assert patience.PATIENCE_SECONDS == 600
+
+
+def test_signs_of_life_go_on_after_the_database_was_away(
+    opened: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "HEARTBEAT_SECONDS", 0.1)
+    opened.join("tiny")
+    away = folder.with_name("away")
+    folder.rename(away)
+    time.sleep(0.5)
+    away.rename(folder)
+    beats, deadline = opened.workers("tiny")[0].beats, time.monotonic() + 30
+    while opened.workers("tiny")[0].beats == beats:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

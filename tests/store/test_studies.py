@@ -135,7 +135,6 @@ def test_nothing_is_printed_and_no_warning_leaks(
 
 def test_stop_is_asked_of_those_who_are_there(store: Store, study: str) -> None:
     store.request_stop(study)
-    assert store.stop_serial(study) == 1
     assert not store.study(study).is_stop_requested
     worker = store.join(study)
     assert not store.stop_requested(study)
@@ -146,7 +145,6 @@ def test_stop_is_asked_of_those_who_are_there(store: Store, study: str) -> None:
     assert not store.study(study).is_stop_requested
     store.join(study)
     assert not store.stop_requested(study)
-    assert store.stop_serial(study) == 2
 
 
 def test_limits_of_a_study(store: Store, study: str) -> None:

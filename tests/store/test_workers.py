@@ -244,21 +244,6 @@ def test_store_that_is_closed_leaves(store: Store, study: str) -> None:
     assert store.study(study).state == "interrupted"
 
 
-def test_beats_are_counted_and_time_is_kept(store: Store, study: str) -> None:
-    store.heartbeat(study)  # of nobody
-    store.join(study)
-    store.heartbeat(study)  # not due yet
-    assert store.workers(study)[0].beats == 0
-    store._leases[study]._beaten_at -= 60
-    store._leases[study]._began -= 60
-    store.heartbeat(study)
-    store.heartbeat(study)
-    (worker,) = store.workers(study)
-    assert worker.beats == 1
-    assert worker.seconds == pytest.approx(60, abs=5)
-    assert store.study(study).seconds_spent == worker.seconds
-
-
 def test_study_is_not_deleted_under_a_live_worker(
     store: Store, study: str, away: str, tiny_spec: Callable[..., StudySpec]
 ) -> None:

@@ -59,7 +59,6 @@ def work(url: str, name: str, log: Path, signal_at: int | None = None, number: i
         worker = store.join(name)
         num_legs = 0
         while store.standings(name, status=("running", "paused")):
-            store.heartbeat(name)
             leg = next_leg(store, name, worker)
             if leg is None:
                 time.sleep(0.05)

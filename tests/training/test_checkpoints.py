@@ -371,3 +371,24 @@ def test_a_split_that_cannot_be_read_is_made_again(
         assert same(parts(), undisturbed)
     assert "split.json is not used" in caplog.text
     assert names(tmp_path) == ["part-000", "part-001", "split.json"]
+
+
+def test_a_stop_at_the_very_end_leaves_a_checkpoint_of_the_end(
+    undisturbed: list[Trained], tmp_path: Path
+) -> None:
+    """Whoever trained may be unable to store the results; then nothing is trained again for them."""
+    folder = CheckpointFolder(tmp_path / "pack", every_seconds=3600)
+    asked: list[int] = []
+
+    def should_stop() -> bool:
+        asked.append(1)
+        return len(asked) > EPOCHS * STEPS
+
+    ends = train_leg(
+        small_pack(), digits(), SETTINGS, until=EPOCHS, should_stop=should_stop, checkpoints=folder
+    )
+    assert same(ends, undisturbed)
+    again, reports, restored = train(small_pack(), checkpoints(tmp_path))
+    assert same(again, undisturbed)
+    assert reports == []
+    assert {report.epoch for report in restored} == set(range(1, EPOCHS + 1))

@@ -1,0 +1,83 @@
+"""The command audit: what it prints, what it refuses, and that calling it again only prints."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dynamoe_search.auditing import CLAIMS
+from dynamoe_search.store import Store
+from tests.cli.conftest import Run
+
+SMALL = ("--seeds", 2, "--epochs", 1, "--claims", "settling,schedule")
+
+
+@pytest.fixture(scope="module")
+def audited(searched: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a copy of the searched database, for audits."""
+    folder = Path(searched.removeprefix("sqlite:///")).parent
+    copy = tmp_path_factory.mktemp("audited") / "copy"
+    shutil.copytree(folder, copy)
+    return f"sqlite:///{copy / 'studies.db'}"
+
+
+def test_an_audit_prints_a_line_per_question_and_says_how_it_was_judged(
+    cli: Run, audited: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = cli("audit", "tiny", *SMALL, "--storage", audited)
+    assert result.exit_code == 0, result.output
+    assert "candidate-epochs at most" in result.stderr
+    for words in (
+        "equal total",
+        "top-any, adaptive",
+        "arXiv:2603.01697",
+        "Rule: holds:",
+        "2 seeds",
+    ):
+        assert words in result.stdout, words
+    assert "\x1b" not in result.output
+
+    with Store.open(audited) as store:
+        legs = len(store.legs("tiny.audit"))
+    again = cli("audit", "tiny", *SMALL, "--storage", audited, "--json", "--quiet")
+    assert again.exit_code == 0
+    assert again.stderr == ""
+    content = json.loads(again.stdout)
+    assert content.keys() == {
+        "study", "studies", "seeds", "epochs", "margin", "failed", "rule", "claims", "findings",
+    }  # fmt: skip
+    assert [one["key"] for one in content["claims"]] == ["schedule", "settling"]
+    assert content["studies"] == ["tiny.audit"]
+    lines = {(one["claim"], one["subject"]): one for one in content["findings"]}
+    assert (
+        lines["settling", "top-any, adaptive"]["effect"] is None
+    )  # too few updates: nothing known
+    assert lines["settling", "top-any, adaptive"]["verdict"] == "not decided"
+    with Store.open(audited) as store:
+        assert len(store.legs("tiny.audit")) == legs
+
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = cli("audit", "tiny", *SMALL, "--storage", audited, "--quiet")
+    assert "schedule, equal total:" in narrow.stdout
+    assert max(len(line) for line in narrow.stdout.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tiny", "--claims", "speed"), f"unknown claim 'speed'; use {', '.join(CLAIMS)}"),
+        (("tiny", "--seeds", 1), "at least 2 seeds"),
+        (("tiny", "--epochs", 0), "--epochs must be at least 1"),
+        (("tiny", "--margin", "-1"), "--margin must be above 0"),
+        (("nobody",), "nobody"),
+    ],
+)
+def test_what_cannot_be_audited_is_told_in_a_sentence(
+    cli: Run, searched: str, arguments: tuple[object, ...], words: str
+) -> None:
+    result = cli("audit", *arguments, "--storage", searched)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
