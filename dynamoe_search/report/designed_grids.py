@@ -34,14 +34,15 @@ def confirmed(one: Confirmed) -> Grid:
         f"Accuracy on the test part in points, {scale_words(one)}, over {one.seeds} fresh seeds",
         (
             ("design", "tight"),
-            ("activated parameters", "num"),
+            ("activated", "num"),
             ("test accuracy", "num"),
             ("95 % interval", "tight"),
-            ("best plain design of its size", "tight"),
+            ("best plain design", "tight"),
             ("gain on it", "tight"),
             ("front", "tight"),
         ),
         rows,
+        "Activated parameters are those of a test token; the best plain design is that of at most 1.05 times as many. "
         f"The runs are the study {one.study}, which has a report of its own.",
     )
 
