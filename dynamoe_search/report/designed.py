@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ from dynamoe_search.confirmation import (
     confirmation,
     findings,
     measured,
+    planned,
 )
-from dynamoe_search.records import StudyRecord
+from dynamoe_search.records import CandidateRecord, StudyRecord
 from dynamoe_search.store import Store
 
 FINDINGS = "findings"
@@ -58,26 +60,47 @@ class Audited:
     findings: tuple[Finding, ...]
 
 
-def read_confirmed(store: Store, name: str) -> tuple[Confirmed, ...]:
-    """Returns the confirmations of a study that came to their end, in the order in which they were made."""
+def read_confirmed(
+    store: Store, name: str, candidates: Sequence[CandidateRecord]
+) -> tuple[Confirmed, ...]:
+    """Returns the confirmations of a study that came to their end, in the order in which they were made.
+
+    Args:
+        store: The open database.
+        name: The study.
+        candidates: Those of the study itself.
+    """
     found: list[Confirmed] = []
     for child in _children(store, name, "confirm"):
-        plan = json.loads(child.plan_json or "{}")
-        runs = measured(
-            store.candidates(child.name), store.tests(child.name), child.plan_json or "{}"
-        )
+        text = child.plan_json or "{}"
+        runs = measured(store.candidates(child.name), store.tests(child.name), text)
         if not runs or child.state != "finished":
             continue
+        plan = json.loads(text)
+        seeds, factor = plan["seeds"], plan["factor"]
+        searched = _searched(plan["designs"], candidates) if factor == 1 else {}
         own = Confirmed(
             study=child.name,
-            seeds=plan["seeds"],
-            factor=plan["factor"],
+            seeds=seeds,
+            factor=factor,
             by=plan["scale_by"],
             runs=tuple(runs),
-            found=confirmation(runs, seeds=plan["seeds"]),
+            found=confirmation(runs, seeds=seeds, asked=planned(text), searched=searched),
         )
         found.append(_with_scale(own, found))
     return tuple(found)
+
+
+def _searched(
+    designs: Mapping[str, Mapping[str, Any]], candidates: Sequence[CandidateRecord]
+) -> dict[str, float]:
+    """Returns the accuracies that the search had measured, by the name of the member."""
+    outcomes = {one.trial: one.outcome for one in candidates if one.outcome is not None}
+    return {
+        name: outcome.metrics["accuracy"]
+        for name, one in designs.items()
+        if one["kind"] == "member" and (outcome := outcomes.get(one["trial"])) is not None
+    }
 
 
 def _with_scale(one: Confirmed, earlier: list[Confirmed]) -> Confirmed:

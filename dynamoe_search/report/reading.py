@@ -145,7 +145,7 @@ def read(store: Store, name: str) -> StudyData:
         decisions=tuple(store.decisions(name)),
         importances=tuple(importances(store, name)),
         database=store.url,
-        confirmed=read_confirmed(store, name),
+        confirmed=read_confirmed(store, name, candidates),
         audited=read_audited(store, name),
     )
 
