@@ -54,7 +54,7 @@ docs-check: $(STAMP) ## fail if a generated page is out of date
 	$(BIN)/python -m tools.reference --check
 
 site: $(STAMP) ## build the documentation as a site in build/site; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 pictures: $(STAMP) ## draw the pictures of the documentation anew, from a small search
 	$(BIN)/python -m tools.pictures

@@ -185,6 +185,46 @@ IMPORTANCE = TableKind(
         _column("candidates*", "int", "complete candidates that have the parameter"),
     ),
 )
+CONFIRMATION = TableKind(
+    name="confirmation",
+    about="One row per design that the command confirm trained again, measured on the test part.",
+    columns=(
+        _column("study", "text", "name of the study that has the runs"),
+        _column("factor", "int", "how many times wider or longer than in the study"),
+        _column("scale_by", "text", "what was scaled: `width` or `epochs`; empty if nothing was"),
+        _column("design*", "text", "`trial-` and its number, or the name of a plain design"),
+        _column("kind", "text", "`member` or `baseline`"),
+        _column("activated_params*", "float", "mean parameters that a test token used"),
+        _column("accuracy*", "float", "mean over the seeds, on the test part"),
+        _column("accuracy_low*", "float", "lower end of its 95 % interval"),
+        _column("accuracy_high*", "float", "upper end of its 95 % interval"),
+        _column("validation_accuracy", "float", "mean over the seeds, on the validation part"),
+        _column("seeds*", "int", "runs that came to their end"),
+        _column("best_plain*", "text", "the best plain design of at most 1.05 times its size"),
+        _column("gain*", "float", "mean paired difference of accuracy to that design"),
+        _column("gain_low", "float", "lower end of its 95 % interval"),
+        _column("gain_high", "float", "upper end of its 95 % interval"),
+        _column("verdict*", "text", "of a member: `stays`, `within noise` or `beaten`"),
+        _column("beaten_by", "text", "the design that is ahead of it"),
+    ),
+)
+AUDIT = TableKind(
+    name="audit",
+    about="One row per answer of the command audit.",
+    columns=(
+        _column("study", "text", "name of the study that has the runs"),
+        _column("claim*", "text", "name of the claim"),
+        _column("subject*", "text", "which router, matching or design it is about"),
+        _column("verdict*", "text", "`holds`, `does not hold` or `not decided`"),
+        _column("effect*", "float", "what was measured, in the claim's unit"),
+        _column("low*", "float", "lower end of its 95 % interval"),
+        _column("high*", "float", "upper end of its 95 % interval"),
+        _column("runs*", "int", "replicates behind it"),
+        _column("margin", "float", "smallest effect of interest, in the same unit"),
+        _column("p", "float", "of no effect, before correction"),
+        _column("sentence", "text", "the answer in words"),
+    ),
+)
 BUDGETS = TableKind(
     name="budgets",
     about="Studies side by side: one row per study and training budget (comparisons only).",
@@ -198,5 +238,16 @@ BUDGETS = TableKind(
     ),
 )
 
-OF_A_STUDY = (TRIALS, FRONT, LAYERS, PROGRESS, FAILURES, DECISIONS, HYPERVOLUME, IMPORTANCE)
+OF_A_STUDY = (
+    TRIALS,
+    FRONT,
+    LAYERS,
+    PROGRESS,
+    FAILURES,
+    DECISIONS,
+    HYPERVOLUME,
+    IMPORTANCE,
+    CONFIRMATION,
+    AUDIT,
+)
 OF_A_COMPARISON = (FRONT, HYPERVOLUME, BUDGETS)

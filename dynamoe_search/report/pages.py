@@ -3,8 +3,9 @@
 from collections import Counter
 from typing import Any
 
+from dynamoe_search.auditing.findings import RULE
 from dynamoe_search.records import CandidateRecord
-from dynamoe_search.report import findings, grids, plots, provenance, series, words
+from dynamoe_search.report import designed_grids, findings, grids, plots, provenance, series, words
 from dynamoe_search.report.comparing import Comparison
 from dynamoe_search.report.history import hypervolumes, reference_of
 from dynamoe_search.report.page import render
@@ -44,6 +45,9 @@ def study_page(data: StudyData) -> str:
         "chosen": data.knee.trial if data.knee else None,
         "num_importance": max((one.candidates for one in data.importances), default=0),
         "failures_text": _failures(data),
+        "confirmed": [(one.sentences, designed_grids.confirmed(one)) for one in data.confirmed],
+        "audited": [designed_grids.audited(one) for one in data.audited],
+        "audit_rule": RULE,
         **_grids(data),
         **provenance.of_study(data),
     }
@@ -73,6 +77,8 @@ def _sections(content: dict[str, Any], drawn: dict[str, Any]) -> list[tuple[str,
         ("designs", "Designs", bool(content["cards"])),
         ("course", "Course", "hypervolume" in drawn or "curves" in drawn),
         ("experts", "Experts", bool(content["choices"])),
+        ("confirmed", "Confirmed", bool(content["confirmed"])),
+        ("claims", "Claims", bool(content["audited"])),
         ("importance", "What mattered", bool(content["importance"].rows)),
         ("time", "Time", "time" in drawn),
         ("failures", "Failures", True),

@@ -10,6 +10,12 @@ from pydantic import ValidationError
 
 from dynamoe_search.pareto import front_indices, knee_point
 from dynamoe_search.records import CandidateRecord, Progress, RungDecision, StudyRecord
+from dynamoe_search.report.designed import (
+    Audited,
+    Confirmed,
+    read_audited,
+    read_confirmed,
+)
 from dynamoe_search.report.words import is_maximised
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
@@ -28,6 +34,8 @@ class StudyData:
         decisions: What was decided at rungs, by trial and rung.
         importances: Which parameters mattered; empty if there are too few candidates.
         database: Where it was read from, for people.
+        confirmed: What its designs reached on the test part with fresh seeds.
+        audited: What designed runs on its data say of the papers' claims.
     """
 
     record: StudyRecord
@@ -37,6 +45,8 @@ class StudyData:
     decisions: tuple[RungDecision, ...] = ()
     importances: tuple[Importance, ...] = ()
     database: str = ""
+    confirmed: tuple[Confirmed, ...] = ()
+    audited: tuple[Audited, ...] = ()
 
     @property
     def name(self) -> str:
@@ -135,6 +145,8 @@ def read(store: Store, name: str) -> StudyData:
         decisions=tuple(store.decisions(name)),
         importances=tuple(importances(store, name)),
         database=store.url,
+        confirmed=read_confirmed(store, name, candidates),
+        audited=read_audited(store, name),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamoe_search.records import CandidateRecord
-from dynamoe_search.report import columns
+from dynamoe_search.report import columns, designed_rows
 from dynamoe_search.report.columns import Column, TableKind
 from dynamoe_search.report.history import hypervolumes
 from dynamoe_search.report.reading import StudyData, epochs_of, seconds_of, value
@@ -48,6 +48,13 @@ def study_tables(data: StudyData) -> list[Table]:
         table(columns.DECISIONS, _decisions(data)),
         table(columns.HYPERVOLUME, hypervolume_rows(data)),
         table(columns.IMPORTANCE, _importance(data)),
+        table(
+            columns.CONFIRMATION,
+            (row for one in data.confirmed for row in designed_rows.confirmed_rows(one)),
+        ),
+        table(
+            columns.AUDIT, (row for one in data.audited for row in designed_rows.audited_rows(one))
+        ),
     ]
 
 

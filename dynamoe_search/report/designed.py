@@ -1,0 +1,148 @@
+"""What confirmations and audits of a study found, read from the studies that they made."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dynamoe_search.auditing import CLAIMS, Finding
+from dynamoe_search.confirmation import (
+    Carrying,
+    Confirmation,
+    Measured,
+    carrying,
+    confirmation,
+    findings,
+    measured,
+    planned,
+)
+from dynamoe_search.records import CandidateRecord, StudyRecord
+from dynamoe_search.store import Store
+
+FINDINGS = "findings"
+"""Kind of evidence that has the answers of an audit, on its first trial."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmed:
+    """What the runs of one confirmation say, at one scale.
+
+    Attributes:
+        study: The study that has the runs.
+        seeds: Replicates that were asked for.
+        factor: How many times wider or longer than in the study the designs are.
+        by: What was scaled: `width` or `epochs`; None if nothing was.
+        runs: Those that were measured on the test part.
+        found: What they say.
+        scaled: Whether the ranking of the study's own scale carries over; None at that scale.
+    """
+
+    study: str
+    seeds: int
+    factor: int
+    by: str | None
+    runs: tuple[Measured, ...]
+    found: Confirmation
+    scaled: Carrying | None = None
+
+    @property
+    def sentences(self) -> list[str]:
+        """What was found, in words."""
+        return findings(self.found, self.scaled)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audited:
+    """The answers of an audit, and the study that has its runs."""
+
+    study: str
+    findings: tuple[Finding, ...]
+
+
+def read_confirmed(
+    store: Store, name: str, candidates: Sequence[CandidateRecord]
+) -> tuple[Confirmed, ...]:
+    """Returns the confirmations of a study that came to their end, in the order in which they were made.
+
+    Args:
+        store: The open database.
+        name: The study.
+        candidates: Those of the study itself.
+    """
+    found: list[Confirmed] = []
+    for child in _children(store, name, "confirm"):
+        text = child.plan_json or "{}"
+        runs = measured(store.candidates(child.name), store.tests(child.name), text)
+        if not runs or child.state != "finished":
+            continue
+        plan = json.loads(text)
+        seeds, factor = plan["seeds"], plan["factor"]
+        searched = _searched(plan["designs"], candidates) if factor == 1 else {}
+        own = Confirmed(
+            study=child.name,
+            seeds=seeds,
+            factor=factor,
+            by=plan["scale_by"],
+            runs=tuple(runs),
+            found=confirmation(runs, seeds=seeds, asked=planned(text), searched=searched),
+        )
+        found.append(_with_scale(own, found))
+    return tuple(found)
+
+
+def _searched(
+    designs: Mapping[str, Mapping[str, Any]], candidates: Sequence[CandidateRecord]
+) -> dict[str, float]:
+    """Returns the accuracies that the search had measured, by the name of the member."""
+    outcomes = {one.trial: one.outcome for one in candidates if one.outcome is not None}
+    return {
+        name: outcome.metrics["accuracy"]
+        for name, one in designs.items()
+        if one["kind"] == "member" and (outcome := outcomes.get(one["trial"])) is not None
+    }
+
+
+def _with_scale(one: Confirmed, earlier: list[Confirmed]) -> Confirmed:
+    """Compares with the confirmation of the same designs and seeds at the study's own scale."""
+    if one.factor == 1 or one.by is None:
+        return one
+    designs = {run.design for run in one.runs}
+    for other in reversed(earlier):
+        same = {run.design for run in other.runs} == designs and other.seeds == one.seeds
+        if other.factor == 1 and same:
+            scaled = carrying(other.runs, one.runs, factor=one.factor, by=one.by, seeds=one.seeds)
+            return Confirmed(
+                study=one.study,
+                seeds=one.seeds,
+                factor=one.factor,
+                by=one.by,
+                runs=one.runs,
+                found=one.found,
+                scaled=scaled,
+            )
+    return one
+
+
+def read_audited(store: Store, name: str) -> tuple[Audited, ...]:
+    """Returns the audits of a study that came to their end, in the order in which they were made."""
+    found = []
+    for child in _children(store, name, "audit"):
+        for evidence in store.evidence(child.name, FINDINGS):
+            lines = json.loads(evidence.content_json)["findings"]
+            answers = [finding_of(one) for one in lines if one["claim"] in CLAIMS]
+            found.append(Audited(study=child.name, findings=tuple(answers)))
+    return tuple(found)
+
+
+def finding_of(line: dict[str, Any]) -> Finding:
+    """Returns a stored answer; JSON has null for what is not a number."""
+    numbers = ("effect", "low", "high", "p", "margin")
+    given = {key: math.nan if line[key] is None else line[key] for key in numbers}
+    details = {key: math.nan if one is None else one for key, one in line["details"].items()}
+    return Finding(**{**line, **given, "details": details})
+
+
+def _children(store: Store, name: str, purpose: str) -> list[StudyRecord]:
+    records = [store.study(child) for child in store.children(name)]
+    return [one for one in records if one.purpose == purpose]

@@ -1,0 +1,108 @@
+"""The tables of the page about confirmations and audits."""
+
+import math
+from collections.abc import Sequence
+
+from dynamoe_search.auditing import CLAIMS
+from dynamoe_search.confirmation import points
+from dynamoe_search.report.designed import Audited, Confirmed
+from dynamoe_search.report.designed_rows import confirmed_rows
+from dynamoe_search.report.grids import Cell, Grid, GridRow, Heading
+from dynamoe_search.report.words import NONE, count
+
+
+def scale_words(one: Confirmed) -> str:
+    """Returns at which scale the designs of a confirmation were trained."""
+    return "as in the study" if one.by is None else f"{one.factor} times the {one.by}"
+
+
+def confirmed(one: Confirmed) -> Grid:
+    """Returns what the designs of a confirmation reach on the test part, the smallest first."""
+    rows = [
+        [
+            Cell(text=row["design"]),
+            _number(row["activated_params"], count(row["activated_params"])),
+            _number(row["accuracy"], points(row["accuracy"])),
+            Cell(text=_between(row["accuracy_low"], row["accuracy_high"])),
+            Cell(text=row["best_plain"] or NONE),
+            _number(row["gain"], row["gain_words"]),
+            Cell(text=row["verdict"] or NONE),
+        ]
+        for row in confirmed_rows(one)
+    ]
+    return _grid(
+        f"Accuracy on the test part in points, {scale_words(one)}, over {one.seeds} fresh seeds",
+        (
+            ("design", "tight"),
+            ("activated", "num"),
+            ("test accuracy", "num"),
+            ("95 % interval", "tight"),
+            ("best plain design", "tight"),
+            ("gain on it", "tight"),
+            ("front", "tight"),
+        ),
+        rows,
+        "Activated parameters are those of a test token; the best plain design is that of at most 1.05 times as many. "
+        f"The runs are the study {one.study}, which has a report of its own.",
+    )
+
+
+def audited(one: Audited) -> Grid:
+    """Returns the answers of an audit, in its order."""
+    rows = [
+        [
+            Cell(text=CLAIMS[line.claim].words, more=_about(line.claim)),
+            Cell(text=line.subject),
+            Cell(text=line.verdict),
+            _number(line.effect, _signed(line.effect)),
+            Cell(text=_between(line.low, line.high, 1.0)),
+            _number(line.n, f"{line.n:,}"),
+            Cell(text=line.sentence),
+        ]
+        for line in one.findings
+    ]
+    return _grid(
+        "What the papers claim, asked of designed runs on the data of this study",
+        (
+            ("claim", "wide"),
+            ("about", "tight"),
+            ("answer", "tight"),
+            ("effect", "num"),
+            ("95 % interval", "tight"),
+            ("runs", "num"),
+            ("in words", "wide"),
+        ),
+        rows,
+        f"The runs are the study {one.study}. Measured on the validation part.",
+    )
+
+
+def _about(key: str) -> str:
+    claim = CLAIMS[key]
+    return f"{claim.source}\nEffect: {claim.effect}."
+
+
+def _grid(
+    caption: str, headings: Sequence[tuple[str, str]], rows: Sequence[Sequence[Cell]], note: str
+) -> Grid:
+    return Grid(
+        caption=caption,
+        columns=tuple(Heading(label=label, style=style) for label, style in headings),
+        rows=tuple(GridRow(cells=tuple(row)) for row in rows),
+        note=note,
+    )
+
+
+def _number(value: float, text: str) -> Cell:
+    return Cell(text=text, sort="" if math.isnan(value) else repr(float(value)))
+
+
+def _signed(value: float) -> str:
+    return NONE if math.isnan(value) else f"{value:+.2f}"
+
+
+def _between(low: float, high: float, unit: float = 100.0) -> str:
+    if math.isnan(low) or math.isnan(high):
+        return NONE
+    places = 1 if unit == 100.0 else 2
+    return f"{unit * low:.{places}f} to {unit * high:.{places}f}"
