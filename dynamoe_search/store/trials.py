@@ -156,6 +156,18 @@ class Trials:
                     return trial.number
         raise self._lost(study.study_name)
 
+    def note(self, study: optuna.Study, key: str, value: Any) -> None:
+        """Keeps a value with a study, under one of our names."""
+        with self._guarded(study.study_name):
+            study.set_user_attr(f"{OURS}:{key}", value)
+
+    def notes(self, study: optuna.Study) -> dict[str, Any]:
+        """Returns what `note` has kept."""
+        with self._guarded(study.study_name):
+            found = study.user_attrs
+        first = f"{OURS}:"
+        return {key.removeprefix(first): found[key] for key in found if key.startswith(first)}
+
     def tell(
         self,
         study: optuna.Study,
