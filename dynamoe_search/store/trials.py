@@ -2,13 +2,13 @@
 
 import math
 import time
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
+import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -29,6 +29,14 @@ STATES = {
     "stopped": TrialState.PRUNED,
 }
 """What Optuna calls the trial of a candidate that is over."""
+
+_TRIALS = sa.table(
+    "trials",
+    sa.column("study_id", sa.Integer),
+    sa.column("number", sa.Integer),
+    sa.column("state", sa.Enum(TrialState, name="trialstate")),
+)
+"""What is read of Optuna's own table."""
 
 _FINISHED = optuna.exceptions.UpdateFinishedTrialError
 _ATTEMPTS = 20
@@ -128,14 +136,19 @@ class Trials:
             known: Numbers of the running trials that our tables have; others are left over from a crash.
         """
         with self._guarded(study.study_name):
-            for trial in _running(study):
-                if trial.number in known or trial.user_attrs.get("ordinal") != candidate.ordinal:
+            storage = self.storage
+            study_id = storage.get_study_id_from_name(study.study_name)
+            for number in sorted(self._running(study_id) - known):
+                trial = storage.get_trial(
+                    storage.get_trial_id_from_study_id_trial_number(study_id, number)
+                )
+                if trial.user_attrs.get("ordinal") != candidate.ordinal:
                     continue
                 if trial.params == dict(params):
-                    return trial.number
-                self.discard(study, trial.number)
-            token = uuid.uuid4().hex
-            study.add_trial(
+                    return number
+                self.discard(study, number)
+            trial_id = storage.create_new_trial(
+                study_id,
                 optuna.trial.create_trial(
                     state=TrialState.RUNNING,
                     params=dict(params),
@@ -147,14 +160,10 @@ class Trials:
                         "router": candidate.router.kind,
                         "schedule": candidate.schedule.shape,
                         "experts_per_layer": counts_to_text(candidate.experts_per_layer),
-                        "token": token,
                     },
-                )
+                ),
             )
-            for trial in reversed(_running(study)):
-                if trial.user_attrs.get("token") == token:
-                    return trial.number
-        raise self._lost(study.study_name)
+            return storage.get_trial(trial_id).number
 
     def note(self, study: optuna.Study, key: str, value: Any) -> None:
         """Keeps a value with a study, under one of our names."""
@@ -216,7 +225,16 @@ class Trials:
     def running(self, study: optuna.Study) -> frozenset[int]:
         """Returns the numbers of the trials that Optuna calls running."""
         with self._guarded(study.study_name):
-            return frozenset(trial.number for trial in _running(study))
+            return self._running(self.storage.get_study_id_from_name(study.study_name))
+
+    def _running(self, study_id: int) -> frozenset[int]:
+        """Asks for numbers alone: Optuna would read these trials with all their parameters and attributes."""
+        here = _TRIALS.c
+        query = sa.select(here.number).where(
+            here.study_id == study_id, here.state == TrialState.RUNNING
+        )
+        with self._database.read() as connection:
+            return frozenset(connection.execute(query).scalars())
 
     def frozen(self, name: str) -> list[FrozenTrial] | None:
         """Returns all trials as Optuna has them, by number; None if Optuna has no such study."""
@@ -259,10 +277,6 @@ class Trials:
                 raise
             self._studies.pop(name, None)
             raise self._lost(name) from error
-
-
-def _running(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def _open_storage(database: Database) -> RDBStorage:
