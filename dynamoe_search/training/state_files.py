@@ -136,6 +136,22 @@ class StateFolder:
                 total += path.stat().st_size
         return total
 
+    def keep_one(self, ordinal: int, epoch: int, checksum: str) -> None:
+        """Removes what killed processes wrote beside the file of an epoch; seconds differ, so its name does too.
+
+        Args:
+            ordinal: The candidate, in no leg.
+            epoch: Where it stands.
+            checksum: Of the file to keep there; of an earlier epoch the first file is kept.
+        """
+        for kept in self.epochs(ordinal):
+            paths = sorted(self._paths(ordinal, kept))
+            named = [path for path in paths if path.stem.endswith(checksum[:16])]
+            best = named[0] if named else paths[0] if kept < epoch and paths else None
+            for path in paths:
+                if best is not None and path != best:
+                    path.unlink(missing_ok=True)
+
     def remove(self, ordinal: int) -> None:
         """Removes all files of a candidate, as far as that is possible."""
         shutil.rmtree(self._folder(ordinal), ignore_errors=True)

@@ -218,6 +218,21 @@ def test_housekeeping(tmp_path: Path) -> None:
     assert folder.ordinals() == [4]
 
 
+def test_what_killed_processes_wrote_beside_a_state_is_removed(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path)
+    for epoch in (1, 2):
+        states = [replace(standing(), epoch=epoch, seconds=seconds) for seconds in (1.0, 2.0, 3.0)]
+        checksums = [folder.save(state) for state in states]
+    assert len(list((tmp_path / "17").iterdir())) == 6
+    folder.keep_one(17, 2, checksums[1])
+    names = sorted(path.name for path in (tmp_path / "17").iterdir())
+    assert [name[:12] for name in names] == ["epoch-000001", "epoch-000002"]
+    assert checksums[1][:16] in names[1]
+    folder.keep_one(17, 2, "0" * 64)  # of a file that is gone: what there is may be as good
+    folder.keep_one(99, 2, "0" * 64)
+    assert sorted(path.name for path in (tmp_path / "17").iterdir()) == names
+
+
 def test_only_a_state_between_epochs_is_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="amid epoch 3"):
         StateFolder(tmp_path).save(replace(standing(), batch=1))
