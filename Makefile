@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@echo "Building .venv (once; torch is large)" >&2
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PIP_INSTALL) hatchling editables torch
-	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,dashboard,docs,loggers,report]'
+	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,dashboard,docs,language,loggers,report]'
 	@rm -f .venv/installed-*
 	@touch $@
 

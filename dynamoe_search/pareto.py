@@ -66,16 +66,29 @@ def hypervolume(values: ArrayLike, maximise: Sequence[bool], reference: ArrayLik
     return float(moocore.hypervolume(inside, ref=bound)) if np.isfinite(inside).all() else np.inf
 
 
-def dominated_share(values: ArrayLike, maximise: Sequence[bool], reference: ArrayLike) -> float:
+def dominated_share(
+    values: ArrayLike,
+    maximise: Sequence[bool],
+    reference: ArrayLike,
+    logarithmic: Sequence[bool] | None = None,
+) -> float:
     """Returns the share of the box between ideal and reference point that the points dominate.
 
-    The ideal is 1 in what is maximised (an accuracy) and 0 in everything else.
+    The ideal is 1 in what is maximised (an accuracy) and on a logarithmic scale (a perplexity), and 0 in everything
+    else.
 
     Args:
         values: (points, objectives).
         maximise: One claim per objective.
         reference: (objectives,) A point worse than all of interest; points that do not dominate it add nothing.
+        logarithmic: One claim per objective: whether logarithms span the box; nowhere if left out.
     """
+    if logarithmic is not None and any(logarithmic):
+        scaled = np.array(values, dtype=np.float64).reshape(-1, len(maximise))
+        bound = np.array(reference, dtype=np.float64)
+        for place in np.flatnonzero(logarithmic):
+            scaled[:, place], bound[place] = np.log(scaled[:, place]), np.log(bound[place])
+        values, reference = scaled, bound
     ideal = np.asarray(maximise, dtype=np.float64)
     box = float(np.prod(np.abs(np.asarray(reference, dtype=np.float64) - ideal)))
     return hypervolume(values, maximise, reference) / box

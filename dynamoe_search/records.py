@@ -5,8 +5,9 @@ All are frozen dataclasses. `to_json` and `from_json` turn any of them into text
 
 import hashlib
 import json
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
@@ -45,6 +46,20 @@ class ModelConfig:
     num_heads: int = 4
     patch_size: int = 4
     dropout: float = 0.0
+    # of language models; left out of hashes and pack keys where they are the default
+    moe_every: int = 1
+    expert: Literal["gelu", "swiglu"] = "gelu"
+    tie_embeddings: bool = True
+
+
+_LATER_FIELDS = ("moe_every", "expert", "tie_embeddings")
+"""Fields of `ModelConfig` that designs of earlier versions had not."""
+
+
+def _added(model: ModelConfig) -> list[str]:
+    """Returns those of the later fields that are not at their default, so that older designs keep their hashes."""
+    defaults = {one.name: one.default for one in fields(ModelConfig)}
+    return [name for name in _LATER_FIELDS if getattr(model, name) != defaults[name]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +171,7 @@ class Candidate:
         """Candidates with the same key have the same tensor shapes and batches, and can be trained in one pack."""
         model = self.model
         train = self.train
+        later = [f"{name}={getattr(model, name)}" for name in _added(model)]
         return "|".join(
             str(part)
             for part in (
@@ -170,6 +186,7 @@ class Candidate:
                 train.augment,
                 train.precision,
                 self.study_seed,  # the order of the batches
+                *later,
             )
         )
 
@@ -179,6 +196,9 @@ class Candidate:
         content = json.loads(to_json(self))
         for name in ("study_seed", "ordinal", "reference", "schedule"):
             del content[name]
+        for name in _LATER_FIELDS:
+            if name not in _added(self.model):
+                del content["model"][name]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -195,6 +215,26 @@ class LayerRouting:
     load: tuple[float, ...]  # share of the tokens that used each slot (sums to mean_k)
     load_cv: float  # coefficient of variation of the load over open experts
     max_share: float  # share of all expert calls that the busiest expert has
+    # language models: mean loss in nats of the tokens that used 0, 1, 2, ... experts; None where no token did
+    loss_by_k: tuple[float | None, ...] = ()
+
+
+def language_metrics(loss: float, bytes_per_token: float) -> dict[str, float]:
+    """Returns `perplexity` and `bits_per_byte` of a language model.
+
+    Args:
+        loss: In nats per token. A loss beyond 700 counts as 700, so that the perplexity is a number.
+        bytes_per_token: Mean length of a token in bytes of UTF-8.
+    """
+    return {
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": loss / math.log(2) / bytes_per_token,
+    }
+
+
+def bytes_per_token(metrics: Mapping[str, float]) -> float:
+    """Returns what `language_metrics` was told, from a language model's metrics."""
+    return metrics["validation_loss"] / math.log(2) / metrics["bits_per_byte"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,7 +257,8 @@ class Outcome:
     """How the training of a candidate ended.
 
     `metrics` has every objective by its name, and more: `accuracy`, `validation_loss`, `activated_params`,
-    `total_params`, `flops_per_token`, `shared_params`, `router_params`, `latency_ms`, `peak_memory_mb` where measured.
+    `total_params`, `flops_per_token`, `shared_params`, `router_params`, `latency_ms`, `peak_memory_mb` where measured;
+    of language models also `perplexity`, `bits_per_byte`, `embedding_params`, and parameters `_with_embeddings`.
     """
 
     ordinal: int

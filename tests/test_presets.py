@@ -18,7 +18,10 @@ from dynamoe_search.presets.overrides import parse_value
 from dynamoe_search.presets.toml import to_toml, to_toml_value
 from dynamoe_search.specs import IntRange, StudySpec
 
-EXPECTED = {"digits", "fashion-mnist", "mnist", "cifar10", "schedules", "routers"}
+EXPECTED = {
+    *("digits", "fashion-mnist", "mnist", "cifar10", "schedules", "routers"),
+    *("lm-docs", "lm-tiny", "lm-small", "lm-medium", "lm-top-p"),
+}
 
 
 def write(folder: Path, text: str) -> str:

@@ -44,6 +44,7 @@ COLUMNS = {
     "host": "machine that the process runs on",
     "id": "always 1",
     "is_feasible": "whether all constraints of the study hold",
+    "loss_by_k_json": "language models: mean loss of the tokens that used 0, 1, 2, ... experts, null where none did",
     "k_histogram_json": "number of tokens that used 0, 1, 2, ... experts",
     "kind": "what the evidence says, as a stable word",
     "latency_ms": "time of a forward pass, if it is an objective",

@@ -206,7 +206,7 @@ def train(
             should_stop=should_stop,
         )
     if out is not None:
-        save_model(out, trained.config, trained.state)
+        save_model(out, trained.config, trained.state, trained.tokenizer)
     if as_json:
         result = {
             "candidate": json.loads(to_json(trained.candidate)),

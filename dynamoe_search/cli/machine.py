@@ -36,6 +36,7 @@ _PACKAGES = (
 _EXTRAS = {
     "report": ("jinja2", "matplotlib", "plotly", "pyarrow"),
     "dashboard": ("optuna-dashboard",),
+    "language": ("datasets", "tokenizers"),
     "cluster": ("psycopg",),
 }
 _LARGEST_PACK = 1024
@@ -44,6 +45,7 @@ _DATA_SETS = {
     "fashion-mnist": "apt install dataset-fashion-mnist, or let run download it",
     "mnist": "let run download it, or --set data.path=FOLDER",
     "cifar10": "let run download it, or --set data.path=FOLDER",
+    "docs": "",
 }
 
 

@@ -19,6 +19,7 @@ from dynamoe_search.cli.words import ago, cell, printable, seconds, size
 from dynamoe_search.records import (
     CandidateRecord,
     FrontMember,
+    LayerRouting,
     Outcome,
     Progress,
     RouterConfig,
@@ -196,13 +197,23 @@ def show_outcome(outcome: Outcome) -> None:
         out.print()
         out.print(table(["step", "open experts per layer"], events))
     if outcome.routing:
-        layers = [
+        layers: list[tuple[Any, ...]] = [
             (one.layer, one.num_experts, one.mean_k, one.std_k, one.load_cv, one.max_share)
             for one in outcome.routing
         ]
         headings = ["layer", "experts", "mean K", "std K", "load CV", "largest share"]
+        if any(one.loss_by_k for one in outcome.routing):
+            headings.append("loss of tokens by K")
+            told = [_loss_by_k(one) for one in outcome.routing]
+            layers = [(*row, words) for row, words in zip(layers, told, strict=True)]
         out.print()
         out.print(table(headings, layers))
+
+
+def _loss_by_k(layer: LayerRouting) -> str:
+    """Returns the mean loss of a language model's tokens by the number of their experts."""
+    told = [f"{k}: {loss:.3f}" for k, loss in enumerate(layer.loss_by_k) if loss is not None]
+    return ", ".join(told)
 
 
 def _show_report(report: Progress) -> None:

@@ -31,7 +31,7 @@ from dynamoe_search.cli.words import say
 from dynamoe_search.errors import StoppedError
 
 if TYPE_CHECKING:  # these load torch or Optuna
-    from dynamoe_search.records import CandidateRecord, RungDecision, StudyRecord
+    from dynamoe_search.records import CandidateRecord, FrontMember, RungDecision, StudyRecord
     from dynamoe_search.search import Limits, StudySummary
     from dynamoe_search.store import Store
 
@@ -157,6 +157,15 @@ def _search(
     _suggest(summary, record, storage)
 
 
+def _quality(member: "FrontMember") -> float:
+    """Returns by what the best of a front is chosen: accuracy, or the loss where that is what counts."""
+    from dynamoe_search.specs.vocabulary import is_about_loss
+
+    if is_about_loss(tuple(member.values)):
+        return -member.metrics["validation_loss"]
+    return member.metrics.get("accuracy", 0.0)
+
+
 def _searched(
     store: "Store",
     study: str,
@@ -218,7 +227,7 @@ def _suggest(summary: "StudySummary", record: "StudyRecord", storage: str | None
     elif summary.reason == "trials" and record.purpose == "search":
         lines.append(_command("resume", name, "--trials", 2 * summary.trials, storage=storage))
     if summary.front:
-        best = max(summary.front, key=lambda member: member.metrics.get("accuracy", 0.0))
+        best = max(summary.front, key=_quality)
         lines.append(_command("front", name, "--knee", storage=storage))
         lines.append(_command("show", name, best.trial, storage=storage))
         out = f"{name}-{best.trial}"

@@ -1,10 +1,13 @@
-"""Data sets as tensors: named ones and the user's own, divided into training, validation and test part.
+"""Data sets of images and of text as tensors: named ones and the user's own, in three disjoint parts.
 
 `load_data` gives what a search may see, `load_test` the test part alone. The division depends on the `[data]` section
 only, so both can be called in different processes, years apart.
 """
 
+from typing import TypeAlias
+
 from dynamoe_search.data.images import DIGITS_SOURCE, RawImages, read_digits
+from dynamoe_search.data.sources import find_text
 from dynamoe_search.data.splits import (
     DataInfo,
     ImageData,
@@ -13,16 +16,30 @@ from dynamoe_search.data.splits import (
     part_sizes,
     search_parts,
 )
+from dynamoe_search.data.text import (
+    TextData,
+    TextSplit,
+    describe_text,
+    load_test_text,
+    load_text,
+)
 from dynamoe_search.data.torchvision_compat import import_torchvision
 from dynamoe_search.data.user_files import find_user_files, read_folder, read_npz
 from dynamoe_search.data.vision import VISION_SETS, find_vision_set, read_vision_set
+from dynamoe_search.data.vocabularies import Tokenizer, load_tokenizer, save_tokenizer
 from dynamoe_search.specs.sections import DataSection
+from dynamoe_search.specs.vocabulary import TEXT_NAMES
 
 _NUM_DIGITS = 1797
 
+SearchData: TypeAlias = ImageData | TextData
+"""What a search may see of a data set, of either kind."""
 
-def load_data(section: DataSection) -> ImageData:
+
+def load_data(section: DataSection) -> SearchData:
     """Gives the training and the validation part of a data set, on the CPU.
+
+    `TextData` for the sets in `TEXT_NAMES`, else `ImageData`.
 
     Args:
         section: The `[data]` section of a study file.
@@ -30,11 +47,13 @@ def load_data(section: DataSection) -> ImageData:
     Raises:
         DataError: The data are missing, broken, of the wrong shape or too few; the message says where it looked.
     """
+    if section.name in TEXT_NAMES:
+        return load_text(section)
     return search_parts(_read(section), section, has_test=section.name in VISION_SETS)
 
 
-def load_test(section: DataSection) -> Split:
-    """Gives the test part, standardised with the training part's mean and deviation, on the CPU.
+def load_test(section: DataSection) -> Split | TextSplit:
+    """Gives the test part; of images, standardised with the training part's mean and deviation, on the CPU.
 
     The official test part where the set has one, else the examples that `load_data` leaves out for it.
 
@@ -44,6 +63,8 @@ def load_test(section: DataSection) -> Split:
     Raises:
         DataError: As for `load_data`.
     """
+    if section.name in TEXT_NAMES:
+        return load_test_text(section)
     official = read_vision_set(section, is_train=False) if section.name in VISION_SETS else None
     return held_out_test(_read(section), official, section)
 
@@ -56,6 +77,8 @@ def find_data(section: DataSection) -> str | None:
     """
     if section.name == "digits":
         return DIGITS_SOURCE
+    if section.name in TEXT_NAMES:
+        return find_text(section)
     found = find_vision_set(section) if section.name in VISION_SETS else find_user_files(section)
     return None if found is None else str(found)
 
@@ -66,6 +89,8 @@ def describe(section: DataSection) -> DataInfo:
     Raises:
         DataError: A part would be empty, or the user's own data cannot be read.
     """
+    if section.name in TEXT_NAMES:
+        return describe_text(section)
     if section.name == "digits":
         shape, num_classes, num_examples = (1, 8, 8), 10, _NUM_DIGITS
     elif section.name in VISION_SETS:
@@ -97,10 +122,16 @@ def _read(section: DataSection) -> RawImages:
 __all__ = [
     "DataInfo",
     "ImageData",
+    "SearchData",
     "Split",
+    "TextData",
+    "TextSplit",
+    "Tokenizer",
     "describe",
     "find_data",
     "import_torchvision",
     "load_data",
     "load_test",
+    "load_tokenizer",
+    "save_tokenizer",
 ]

@@ -46,8 +46,8 @@ class ImageData:
 class DataInfo:
     """The size of a data set, for estimates."""
 
-    input_shape: tuple[int, int, int]  # (C, H, W)
-    num_classes: int
+    input_shape: tuple[int, ...]  # (C, H, W) of images, (tokens,) of text
+    num_classes: int  # of text: entries of the vocabulary
     num_train: int
     num_validation: int
 
@@ -70,7 +70,9 @@ class PartIndices:
     test: Array
 
 
-def part_sizes(num_examples: int, section: DataSection, *, has_test: bool) -> PartSizes:
+def part_sizes(
+    num_examples: int, section: DataSection, *, has_test: bool, unit: str = "examples"
+) -> PartSizes:
     """Gives how many examples each part gets.
 
     The validation fraction is of what remains after the test part; `max_train` cuts the training part only, and
@@ -80,6 +82,7 @@ def part_sizes(num_examples: int, section: DataSection, *, has_test: bool) -> Pa
         num_examples: Examples of the training file, or of the whole set where there is only one.
         section: The fractions and `max_train`.
         has_test: Whether the set comes with a test part of its own.
+        unit: What the examples are called in the message.
 
     Raises:
         DataError: A part would be empty.
@@ -89,7 +92,7 @@ def part_sizes(num_examples: int, section: DataSection, *, has_test: bool) -> Pa
     train = num_examples - test - validation
     if train < 1:
         raise DataError(
-            f"data set {section.name}: {num_examples} examples are too few for a training part beside "
+            f"data set {section.name}: {num_examples:,} {unit} are too few for a training part beside "
             f"{validation} for validation and {test} for the test; give more, or lower "
             "data.validation_fraction or data.test_fraction"
         )

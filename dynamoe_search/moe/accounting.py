@@ -27,8 +27,15 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
         for part in (layer.router, layer.experts)
         for parameter in part.parameters()
     }
+    tables = {
+        id(table): table.numel()
+        for name in getattr(model, "vocabulary_tables", ())
+        for table in [model.get_parameter(name)]
+    }
+    apart = ours | tables.keys()
     return ParameterCounts(
-        shared=sum(p.numel() for p in model.parameters() if id(p) not in ours),
+        shared=sum(p.numel() for p in model.parameters() if id(p) not in apart),
+        embedding=sum(tables.values()),
         router_per_layer=tuple(
             sum(_num_open_elements(layer, *item) for item in layer.router.named_parameters())
             for layer in layers
@@ -50,11 +57,13 @@ def flops_per_token(
 
     Args:
         model: The network of one candidate; its mode and weights stay as they are.
-        input_shape: Shape of one example, (channels, height, width) for images.
+        input_shape: (channels, height, width) of one image, or (tokens,) of one sequence.
         mean_k_per_layer: Measured mean number of experts per token, per layer.
     """
     num_tokens: dict[str, int] = {}
-    example = torch.zeros(1, *input_shape, device=next(model.parameters()).device)
+    dtype = torch.int64 if len(input_shape) == 1 else torch.float32  # tokens or an image
+    device = next(model.parameters()).device
+    example = torch.zeros(1, *input_shape, dtype=dtype, device=device)
     layers = dict(_moe_layers(model))
     hooks = [
         layer.register_forward_pre_hook(_TokenCounter(name, num_tokens))

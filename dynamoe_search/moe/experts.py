@@ -14,9 +14,13 @@ import math
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynamoe_search.moe.activations import (
+    Activation,
+    activate,
+    inner_width,
+)
 from dynamoe_search.moe.candidate_axis import has_candidate_axis, with_candidate_axis
 from dynamoe_search.moe.grouped_experts import grouped_experts
 
@@ -24,18 +28,21 @@ Backend = Literal["grouped", "dense"]
 
 
 class Experts(nn.Module):
-    """A pool of two-layer GELU experts of equal width.
+    """A pool of two-layer experts of equal width, with GELU or, for language models, SwiGLU between the layers.
 
-    Parameters: w1 (experts, d_model, d_expert), b1 (experts, d_expert), w2 (experts, d_expert, d_model),
-    b2 (experts, d_model).
+    Parameters: w1 (experts, d_model, inner), b1 (experts, inner), w2 (experts, d_expert, d_model),
+    b2 (experts, d_model); inner is d_expert for `gelu` and 2 * d_expert for `swiglu`, see `moe.activations`.
     """
 
     start: Tensor
 
-    def __init__(self, d_model: int, d_expert: int, num_experts: int) -> None:
+    def __init__(
+        self, d_model: int, d_expert: int, num_experts: int, expert: Activation = "gelu"
+    ) -> None:
         super().__init__()
-        self.w1 = nn.Parameter(torch.randn(num_experts, d_model, d_expert) / math.sqrt(d_model))
-        self.b1 = nn.Parameter(torch.zeros(num_experts, d_expert))
+        inner = inner_width(d_expert, expert)
+        self.w1 = nn.Parameter(torch.randn(num_experts, d_model, inner) / math.sqrt(d_model))
+        self.b1 = nn.Parameter(torch.zeros(num_experts, inner))
         self.w2 = nn.Parameter(torch.randn(num_experts, d_expert, d_model) / math.sqrt(d_expert))
         self.b2 = nn.Parameter(torch.zeros(num_experts, d_model))
         self.register_buffer("start", torch.tensor([0, num_experts]), persistent=False)
@@ -111,15 +118,15 @@ def pool_forward(
     Returns:
         (candidates, tokens, d_model).
     """
-    if backend == "dense" or not _has_grouped_product(pool[0]):
+    if backend == "dense" or not _has_grouped_product(pool[2]):
         return _dense(tokens, gate, mask, start, *pool)
     return grouped_experts(tokens, gate, mask, start, *pool)
 
 
-def _has_grouped_product(w1: Tensor) -> bool:
+def _has_grouped_product(w2: Tensor) -> bool:
     """Tells whether torch can multiply matrices of this type and width in groups."""
-    widths = w1.shape[1:]
-    return w1.element_size() <= 4 and all(n * w1.element_size() % 16 == 0 for n in widths)
+    widths = w2.shape[1:]
+    return w2.element_size() <= 4 and all(n * w2.element_size() % 16 == 0 for n in widths)
 
 
 def _dense(tokens: Tensor, gate: Tensor, mask: Tensor, start: Tensor, *pool: Tensor) -> Tensor:
@@ -128,7 +135,8 @@ def _dense(tokens: Tensor, gate: Tensor, mask: Tensor, start: Tensor, *pool: Ten
     slots = torch.arange(gate.shape[-1], device=tokens.device)
     exists = slots < (start[1:] - start[:-1])[:, None]  # (candidates, slots)
     owner, slot = exists.nonzero(as_tuple=True)  # (G,) each
-    hidden = F.gelu(torch.baddbmm(b1[:, None], tokens.index_select(0, owner), w1))
+    inner = torch.baddbmm(b1[:, None], tokens.index_select(0, owner), w1)
+    hidden = activate(inner, w2.shape[1])
     out = torch.baddbmm(b2[:, None], hidden, w2)  # (G, tokens, d_model)
     token = torch.arange(tokens.shape[1], device=tokens.device)
     pair = (owner[:, None] * len(token) + token) * gate.shape[-1] + slot[:, None]  # (G, tokens)

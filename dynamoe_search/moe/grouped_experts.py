@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynamoe_search.moe.activations import activate, activation_gradient
 from dynamoe_search.moe.threads import Part, Result, in_threads
 
 _PART = 2**18  # numbers in a (pairs, width) tensor of a part: a megabyte in fp32
@@ -50,7 +51,7 @@ def _pairs(mask: Tensor, start: Tensor, width: int, hidden: int) -> list[Pairs]:
         mask: (candidates, tokens, slots) bool; slots that a candidate lacks count as False.
         start: (candidates + 1,) where each candidate's experts begin in the pool.
         width: Width of the tokens.
-        hidden: Width of an expert.
+        hidden: Width of what the first layer of an expert gives.
     """
     num_candidates, num_tokens, num_slots = mask.shape
     counts = start[1:] - start[:-1]
@@ -139,9 +140,9 @@ class _GroupedExperts(torch.autograd.Function):
         def compute(part: Pairs) -> tuple[Tensor, Tensor]:
             w1, b1, w2, b2 = (weight[part.experts] for weight in pool)
             x = flat[part.tokens].index_select(0, part.rows)  # (pairs, d_model)
-            u = F.grouped_mm(x, w1, offs=part.ends)  # (pairs, d_expert)
+            u = F.grouped_mm(x, w1, offs=part.ends)  # (pairs, inner)
             u.add_(b1.index_select(0, part.group))
-            y = F.grouped_mm(F.gelu(u), w2, offs=part.ends)
+            y = F.grouped_mm(activate(u, w2.shape[1]), w2, offs=part.ends)
             y.add_(b2.index_select(0, part.group))
             weight = weights.index_select(0, part.gate).to(y.dtype)
             out[part.tokens].index_add_(0, part.rows, y.mul_(weight[:, None]))
@@ -171,12 +172,12 @@ class _GroupedExperts(torch.autograd.Function):
             d = flat[part.tokens].index_select(0, part.rows)  # (pairs, d_model)
             da = F.grouped_mm(d, w2[own].transpose(1, 2), offs=part.ends)  # (pairs, d_expert)
             dweight = b2[own].index_select(0, part.group).mul_(d).sum(1, dtype=torch.float32)
-            a = F.gelu(u)
+            a = activate(u, w2.shape[1])
             dweight += (a * da).sum(1, dtype=torch.float32)
             dgate.view(-1).index_copy_(0, part.gate, dweight.to(dgate.dtype))
             d.mul_(weight[:, None])  # in place, here and below: memory is what this waits for
             dw2[own] = F.grouped_mm(a.t(), d, offs=part.ends)
-            du = torch.ops.aten.gelu_backward(da.mul_(weight[:, None]), u)
+            du = activation_gradient(da.mul_(weight[:, None]), u)
             x = tokens[part.tokens].index_select(0, part.rows)
             dw1[own] = F.grouped_mm(x.t(), du, offs=part.ends)
             _add_by_group(db1[own], part.group, du)

@@ -1,11 +1,13 @@
 """`MoELayer`: norm, router and experts as an ordinary module. A user's own backbone is built from it."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dynamoe_search.moe.activations import Activation
 from dynamoe_search.moe.experts import Experts
+from dynamoe_search.moe.norms import RMSNorm
 from dynamoe_search.moe.routing import Routing
 
 
@@ -18,6 +20,8 @@ class MoELayer(nn.Module):
         num_slots: Experts that exist, open or not.
         router: A routing rule, see `moe.routers`.
         num_open: Experts that are open at the start, all by default.
+        expert: What stands between the two layers of an expert: `gelu` or `swiglu`.
+        norm: Of the layer's input: `layer` or `rms`.
     """
 
     is_open: Tensor
@@ -29,11 +33,14 @@ class MoELayer(nn.Module):
         num_slots: int,
         router: nn.Module,
         num_open: int | None = None,
+        *,
+        expert: Activation = "gelu",
+        norm: Literal["layer", "rms"] = "layer",
     ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(d_model)
+        self.norm = nn.LayerNorm(d_model) if norm == "layer" else RMSNorm(d_model)
         self.router: Any = router
-        self.experts = Experts(d_model, d_expert, num_slots)
+        self.experts = Experts(d_model, d_expert, num_slots, expert)
         num_open = num_slots if num_open is None else num_open
         self.register_buffer("is_open", torch.arange(num_slots) < num_open)
 

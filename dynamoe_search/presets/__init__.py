@@ -85,11 +85,23 @@ def read_study(source: str, overrides: Sequence[str] = (), name: str | None = No
 
 
 def _anchor_path(raw: dict[str, Any]) -> None:
-    """Makes `data.path` absolute, so that a study can be resumed from another folder."""
+    """Makes the paths of the data absolute, so that a study can be resumed from another folder."""
     data = raw.get("data")
-    path = data.get("path") if isinstance(data, dict) else None
-    if isinstance(path, str) and path and not path.startswith("~"):
-        raw["data"]["path"] = str(Path(path).absolute())
+    if not isinstance(data, dict):
+        return
+    for key in ("path", "repo", "tokenizer_path"):
+        path = data.get(key)
+        if not isinstance(path, str) or not path or path.startswith("~"):
+            continue
+        if key == "path" or _is_folder(path):  # the others may be names as well
+            data[key] = str(Path(path).absolute())
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # too long, or a zero byte
+        return False
 
 
 def _as_run(text: str, overrides: Sequence[str], raw: dict[str, Any]) -> str:

@@ -85,6 +85,7 @@ def estimates(
     *,
     epochs: int,
     kinds: Mapping[int, str] | None = None,
+    highest: float = 1.0,
 ) -> dict[int, Estimate]:
     """Returns what candidates would become, by ordinal; who has a number that is not finite is left out.
 
@@ -94,6 +95,7 @@ def estimates(
         standing: By ordinal, the rung that each candidate asked about has reached.
         epochs: Of a candidate that is trained to its end.
         kinds: By ordinal, what activated parameters change alike in, the router kind; None if they all do.
+        highest: What an error is at most.
     """
     table = {epoch: Rung.of(records) for epoch, records in sorted(rungs.items()) if records}
     everybody = sorted({int(one) for rung in table.values() for one in rung.ordinals})
@@ -112,7 +114,7 @@ def estimates(
     error, activated = (_believe(number, shown) for number in _numbers(ends, floor, lengths, names))
     asked = [one for one in standing if one in place and np.isfinite(error.mean[place[one]])]
     asked_rows = np.array([place[one] for one in asked], dtype=np.int64)
-    return _told(asked, asked_rows, error, activated, floor)
+    return _told(asked, asked_rows, error, activated, floor, highest)
 
 
 def _numbers(
@@ -264,7 +266,12 @@ def _standardised(shown: Floats, is_here: Bools) -> Floats:
 
 
 def _told(
-    asked: list[int], rows: Indices, error: _Belief, activated: _Belief, floor: float
+    asked: list[int],
+    rows: Indices,
+    error: _Belief,
+    activated: _Belief,
+    floor: float,
+    highest: float,
 ) -> dict[int, Estimate]:
     if not asked:
         return {}
@@ -272,7 +279,9 @@ def _told(
         (error.mean, *error.bounds(_ERROR_WIDTH)),
         (activated.mean, *activated.bounds(_ACTIVATED_WIDTH)),
     ]
-    errors = [np.clip(np.exp(np.minimum(one[rows], 1.0)) - floor, 0.0, 1.0) for one in logs[0]]
+    errors = [
+        np.clip(np.exp(np.minimum(one[rows], _LARGEST)) - floor, 0.0, highest) for one in logs[0]
+    ]
     sizes = [np.exp(np.clip(one[rows], -_LARGEST, _LARGEST)) for one in logs[1]]
     return {
         ordinal: Estimate(

@@ -15,7 +15,7 @@ class RungRecord:
     """What a candidate reported at a rung; less is better in all three numbers."""
 
     ordinal: int
-    error: float  # lowest validation error up to the rung
+    error: float  # lowest validation error up to the rung; lowest loss if only the loss counts
     loss: float  # validation loss at the rung
     activated_params: float  # at the rung
 
@@ -57,17 +57,21 @@ class Rung:
         return len(self.ordinals)
 
 
-def at_rungs(reports: Iterable[Progress], rungs: Collection[int]) -> dict[int, list[RungRecord]]:
+def at_rungs(
+    reports: Iterable[Progress], rungs: Collection[int], *, by_loss: bool = False
+) -> dict[int, list[RungRecord]]:
     """Returns what candidates showed at each rung; a rung that nobody reached has an empty list.
 
     Args:
         reports: Those of one candidate in the order of epochs, each epoch once.
         rungs: Epochs after which candidates are compared.
+        by_loss: Whether the loss takes the place of the error: a perplexity is the loss in other words, and how often
+            a language model's first guess is right says little.
     """
     records: dict[int, list[RungRecord]] = {rung: [] for rung in rungs}
     lowest: dict[int, float] = {}
     for report in reports:
-        error = 1.0 - report.accuracy
+        error = report.validation_loss if by_loss else 1.0 - report.accuracy
         # Once not a number, never again one: whatever such a candidate reports later is worth nothing.
         lowest[report.ordinal] = float(np.minimum(error, lowest.get(report.ordinal, np.inf)))
         if report.epoch in records:

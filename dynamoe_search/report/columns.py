@@ -113,6 +113,9 @@ LAYERS = TableKind(
         _column("max_share*", "float", "share of all expert calls that the busiest expert has"),
         _column("k_histogram", "ints", "tokens that used 0, 1, 2, ... experts"),
         _column("load", "floats", "share of the tokens that used each slot; sums to mean_k"),
+        _column(
+            "loss_by_k", "floats", "of text: mean loss of the tokens that used 0, 1, 2, ... experts"
+        ),
     ),
 )
 PROGRESS = TableKind(

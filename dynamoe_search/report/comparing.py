@@ -11,6 +11,7 @@ from dynamoe_search.report.history import hypervolumes, reference_of
 from dynamoe_search.report.reading import StudyData, axes, is_ranked, points, value
 from dynamoe_search.report.tables import Row
 from dynamoe_search.report.words import is_maximised
+from dynamoe_search.specs.vocabulary import LOGARITHMIC
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
 """Shares of the smallest study's epochs at which studies are compared."""
@@ -68,7 +69,12 @@ class Comparison:
     def hypervolume(self, data: StudyData) -> float:
         """Returns the hypervolume of a study's candidates on the common objectives and reference."""
         maximise = [is_maximised(name) for name in self.objectives]
-        return dominated_share(points(data.ranked, self.objectives), maximise, self.reference)
+        return dominated_share(
+            points(data.ranked, self.objectives),
+            maximise,
+            self.reference,
+            [name in LOGARITHMIC for name in self.objectives],
+        )
 
     def budgets(self) -> Iterator[Row]:
         """Yields what each study had reached after the same numbers of epochs."""

@@ -183,7 +183,7 @@ def hypervolume(
 
 
 def curves(data: StudyData) -> Figure:
-    """Returns validation accuracy by epoch, with a mark where a candidate was pruned or paused."""
+    """Returns validation accuracy or loss by epoch, with a mark where a candidate was pruned or paused."""
     figure, axes = _one()
     drawn, _ = series.curves(data)
     for group in series.GROUP_NAMES:
@@ -191,7 +191,7 @@ def curves(data: StudyData) -> Figure:
         for place, curve in enumerate(curve for curve in drawn if curve.group == group):
             axes.plot(
                 curve.epochs,
-                curve.accuracies,
+                curve.values,
                 color=look.light,
                 linestyle="--" if group == "reference" else "-",
                 linewidth=1.5 if is_strong else 0.7,
@@ -199,10 +199,11 @@ def curves(data: StudyData) -> Figure:
                 label=None if place else series.GROUP_NAMES[group],
             )
             if group in ("stopped", "paused", "failed"):
-                end = (curve.epochs[-1:], curve.accuracies[-1:])
+                end = (curve.epochs[-1:], curve.values[-1:])
                 axes.plot(*end, look.marker, color=look.light, markersize=5)
-    _label(axes, "epoch", "accuracy")
-    axes.set_ylabel("validation accuracy")
+    name = series.curve_measure(data)
+    _label(axes, "epoch", name)
+    axes.set_ylabel(words.curve_label(name))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure)
     return figure

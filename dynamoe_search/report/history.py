@@ -15,6 +15,7 @@ from dynamoe_search.report.reading import (
     value,
 )
 from dynamoe_search.report.words import is_maximised
+from dynamoe_search.specs.vocabulary import LOGARITHMIC
 
 STAGES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the finished candidates after which the front is shown."""
@@ -67,7 +68,9 @@ def hypervolumes(
             mask = is_non_dominated(everyone, maximise)
             if mask[-1]:
                 front = [row for row, is_kept in zip(everyone, mask, strict=True) if is_kept]
-                share = dominated_share(front, maximise, worst)
+                share = dominated_share(
+                    front, maximise, worst, [name in LOGARITHMIC for name in names]
+                )
         moments.append(
             Moment(
                 trial=record.trial,

@@ -40,6 +40,7 @@ def study_page(data: StudyData) -> str:
         "cards_note": f"{len(shown)} of {len(data.front)}, evenly chosen."
         if len(shown) < len(data.front)
         else "",
+        "curves_title": words.curve_label(series.curve_measure(data)).capitalize(),
         "curves_note": _curves_note(data),
         "choices": [(one.trial, _choice(data, one)) for one in chosen],
         "chosen": data.knee.trial if data.knee else None,
@@ -148,7 +149,8 @@ def _alts(data: StudyData) -> dict[str, str]:
     return {
         "front": f"Scatter plot of {upwards} against {across}. {said}",
         "hypervolume": f"Line: hypervolume over epochs trained, rising to {end}.",
-        "curves": "Lines: validation accuracy by epoch; tables/progress.csv has the numbers.",
+        "curves": f"Lines: {words.curve_label(series.curve_measure(data))} by epoch; "
+        "tables/progress.csv has the numbers.",
         "fanova": "Bars: importance of parameters over all candidates, as in the table below.",
         "ped": "Bars: importance of parameters among the best quarter, as in the table below.",
         "time": "Bars: training time by model, as in the table below.",

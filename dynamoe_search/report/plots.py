@@ -194,19 +194,21 @@ def hypervolume(
 
 
 def curves(data: StudyData) -> Plot:
-    """Returns validation accuracy by epoch, with a mark where a candidate was pruned or paused."""
+    """Returns validation accuracy or loss by epoch, with a mark where a candidate was pruned or paused."""
     drawn, _ = series.curves(data)
+    name = series.curve_measure(data)
+    shown = "%{y:.2%}" if measure(name).unit == "share" else "%{y:.4f}"
     traces: list[Any] = []
     for group in series.GROUP_NAMES:
         if members := [curve for curve in drawn if curve.group == group]:
-            traces.append(_lines(group, members))
+            traces.append(_lines(group, members, shown))
             if group in ("stopped", "paused", "failed"):
                 traces.append(_ends(data, group, members))
     layout = {
         "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
         "yaxis": {
-            **axis("accuracy"),
-            "title": {"text": "validation accuracy"},
+            **axis(name),
+            "title": {"text": words.curve_label(name)},
             "rangemode": "nonnegative",
         },
         "hovermode": "closest",
@@ -214,14 +216,14 @@ def curves(data: StudyData) -> Plot:
     return {"data": traces, "layout": layout, "height": 460}
 
 
-def _lines(group: str, members: Iterable[series.Curve]) -> dict[str, Any]:
+def _lines(group: str, members: Iterable[series.Curve], shown: str) -> dict[str, Any]:
     """All curves of a group as one line with gaps, which draws faster than one line each."""
     x: list[int | None] = []
     y: list[float | None] = []
     trials: list[int | None] = []
     for curve in members:
         x += [*curve.epochs, None]
-        y += [*(_rounded(accuracy) for accuracy in curve.accuracies), None]
+        y += [*(_rounded(value) for value in curve.values), None]
         trials += [curve.record.trial] * len(curve.epochs) + [None]
     is_strong = group in ("front", "reference")
     return {
@@ -240,7 +242,7 @@ def _lines(group: str, members: Iterable[series.Curve]) -> dict[str, Any]:
         },
         "marker": {"symbol": LOOKS[group].symbol, "size": 5},
         "opacity": 1.0 if is_strong else 0.6,
-        "hovertemplate": "trial %{customdata}<br>%{y:.2%} after epoch %{x}<extra></extra>",
+        "hovertemplate": f"trial %{{customdata}}<br>{shown} after epoch %{{x}}<extra></extra>",
     }
 
 
@@ -252,7 +254,7 @@ def _ends(data: StudyData, group: str, members: Sequence[series.Curve]) -> dict[
         "legendgroup": group,
         "showlegend": False,
         "x": [curve.epochs[-1] for curve in members],
-        "y": [_rounded(curve.accuracies[-1]) for curve in members],
+        "y": [_rounded(curve.values[-1]) for curve in members],
         "text": [
             f"<b>trial {curve.record.trial}</b><br>{plain(series.why(data, curve.record))}"
             for curve in members

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynamoe_search.pruning import in_words
-from dynamoe_search.records import CandidateRecord
+from dynamoe_search.records import CandidateRecord, language_metrics
 from dynamoe_search.report import words
 from dynamoe_search.report.reading import StudyData, epochs_of, seconds_of, value
+from dynamoe_search.specs.vocabulary import is_about_loss
 
 MAX_CURVES = 300
 """Learning curves that one plot can show; the front, references and an even share of the others."""
@@ -66,6 +67,7 @@ def _last_values(data: StudyData, record: CandidateRecord) -> tuple[float, float
         "accuracy": last.accuracy,
         "validation_loss": last.validation_loss,
         "activated_params": last.activated_params,
+        "perplexity": language_metrics(last.validation_loss, 1.0)["perplexity"],
     }
     if not all(name in reported for name in data.axes):
         return None
@@ -74,12 +76,17 @@ def _last_values(data: StudyData, record: CandidateRecord) -> tuple[float, float
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """Validation accuracy of a candidate by epoch."""
+    """What a candidate's validation showed by epoch, see `curve_measure`."""
 
     record: CandidateRecord
     group: str
     epochs: tuple[int, ...]
-    accuracies: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+def curve_measure(data: StudyData) -> str:
+    """Returns what learning curves show: `accuracy`, or `validation_loss` if the study is about that."""
+    return "validation_loss" if is_about_loss(data.objectives) else "accuracy"
 
 
 def curves(data: StudyData) -> tuple[list[Curve], int]:
@@ -102,7 +109,7 @@ def _curve(data: StudyData, record: CandidateRecord) -> Curve:
         record=record,
         group=data.group(record),
         epochs=tuple(report.epoch for report in counted),
-        accuracies=tuple(report.accuracy for report in counted),
+        values=tuple(getattr(report, curve_measure(data)) for report in counted),
     )
 
 

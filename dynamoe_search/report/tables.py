@@ -149,6 +149,7 @@ def _layers(data: StudyData) -> Iterator[Row]:
                 "max_share": layer.max_share,
                 "k_histogram": layer.k_histogram,
                 "load": layer.load,
+                "loss_by_k": layer.loss_by_k,
             }
 
 

@@ -21,6 +21,8 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {
     "accuracy": Measure(label="accuracy", unit="share"),
+    "perplexity": Measure(label="perplexity", unit="real"),
+    "bits_per_byte": Measure(label="bits per byte", unit="real"),
     "validation_loss": Measure(label="validation loss", unit="real"),
     "activated_params": Measure(label="activated parameters", unit="count"),
     "total_params": Measure(label="total parameters", unit="count"),
@@ -49,6 +51,11 @@ def measure(name: str) -> Measure:
 def label(name: str) -> str:
     """Returns the name of a measure as people say it."""
     return measure(name).label
+
+
+def curve_label(name: str) -> str:
+    """Returns what a learning curve shows, for an axis."""
+    return label(name) if name.startswith("validation") else f"validation {label(name)}"
 
 
 def is_maximised(name: str) -> bool:

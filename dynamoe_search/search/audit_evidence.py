@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dynamoe_search.auditing import AuditPlan
 from dynamoe_search.auditing.observations import control_name
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData
 from dynamoe_search.records import Candidate, to_json
 from dynamoe_search.search import weights
 from dynamoe_search.search.designed import DesignedRun, designed_runs
@@ -89,7 +89,7 @@ class _Look:
     """Looks at packs of candidates on the same data."""
 
     def __init__(
-        self, data: ImageData, settings: TrainSettings, should_stop: Callable[[], bool]
+        self, data: SearchData, settings: TrainSettings, should_stop: Callable[[], bool]
     ) -> None:
         self.data = data
         self.settings = settings

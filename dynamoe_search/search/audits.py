@@ -37,6 +37,7 @@ from dynamoe_search.search.designed import (
 )
 from dynamoe_search.search.events import OnEvent, ignore, never
 from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.vocabulary import TEXT_NAMES
 from dynamoe_search.store import Store
 
 FINDINGS = "findings"
@@ -103,12 +104,17 @@ def prepare_audit(store: Store, parent: str, request: AuditRequest) -> Audit:
 
     Raises:
         DataError: The data cannot be described.
-        UsageError: There is no such study, it was not made by a search or has a backbone of the user's own, a claim
-            is unknown, or seeds, epochs or margin are out of range.
+        UsageError: There is no such study, it was not made by a search, is about text or has a backbone of the user's
+            own, a claim is unknown, or seeds, epochs or margin are out of range.
     """
     record = store.study(parent)
     _check(record, request)
     spec = StudySpec.model_validate_json(record.spec_json)
+    if spec.data.name in TEXT_NAMES:
+        raise UsageError(
+            f"the study {parent!r} is about text, and the claims of an audit are tested on images; "
+            "audit a study of images, or use the command confirm"
+        )
     claims = tuple(key for key in CLAIMS if not request.claims or key in request.claims)
     epochs = request.epochs or spec.train.epochs
     num_train = describe(spec.data).num_train

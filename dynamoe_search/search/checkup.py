@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData
 from dynamoe_search.errors import DynamoeError
 from dynamoe_search.records import StudyRecord
 from dynamoe_search.search import weights
@@ -46,7 +46,7 @@ def _files_are_fine(store: Store, study: StudyRecord) -> Finding:
 
 
 def _of_files(
-    store: Store, study: StudyRecord, data: ImageData, trust_code: bool
+    store: Store, study: StudyRecord, data: SearchData, trust_code: bool
 ) -> Iterator[Finding]:
     spec = StudySpec.model_validate_json(study.spec_json)
     try:

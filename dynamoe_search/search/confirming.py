@@ -15,7 +15,7 @@ from dynamoe_search.confirmation import (
     measured,
     planned,
 )
-from dynamoe_search.data import ImageData, Split, load_test
+from dynamoe_search.data import SearchData, Split, TextSplit, load_test
 from dynamoe_search.errors import StorageError, UsageError
 from dynamoe_search.records import Candidate, CandidateRecord, StudyRecord, TestResult
 from dynamoe_search.search import weights
@@ -26,7 +26,7 @@ from dynamoe_search.search.machine import train_settings
 from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from dynamoe_search.training import TrainSettings, data_on
+from dynamoe_search.training import TrainSettings
 from dynamoe_search.training.checkpoints import EVERY_SECONDS
 from dynamoe_search.training.held_out import evaluate_weights
 
@@ -246,7 +246,9 @@ def _scaled(candidate: Candidate, factor: int, by: ScaleBy | None) -> Candidate:
     return candidate
 
 
-def _measure(store: Store, name: str, spec: StudySpec, test: Split, *, trust_code: bool) -> None:
+def _measure(
+    store: Store, name: str, spec: StudySpec, test: Split | TextSplit, *, trust_code: bool
+) -> None:
     """Measures every run that is complete on the test part, if that was not done before."""
     study = store.study(name)
     done = {one.trial for one in store.tests(name)}
@@ -255,7 +257,11 @@ def _measure(store: Store, name: str, spec: StudySpec, test: Split, *, trust_cod
         return
     settings = train_settings(spec, study.settings, trust_code=trust_code)
     data = load_same_data(study)
-    moved = data_on(replace(data, validation=test), settings.device).validation
+    moved = (
+        test.to(settings.device)
+        if isinstance(test, TextSplit)
+        else Split(x=test.x.to(settings.device), y=test.y.to(settings.device))
+    )
     for pack in _packs(missing, study.settings.cohort_size):
         store.add_tests(name, _results(store, name, pack, data, moved, settings))
 
@@ -273,8 +279,8 @@ def _results(
     store: Store,
     name: str,
     pack: Sequence[CandidateRecord],
-    data: ImageData,
-    test: Split,
+    data: SearchData,
+    test: Split | TextSplit,
     settings: TrainSettings,
 ) -> list[TestResult]:
     folder = store.files_of(name) / "models"

@@ -1,6 +1,6 @@
 """`create_study`: everything that could change a number is chosen here, once, and stored with the study."""
 
-from dynamoe_search.data import DataInfo, load_data
+from dynamoe_search.data import DataInfo, TextData, load_data
 from dynamoe_search.records import StudySettings
 from dynamoe_search.search.estimate import largest_design, most_trials
 from dynamoe_search.search.machine import default_threads, library_versions, resolve_device
@@ -58,6 +58,7 @@ def create_study(
             num_classes=data.num_classes,
             max_params=largest.parameters,
             max_flops=largest.flops_per_token,
+            bytes_per_token=data.bytes_per_token if isinstance(data, TextData) else 1.0,
         ),
         versions=library_versions(),
         data_hash=data.data_hash,

@@ -148,6 +148,9 @@ def _model_config(values: Params, spec: StudySpec) -> ModelConfig:
         num_heads=spec.model.num_heads,
         patch_size=spec.model.patch_size,
         dropout=values["model.dropout"],
+        moe_every=spec.model.moe_every,
+        expert=spec.model.expert,
+        tie_embeddings=spec.model.tie_embeddings,
     )
 
 

@@ -16,6 +16,7 @@ from dynamoe_search.search.notes import notes
 from dynamoe_search.search.pilot import PILOT_STEPS, measured_seconds
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec, values_of
+from dynamoe_search.training.token_losses import PART_LOGITS
 
 _BYTES = 4  # of a number in fp32
 _COPIES = 4  # weight, gradient and the two moments of AdamW
@@ -55,7 +56,8 @@ class Estimate:
 class LargestDesign:
     """The most that a design of a space can have; no single design need have all of it."""
 
-    parameters: int
+    parameters: int  # without the tables of a vocabulary
+    embedding: int  # those
     flops_per_token: int  # with all experts active
     tokens: int  # of one example
     num_slots: int  # of all layers
@@ -81,6 +83,7 @@ def estimate(
     largest = largest_design(space, info, trust_code=trust_code)
     trials = most_trials(space)
     cohort = min(trials, spec.search.cohort_size)
+    stored = largest.parameters + largest.embedding
     seconds, basis = None, "not measured"
     if measure:
         seconds = measured_seconds(space, info, trials, device=device, trust_code=trust_code)
@@ -91,7 +94,7 @@ def estimate(
         epochs=trials * spec.train.epochs,
         parameters_max=largest.parameters,
         memory_bytes=cohort * _candidate_bytes(spec, largest) + _data_bytes(info),
-        disk_bytes=trials * _ROW_BYTES + _FRONT_MEMBERS * largest.parameters * _BYTES,
+        disk_bytes=trials * _ROW_BYTES + _FRONT_MEMBERS * stored * _BYTES,
         seconds=seconds,
         basis=basis,
         notes=tuple(notes(space, info, trials)),
@@ -138,11 +141,17 @@ def _largest(counts: list[Candidate], info: DataInfo, *, trust_code: bool) -> La
         most = max(_built_size(one, info, trust_code=trust_code) for one in counts)
         tokens = 1
         return LargestDesign(
-            parameters=most, flops_per_token=2 * most, tokens=tokens, num_slots=_slots(counts)
+            parameters=most,
+            embedding=0,
+            flops_per_token=2 * most,
+            tokens=tokens,
+            num_slots=_slots(counts),
         )
     shape, classes = info.input_shape, info.num_classes
+    sizes = [formula_counts(one, shape, classes) for one in counts]
     return LargestDesign(
-        parameters=max(formula_counts(one, shape, classes).total for one in counts),
+        parameters=max(size.total for size in sizes),
+        embedding=max(size.embedding for size in sizes),
         flops_per_token=math.ceil(
             max(formula_flops(one, shape, classes, one.experts_per_layer) for one in counts)
         ),
@@ -152,9 +161,11 @@ def _largest(counts: list[Candidate], info: DataInfo, *, trust_code: bool) -> La
 
 
 def _check_patches(spec: StudySpec, info: DataInfo) -> None:
+    if spec.model.backbone != "vit":
+        return
     _, height, width = info.input_shape
     patch = spec.model.patch_size
-    if spec.model.backbone == "vit" and (height % patch or width % patch):
+    if height % patch or width % patch:
         raise UsageError(
             f"model.patch_size must divide the image ({height} x {width}), got {patch}"
         )
@@ -164,7 +175,7 @@ def _built_size(candidate: Candidate, info: DataInfo, *, trust_code: bool) -> in
     """Parameters of a design that is built, with whatever the user's own code raises in one sentence."""
     shape, classes = info.input_shape, info.num_classes
     try:
-        return count_parameters(build_model(candidate, shape, classes, trust_code=trust_code)).total
+        counts = count_parameters(build_model(candidate, shape, classes, trust_code=trust_code))
     except InputError:
         raise
     except Exception as error:
@@ -173,6 +184,7 @@ def _built_size(candidate: Candidate, info: DataInfo, *, trust_code: bool) -> in
             f"backbone {candidate.model.backbone!r} cannot be built for images of shape {shape} "
             f"and {classes} classes: {type(error).__name__}: {text}"
         ) from error
+    return counts.total + counts.embedding
 
 
 def _slots(candidates: list[Candidate]) -> int:
@@ -216,9 +228,11 @@ def _candidate_bytes(spec: StudySpec, largest: LargestDesign) -> int:
     tokens = spec.train.batch_size * largest.tokens
     width: int = max(values_of(spec.model.d_model))
     hidden: int = max(values_of(spec.model.d_expert))
-    layers: int = max(values_of(spec.model.num_layers))
+    layers: int = max(values_of(spec.model.num_layers)) * spec.model.moe_every
     per_token = layers * (8 * width + 4 * hidden) + 6 * largest.num_slots
-    return _BYTES * (_COPIES * largest.parameters + tokens * per_token)
+    stored = _COPIES * (largest.parameters + largest.embedding)
+    logits = 4 * PART_LOGITS if largest.embedding else 0
+    return _BYTES * (stored + logits + tokens * per_token)
 
 
 def _data_bytes(info: DataInfo) -> int:

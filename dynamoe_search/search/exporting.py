@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dynamoe_search.data import ImageData, load_data
+from dynamoe_search.data import SearchData, TextData, Tokenizer, load_data
 from dynamoe_search.errors import CandidateError, DynamoeError, UsageError
 from dynamoe_search.records import (
     Candidate,
@@ -57,12 +57,14 @@ class TrainedModel:
         outcome: Its measurements on the validation part.
         state: The `state_dict` of its plain module, on the CPU.
         config: What `training.export.save_model` writes beside the weights.
+        tokenizer: Of a language model, to be written too.
     """
 
     candidate: Candidate
     outcome: Outcome
     state: Mapping[str, Tensor]
     config: ExportedConfig
+    tokenizer: Tokenizer | None = None
 
 
 def export_candidate(
@@ -108,7 +110,8 @@ def export_candidate(
         outcome, state = _train(record.candidate, data, settings, on_event, should_stop)
         versions = library_versions()
         _check_accuracy(study, record, outcome)
-    save_model(out, _config(spec, data, record.candidate, outcome, trial, versions), state)
+    config = _config(spec, data, record.candidate, outcome, trial, versions)
+    save_model(out, config, state, _tokenizer(data))
     return Exported(
         folder=out,
         is_retrained=is_retrained,
@@ -165,12 +168,13 @@ def train_one(
         outcome=outcome,
         state=state,
         config=_config(spec, data, candidate, outcome, None, library_versions()),
+        tokenizer=_tokenizer(data),
     )
 
 
 def _train(
     candidate: Candidate,
-    data: ImageData,
+    data: SearchData,
     settings: TrainSettings,
     on_event: OnEvent,
     should_stop: Callable[[], bool],
@@ -207,9 +211,13 @@ def _check_accuracy(study: StudyRecord, record: CandidateRecord, outcome: Outcom
         )
 
 
+def _tokenizer(data: SearchData) -> Tokenizer | None:
+    return data.tokenizer if isinstance(data, TextData) else None
+
+
 def _config(
     spec: StudySpec,
-    data: ImageData,
+    data: SearchData,
     candidate: Candidate,
     outcome: Outcome,
     trial: int | None,
@@ -224,7 +232,7 @@ def _config(
         candidate=candidate,
         outcome=outcome,
         data=spec.data,
-        mean=data.mean,
-        std=data.std,
+        mean=() if isinstance(data, TextData) else data.mean,
+        std=() if isinstance(data, TextData) else data.std,
         versions=dict(versions),
     )

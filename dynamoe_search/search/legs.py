@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from safetensors import SafetensorError
 
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData, TextData
 from dynamoe_search.errors import CandidateError, StorageError
 from dynamoe_search.pruning import Decision, in_words
 from dynamoe_search.records import (
@@ -29,6 +29,7 @@ from dynamoe_search.records import (
     RungDecision,
     Standing,
     Stood,
+    language_metrics,
 )
 from dynamoe_search.search import weights
 from dynamoe_search.search.objectives import values, violations
@@ -80,7 +81,7 @@ class LegTrainer:
         store: Store,
         spec: StudySpec,
         settings: TrainSettings,
-        data: ImageData,
+        data: SearchData,
         rungs: Rungs,
         files: StudyFiles,
         watch: Stopwatch,
@@ -293,6 +294,8 @@ class LegTrainer:
                 "train_loss": last[-1].train_loss,
                 "activated_params": last[-1].activated_params,
             }
+            if isinstance(self._data, TextData):
+                metrics |= language_metrics(last[-1].validation_loss, self._data.bytes_per_token)
         words = in_words(decision, self._spec.pruner)
         outcome = Outcome(
             ordinal=record.ordinal,

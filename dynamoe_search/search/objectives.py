@@ -6,9 +6,9 @@ from typing import Literal
 
 from dynamoe_search.errors import CandidateError
 from dynamoe_search.pareto import dominated_share
-from dynamoe_search.records import Outcome
+from dynamoe_search.records import Outcome, language_metrics
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.specs.vocabulary import MAXIMISED
+from dynamoe_search.specs.vocabulary import LOGARITHMIC, MAXIMISED
 
 WORST_LATENCY_MS = 1e4
 """Reference of `latency_ms`, which no formula bounds: what a user would not wait for."""
@@ -54,7 +54,12 @@ def _metric(outcome: Outcome, name: str) -> float:
 
 
 def reference_point(
-    spec: StudySpec, *, num_classes: int, max_params: int, max_flops: int
+    spec: StudySpec,
+    *,
+    num_classes: int,
+    max_params: int,
+    max_flops: int,
+    bytes_per_token: float = 1.0,
 ) -> tuple[float, ...]:
     """Returns the point that bounds the hypervolume, in the study's order and natural units.
 
@@ -64,12 +69,16 @@ def reference_point(
 
     Args:
         spec: The study.
-        num_classes: Classes of the data.
+        num_classes: Classes of the data; of text, tokens of the vocabulary.
         max_params: Total parameters of the largest design of the space.
         max_flops: Operations per token of the largest design with all of its experts active.
+        bytes_per_token: Mean length of a token of the text.
     """
+    told = language_metrics(math.log(num_classes), bytes_per_token)
     points = {
         "accuracy": 1.0 / num_classes,
+        "perplexity": told["perplexity"],
+        "bits_per_byte": told["bits_per_byte"],
         "validation_loss": math.log(num_classes),
         "activated_params": float(max_params),
         "total_params": float(max_params),
@@ -85,8 +94,8 @@ def front_hypervolume(
 ) -> float:
     """Returns the share of the box between ideal and reference point that a front dominates.
 
-    The ideal is an accuracy of 1 and a 0 in everything else. A point that is worse than the
-    reference adds nothing.
+    The ideal is an accuracy of 1, a perplexity of 1 (whose logarithm counts) and a 0 in everything
+    else. A point that is worse than the reference adds nothing.
 
     Args:
         points: Values of the objectives, one row per member of the front, in the study's order.
@@ -94,4 +103,7 @@ def front_hypervolume(
         spec: The study.
     """
     maximise = [name in MAXIMISED for name in spec.study.objectives]
-    return dominated_share([list(point) for point in points], maximise, list(reference))
+    logarithmic = [name in LOGARITHMIC for name in spec.study.objectives]
+    return dominated_share(
+        [list(point) for point in points], maximise, list(reference), logarithmic
+    )

@@ -7,7 +7,7 @@ from statistics import median
 
 import torch
 
-from dynamoe_search.data import DataInfo, ImageData, load_data
+from dynamoe_search.data import DataInfo, SearchData, load_data
 from dynamoe_search.records import Candidate, Progress
 from dynamoe_search.search.machine import measured_objectives, resolve_device
 from dynamoe_search.search.sampling import Proposer
@@ -71,7 +71,7 @@ def _packs(cohort: Sequence[Candidate]) -> list[list[Candidate]]:
     return list(packs.values())
 
 
-def _timed(pack: Sequence[Candidate], data: ImageData, settings: TrainSettings) -> "_Clock":
+def _timed(pack: Sequence[Candidate], data: SearchData, settings: TrainSettings) -> "_Clock":
     clock = _Clock(settings.device)
     train_leg(
         pack,

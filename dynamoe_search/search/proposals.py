@@ -1,18 +1,18 @@
 """What the sampler is told of a study: everybody with values, measured or estimated, or as running."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from threadpoolctl import threadpool_limits
 
 from dynamoe_search.pruning import Estimate, estimates
-from dynamoe_search.records import CandidateRecord
+from dynamoe_search.records import CandidateRecord, bytes_per_token, language_metrics
 from dynamoe_search.search.planner import rung_of
 from dynamoe_search.search.rungs import Rungs
 from dynamoe_search.search.sampling import Known, Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
-
-_ESTIMATED = {"accuracy", "activated_params"}
+from dynamoe_search.specs.vocabulary import is_about_loss
 
 
 class Proposals:
@@ -30,6 +30,7 @@ class Proposals:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._finished: dict[int, Known] = {}  # by trial, each made once
+        self._bytes_per_token: float | None = None  # of a text, once anybody has finished
 
     def proposer(self, records: Sequence[CandidateRecord], rungs: Rungs) -> Proposer:
         """Returns a proposer that knows these candidates.
@@ -49,11 +50,12 @@ class Proposals:
         for record in records:
             if record.status == "complete" and record.outcome is not None:
                 metrics = record.outcome.metrics
-                if metrics.keys() >= _ESTIMATED:
-                    finals[record.ordinal] = (
-                        1.0 - metrics["accuracy"],
-                        metrics["activated_params"],
-                    )
+                measure = "validation_loss" if rungs.by_loss else "accuracy"
+                if metrics.keys() >= {measure, "activated_params"}:
+                    error = metrics[measure] if rungs.by_loss else 1.0 - metrics[measure]
+                    finals[record.ordinal] = (error, metrics["activated_params"])
+                if rungs.by_loss and "bits_per_byte" in metrics:
+                    self._bytes_per_token = bytes_per_token(metrics)
             elif record.status in ("paused", "running", "stopped"):
                 rung = rung_of(record.epochs, rungs.ladder)
                 if rung and record.ordinal in rungs.records[rung]:
@@ -67,6 +69,7 @@ class Proposals:
                 standing,
                 epochs=self._space.spec.train.epochs,
                 kinds={one.ordinal: one.candidate.router.kind for one in records},
+                highest=math.inf if rungs.by_loss else 1.0,
             )
 
     def _known(self, record: CandidateRecord, expected: Estimate | None) -> Known:
@@ -75,26 +78,35 @@ class Proposals:
         if record.status in ("complete", "failed"):
             known = self._finished[record.trial] = Known.of(record, self._space)
             return known
-        return with_estimate(Known.of(record, self._space), expected, self._space.spec)
+        known, spec = Known.of(record, self._space), self._space.spec
+        return with_estimate(known, expected, spec, self._bytes_per_token)
 
 
-def with_estimate(known: Known, expected: Estimate | None, spec: StudySpec) -> Known:
+def with_estimate(
+    known: Known, expected: Estimate | None, spec: StudySpec, bytes_per_token: float | None = None
+) -> Known:
     """Returns what the sampler knows of a candidate that has not finished.
 
     Args:
         known: The candidate, without values.
         expected: Its estimated end, None if it has reached no rung.
         spec: The study.
+        bytes_per_token: Of its text, None if there is none or nobody knows yet.
     """
     if expected is None:
         return known
     objectives: Collection[str] = spec.study.objectives
-    if not _ESTIMATED.issuperset(objectives):
+    numbers = {"activated_params": expected.activated_params}
+    if is_about_loss(spec.study.objectives):
+        numbers["validation_loss"] = expected.error
+        told = language_metrics(expected.error, bytes_per_token or 1.0)
+        numbers["perplexity"] = told["perplexity"]
+        if bytes_per_token is not None:
+            numbers["bits_per_byte"] = told["bits_per_byte"]
+    else:
+        numbers["accuracy"] = 1.0 - expected.error
+    if not numbers.keys() >= set(objectives):
         return known.without_values()
-    numbers = {
-        "accuracy": 1.0 - expected.error,
-        "activated_params": expected.activated_params,
-    }
     return known.with_values(
         tuple(numbers[name] for name in objectives),
         {name: _excess(name, bound, numbers) for name, bound in spec.study.constraints.items()},

@@ -22,12 +22,21 @@ class Rungs:
         settings: The study's `[search.pruner]`.
         epochs: Of a candidate that is trained to its end.
         constant: Validation error and loss of the predictor that says the same for every example.
+        by_loss: Whether candidates are as good as their loss is low; the loss then takes the place of the error.
     """
 
     def __init__(
-        self, settings: PrunerSection, epochs: int, constant: tuple[float, float] | None = None
+        self,
+        settings: PrunerSection,
+        epochs: int,
+        constant: tuple[float, float] | None = None,
+        *,
+        by_loss: bool = False,
     ) -> None:
         self._settings = settings
+        self.by_loss = by_loss
+        if by_loss and constant is not None:
+            constant = constant[1], constant[1]
         self._constant = constant
         self.ladder = ladder(settings, epochs)
         self.records: dict[int, dict[int, RungRecord]] = {rung: {} for rung in self.ladder}
@@ -54,7 +63,7 @@ class Rungs:
         if one.status == "failed":
             return
         kept = [report for report in reports if report.epoch <= one.epochs]
-        for rung, records in at_rungs(kept, self.ladder).items():
+        for rung, records in at_rungs(kept, self.ladder, by_loss=self.by_loss).items():
             self.records[rung] |= {record.ordinal: record for record in records}
         self._known[one.ordinal] = one.epochs
 

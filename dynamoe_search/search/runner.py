@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData, TextData
 from dynamoe_search.errors import LeaseLostError, StoppedError
 from dynamoe_search.records import (
     Ended,
@@ -51,6 +51,7 @@ from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.search.summaries import summarise
 from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.vocabulary import is_about_loss
 from dynamoe_search.store import Store
 from dynamoe_search.training import Interrupted, data_on
 from dynamoe_search.training.checkpoints import EVERY_SECONDS
@@ -137,7 +138,12 @@ class _Run:
         self._files = StudyFiles(store.files_of(record.name))
         with writing(store.folder):
             self._files.make()
-        self._rungs = Rungs(self._spec.pruner, self._spec.train.epochs, _constant_predictor(data))
+        self._rungs = Rungs(
+            self._spec.pruner,
+            self._spec.train.epochs,
+            _constant_predictor(data),
+            by_loss=is_about_loss(self._spec.study.objectives),
+        )
         self._trainer = LegTrainer(
             store, self._spec, settings, data, self._rungs, self._files, watch
         )
@@ -285,7 +291,12 @@ class _Run:
         return replace(found, times=self._watch.seconds)
 
 
-def _constant_predictor(data: ImageData) -> tuple[float, float]:
-    """Returns validation error and loss of the predictor that says the same for every example."""
-    counts = torch.bincount(data.validation.y, minlength=data.num_classes)
+def _constant_predictor(data: SearchData) -> tuple[float, float]:
+    """Returns validation error and loss of the predictor that says the same for every example.
+
+    Of text the loss is that of the frequencies of the tokens, which is known before any training.
+    """
+    counts = torch.bincount(data.validation.y.flatten(), minlength=data.num_classes)
+    if isinstance(data, TextData):
+        return 1.0 - float(counts.max()) / int(counts.sum()), data.unigram_loss
     return 1.0 - float(counts.max()) / int(counts.sum()), math.log(data.num_classes)

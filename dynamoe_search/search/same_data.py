@@ -1,12 +1,12 @@
 """The data of a stored study, refused if they have changed since it began."""
 
-from dynamoe_search.data import ImageData, load_data
+from dynamoe_search.data import SearchData, load_data
 from dynamoe_search.errors import DataError
 from dynamoe_search.records import StudyRecord
 from dynamoe_search.specs import StudySpec
 
 
-def load_same_data(study: StudyRecord) -> ImageData:
+def load_same_data(study: StudyRecord) -> SearchData:
     """Returns the training and the validation part that a study began with.
 
     Raises:

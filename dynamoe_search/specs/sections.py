@@ -13,6 +13,7 @@ from dynamoe_search.specs.searchable import (
 )
 from dynamoe_search.specs.vocabulary import (
     DataName,
+    ExpertKind,
     Match,
     Objective,
     PrunerKind,
@@ -23,6 +24,7 @@ from dynamoe_search.specs.vocabulary import (
     SearchShape,
     SearchSoftmaxOrder,
     SearchWeightGradient,
+    TokenizerKind,
 )
 
 MOST = 1_000_000_000
@@ -58,9 +60,14 @@ class DataSection(Frozen):
     """What the candidates are trained on."""
 
     name: DataName = "digits"
-    """`npz` reads the arrays `x` and `y` of `path`; `folder` reads one sub-folder of images per class from `path`."""
+    """`npz` reads the arrays `x` and `y` of `path`; `folder` reads one sub-folder of images per class from `path`.
+
+    For language models: `docs` is the CPython documentation that comes with Python, `text` reads `path`, `hf` is the
+    Hugging Face data set `repo`, `recycling-the-web` is facebook/recycling_the_web there."""
     path: str | None = Field(default=None, max_length=1000)
-    """File or folder of the data; for the named sets, the root folder that holds or receives them."""
+    """File or folder of the data; for the named sets, the root folder that holds or receives them.
+
+    For `text`, a .jsonl file, any other file of text, or a folder of .txt, .md and .jsonl files."""
     download: bool = True
     """Download a named set that is not found."""
     validation_fraction: float = Field(default=1 / 6, gt=0, lt=1)
@@ -68,20 +75,42 @@ class DataSection(Frozen):
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share held out for the test, for sets that come without a test part."""
     max_train: int | None = Field(default=None, ge=1, le=MOST)
-    """Use at most this many training examples, drawn with `split_seed`."""
+    """Use at most this many training examples (of text: sequences), drawn with `split_seed`."""
     split_seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the division into training, validation and test part."""
     image_size: int | None = Field(default=None, ge=4, le=512)
     """Side of the square that the images of a `folder` are scaled to."""
+    repo: str | None = Field(default=None, min_length=1, max_length=200)
+    """`hf`: the data set as `owner/name`, or a folder in a form that the library `datasets` reads."""
+    subset: str | None = Field(default=None, min_length=1, max_length=200)
+    """`hf`: which configuration of the data set; none means its only or default one."""
+    field: str = Field(default="text", min_length=1, max_length=200)
+    """Text: the field of a record (`hf`, lines of .jsonl) that holds the text of a document."""
+    max_documents: int | None = Field(default=None, ge=3, le=MOST)
+    """Text: read at most so many documents, the first ones; what is streamed needs this or `max_tokens`."""
+    max_tokens: int | None = Field(default=None, ge=1, le=1000 * MOST)
+    """Text: stop reading after the document with which so many tokens are reached."""
+    sequence_length: int = Field(default=128, ge=2, le=65536)
+    """Text: tokens that a model sees at once; each is predicted from those before it."""
+    tokenizer: TokenizerKind = "bytes"
+    """Text: `bytes`, GPT-2's vocabulary of byte pairs (`gpt2`), or one trained on the training part (`bpe`)."""
+    tokenizer_path: str | None = Field(default=None, min_length=1, max_length=1000)
+    """`gpt2`: a folder with its files, or the Hugging Face name of another byte-pair vocabulary; none downloads it."""
+    vocab_size: int = Field(default=1024, ge=258, le=1_000_000)
+    """`bpe`: entries of the vocabulary, 256 bytes and the separator of documents included."""
 
 
 class ModelSection(Frozen):
     """The network around the experts."""
 
     backbone: str = Field(
-        default="mlp", pattern=r"^(mlp|vit|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$", max_length=200
+        default="mlp",
+        pattern=r"^(mlp|vit|gpt|mlp-lm|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        max_length=200,
     )
-    """`mlp`, `vit`, or the user's own class as `package.module:Class` (imported only with --trust-code)."""
+    """`mlp` or `vit` for images, `gpt` or `mlp-lm` for text, or the user's own class as `package.module:Class`.
+
+    Somebody's own class is imported only with --trust-code."""
     d_model: Annotated[SearchInt, Within(ge=4, le=4096, multiple_of=4)] = 64
     """Width of the residual stream."""
     num_layers: Annotated[SearchInt, Within(ge=1, le=64)] = 4
@@ -89,11 +118,17 @@ class ModelSection(Frozen):
     d_expert: Annotated[SearchInt, Within(ge=4, le=16384, multiple_of=4)] = 64
     """Hidden width of one expert."""
     num_heads: int = Field(default=4, ge=1, le=4096)
-    """Attention heads of a `vit`; must divide d_model."""
+    """Attention heads of a `vit` or `gpt`; must divide d_model, for a `gpt` into even parts."""
     patch_size: int = Field(default=4, ge=1, le=4096)
     """Side of a square patch of a `vit`; must divide the image."""
     dropout: Annotated[SearchFloat, Within(ge=0, lt=1)] = 0.0
     """Share of the activations dropped in training after every block."""
+    moe_every: int = Field(default=1, ge=1, le=64)
+    """`gpt`: every so many blocks have a MoE layer; the others have one dense network of an expert's width."""
+    expert: ExpertKind = "gelu"
+    """`gpt` and `mlp-lm`: what stands between the two layers of an expert; `swiglu` has half as many weights more."""
+    tie_embeddings: bool = True
+    """`gpt` and `mlp-lm`: read and write tokens with the same table."""
 
 
 class ScheduleSection(Frozen):

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dynamoe_search.errors import Problem
+from dynamoe_search.specs import language
 from dynamoe_search.specs.searchable import Frozen, values_of, whole_numbers_of
 from dynamoe_search.specs.sections import (
     AdaptiveSection,
@@ -26,6 +27,7 @@ from dynamoe_search.specs.vocabulary import (
     LOSS_NAMES,
     PRUNED_ON,
     ROUTER_LOSSES,
+    TEXT_NAMES,
     Objective,
 )
 
@@ -90,13 +92,69 @@ def _head_conflicts(spec: StudySpec) -> Iterator[Problem]:
         )
 
 
+_TEXT_FIELDS: dict[str, tuple[str, ...]] = {
+    "repo": ("hf",),
+    "subset": ("hf", "recycling-the-web"),
+    "field": TEXT_NAMES[1:],
+    "max_documents": TEXT_NAMES,
+    "max_tokens": TEXT_NAMES,
+    "sequence_length": TEXT_NAMES,
+    "tokenizer": TEXT_NAMES,
+    "tokenizer_path": TEXT_NAMES,
+    "vocab_size": TEXT_NAMES,
+}
+"""Which fields of `[data]` are for which data sets of text; the others are of no use there."""
+
+
 def _data_conflicts(spec: StudySpec) -> Iterator[Problem]:
-    if spec.data.name in ("npz", "folder") and spec.data.path is None:
+    if spec.data.name in ("npz", "folder", "text") and spec.data.path is None:
         yield Problem(
             path="data.path",
             got="nothing",
             allowed=f'data.name = "{spec.data.name}" needs the path of the data',
         )
+    for name, users in _TEXT_FIELDS.items():
+        value = getattr(spec.data, name)
+        if value != DataSection.model_fields[name].default and spec.data.name not in users:
+            yield Problem(
+                path=f"data.{name}",
+                got=str(value),
+                allowed=f"is used only with data.name {', '.join(users)}; here it is {spec.data.name}",
+            )
+    if spec.data.name in TEXT_NAMES:
+        yield from _text_conflicts(spec.data)
+
+
+def _text_conflicts(data: DataSection) -> Iterator[Problem]:
+    is_streamed = data.name in ("hf", "recycling-the-web")
+    wrong: dict[tuple[str, str], bool] = {
+        ("repo", "must name the data set of data.name hf, as owner/name"): (
+            data.name == "hf" and data.repo is None
+        ),
+        ("path", f"is not used with data.name {data.name}"): (
+            data.name != "text" and data.path is not None
+        ),
+        ("image_size", f"is for images; data.name is {data.name}"): data.image_size is not None,
+        ("max_documents", "what is streamed needs data.max_documents or data.max_tokens"): (
+            is_streamed and data.max_documents is None and data.max_tokens is None
+        ),
+        ("max_tokens", "cannot be counted before a bpe is trained; use data.max_documents"): (
+            data.max_tokens is not None and data.tokenizer == "bpe"
+        ),
+        ("tokenizer_path", f"is used only with data.tokenizer gpt2; here it is {data.tokenizer}"): (
+            data.tokenizer_path is not None and data.tokenizer != "gpt2"
+        ),
+        ("vocab_size", f"is used only with data.tokenizer bpe; here it is {data.tokenizer}"): (
+            data.vocab_size != DataSection.model_fields["vocab_size"].default
+            and data.tokenizer != "bpe"
+        ),
+    }
+    for (name, allowed), is_wrong in wrong.items():
+        if is_wrong:
+            value = getattr(data, name)
+            yield Problem(
+                path=f"data.{name}", got="nothing" if value is None else str(value), allowed=allowed
+            )
 
 
 def _schedule_conflicts(spec: StudySpec) -> Iterator[Problem]:
@@ -238,6 +296,11 @@ def _pruner_conflicts(spec: StudySpec) -> Iterator[Problem]:
 
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[StudySpec], Iterator[Problem]]], ...] = (
     (("model",), _head_conflicts),
+    (("model",), language.gpt_head_conflicts),
+    (("model", "data"), language.backbone_conflicts),
+    (("router", "data"), language.causal_conflicts),
+    (("train", "data"), language.augment_conflicts),
+    (("study", "data"), language.measure_conflicts),
     (("data",), _data_conflicts),
     (("schedule",), _schedule_conflicts),
     (("schedule", "model"), _total_conflicts),

@@ -1,5 +1,6 @@
 """The names that a study file may use, and which setting belongs to which router."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Discriminator, Field, Tag
@@ -28,9 +29,13 @@ RouterKind = Literal[
 SoftmaxOrder = Literal["before", "after"]
 WeightGradient = Literal["sum", "constant"]
 LossName = Literal["load_balance", "diversity", "simplicity", "efficiency", "dynamic", "z"]
-DataName = Literal["digits", "fashion-mnist", "mnist", "cifar10", "npz", "folder"]
+TextName = Literal["docs", "text", "hf", "recycling-the-web"]
+DataName = Literal["digits", "fashion-mnist", "mnist", "cifar10", "npz", "folder", TextName]
+TokenizerKind = Literal["bytes", "gpt2", "bpe"]
 Objective = Literal[
     "accuracy",
+    "perplexity",
+    "bits_per_byte",
     "activated_params",
     "total_params",
     "flops_per_token",
@@ -38,6 +43,7 @@ Objective = Literal[
     "latency_ms",
     "peak_memory_mb",
 ]
+ExpertKind = Literal["gelu", "swiglu"]
 SamplerKind = Literal["tpe", "nsga2", "random", "qmc"]
 PrunerKind = Literal["none", "pareto", "moasha", "median"]
 Reference = Literal["dense", "top-1", "top-2", "uniform"]
@@ -67,9 +73,21 @@ SearchWeightGradient: TypeAlias = Annotated[
     Discriminator(form_of),
 ]
 
+IMAGE_BACKBONES: tuple[str, ...] = ("mlp", "vit")
+"""Networks of ours for images."""
+LANGUAGE_BACKBONES: tuple[str, ...] = ("gpt", "mlp-lm")
+"""Networks of ours for sequences of tokens."""
+
+LOOKS_ACROSS_TOKENS: tuple[RouterKind, ...] = ("pooled-quantile", "expert-choice")
+"""Routers that in training compare a token with all others of its batch, so also with those that come after it.
+
+A language model would be told of the tokens that it has to guess."""
+
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 ROUTER_KINDS: tuple[RouterKind, ...] = get_args(RouterKind)
 LOSS_NAMES: tuple[LossName, ...] = get_args(LossName)
+TEXT_NAMES: tuple[TextName, ...] = get_args(TextName)
+"""Data sets of text, for language models; all others are images."""
 
 ROUTER_SETTINGS: dict[RouterKind, tuple[str, ...]] = {
     "percentile": ("tau", "temperature", "noise", "bias_rate"),
@@ -112,10 +130,33 @@ ROUTER_LOSSES: dict[RouterKind, tuple[LossName, ...]] = {
 MAXIMISED: frozenset[Objective] = frozenset({"accuracy"})
 """Objectives that are maximised; all others are minimised."""
 
-PRUNED_ON: tuple[Objective, ...] = ("accuracy", "validation_loss", "activated_params")
+LANGUAGE_OBJECTIVES: tuple[Objective, ...] = ("perplexity", "bits_per_byte")
+"""Objectives that need text; each rises with the validation loss and with nothing else."""
+
+LOGARITHMIC: frozenset[str] = frozenset({"perplexity"})
+"""Objectives whose best value is 1 and whose hypervolume is measured on a logarithmic scale."""
+
+
+def is_about_loss(objectives: Sequence[str]) -> bool:
+    """Tells whether a study's candidates are as good as their loss is low, and not as their guesses are right."""
+    return "accuracy" not in objectives and bool({*objectives} & {*LANGUAGE_OBJECTIVES})
+
+
+PRUNED_ON: tuple[Objective, ...] = (
+    "accuracy",
+    "validation_loss",
+    "activated_params",
+    *LANGUAGE_OBJECTIVES,
+)
 """What candidates report after every epoch, and so all that a pruner can compare."""
 
 BOUNDS_KEPT_BY_RIVALS: frozenset[str] = frozenset(
-    {"min_accuracy", "max_validation_loss", "max_activated_params"}
+    {
+        "min_accuracy",
+        "max_validation_loss",
+        "max_activated_params",
+        "max_perplexity",
+        "max_bits_per_byte",
+    }
 )
 """Constraints that whoever beats a candidate keeps if the candidate does; a pruner may ignore them."""

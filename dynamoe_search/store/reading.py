@@ -200,6 +200,7 @@ def read_routing(
                 load=from_text(tuple[float, ...], row.load_json),
                 load_cv=number(row.load_cv),
                 max_share=number(row.max_share),
+                loss_by_k=from_text(tuple[float | None, ...], row.loss_by_k_json or "[]"),
             ),
         )
     return found

@@ -137,6 +137,7 @@ layers = sa.Table(
     sa.Column("max_share", sa.Double),
     sa.Column("k_histogram_json", sa.Text, nullable=False),
     sa.Column("load_json", sa.Text, nullable=False),
+    sa.Column("loss_by_k_json", sa.Text),
     _of_candidate(),
 )
 

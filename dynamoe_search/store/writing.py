@@ -199,6 +199,7 @@ def _write_layers(connection: sa.Connection, name: str, trial: int, outcome: Out
                 "max_share": column(item.max_share),
                 "k_histogram_json": to_text(list(item.k_histogram)),
                 "load_json": to_text(list(item.load)),
+                "loss_by_k_json": to_text(list(item.loss_by_k)) if item.loss_by_k else None,
             }
             for item in outcome.routing
         ],

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynamoe_search.data import ImageData, Split
+from dynamoe_search.data import SearchData, Split, TextData
 from dynamoe_search.seeding import derive_seed
 
 
@@ -41,8 +41,10 @@ def augment(x: Tensor, study_seed: int, step: int) -> Tensor:
     return shifted.movedim(-1, 1).contiguous()
 
 
-def data_on(data: ImageData, device: torch.device | str) -> ImageData:
+def data_on(data: SearchData, device: torch.device | str) -> SearchData:
     """Returns the data on a device; what is there already is not copied."""
+    if isinstance(data, TextData):
+        return replace(data, train=data.train.to(device), validation=data.validation.to(device))
 
     def moved(part: Split) -> Split:
         return Split(x=part.x.to(device), y=part.y.to(device))

@@ -19,7 +19,7 @@ from pathlib import Path
 import safetensors
 from torch import Tensor
 
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData
 from dynamoe_search.records import Candidate
 from dynamoe_search.training.durable_files import make_folder, write_tensors, write_text
 from dynamoe_search.training.manifests import (
@@ -85,7 +85,7 @@ class CheckpointFolder:
         """Returns the checkpoints of those who stand at an earlier epoch and catch up before the leg."""
         return CheckpointFolder(self.path / f"late-{epoch:06d}", every_seconds=self.every_seconds)
 
-    def write(self, run: PackRun, data: ImageData, settings: TrainSettings, start: int) -> None:
+    def write(self, run: PackRun, data: SearchData, settings: TrainSettings, start: int) -> None:
         """Writes a checkpoint; a full disk is a warning, not an error.
 
         Args:
@@ -140,7 +140,7 @@ class CheckpointFolder:
     def restore(
         self,
         pack: Sequence[Candidate],
-        data: ImageData,
+        data: SearchData,
         settings: TrainSettings,
         *,
         start: int,
@@ -172,7 +172,7 @@ class CheckpointFolder:
         self,
         manifest: Manifest,
         pack: Sequence[Candidate],
-        data: ImageData,
+        data: SearchData,
         settings: TrainSettings,
     ) -> PackRun:
         ordinals = {candidate.ordinal for candidate in pack}

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from dynamoe_search.moe.backbones.language import Body, LanguageModel
 from dynamoe_search.moe.layer import MoELayer
 from dynamoe_search.moe.packs import RouterPack, has_ties, pad_experts
 from dynamoe_search.moe.randomness import Dropout
@@ -210,13 +211,38 @@ class Cohort:
         """
         if self.mode == "loop":
             return run_one_by_one(self, x)
+        return self._run(self.template, "", x)
+
+    @property
+    def head(self) -> str | None:
+        """Name of the table with which language models of ours write; None if `forward` is the only way to logits."""
+        template = self.template
+        if self.mode == "loop" or not isinstance(template, LanguageModel):
+            return None
+        return template.vocabulary_tables[-1]
+
+    def hidden(self, x: Tensor) -> tuple[Tensor, list[Routing]]:
+        """Runs language models of ours up to their heads; the logits are `hidden @ parameters[head].mT`.
+
+        Args:
+            x: (batch, tokens) int64.
+
+        Returns:
+            What the heads read (P, batch, tokens, d_model), and the routings, see `forward`.
+        """
+        assert isinstance(self.template, LanguageModel)
+        return self._run(Body(self.template), "model.", x)
+
+    def _run(self, module: nn.Module, prefix: str, x: Tensor) -> tuple[Tensor, list[Routing]]:
+        """Calls a module for every candidate; its tensors have the names of the template's behind `prefix`."""
         tensors = {**self.parameters, **self.buffers}
         shared = {name: tensors.pop(name) for name in self._shared() if name in tensors}
-        names = tuple(tensors)
+        shared = {prefix + name: tensor for name, tensor in shared.items()}
+        names = tuple(prefix + name for name in tensors)
 
         def one(x: Tensor, *own: Tensor) -> Any:
             state = shared | dict(zip(names, own, strict=True))
-            return functional_call(self.template, state, (x,), tie_weights=self.has_ties)
+            return functional_call(module, state, (x,), tie_weights=self.has_ties)
 
         run = vmap(one, out_dims=(0, [_STACKED] * len(self.layers)))  # type: ignore[arg-type]
         return run(x.expand(self.num_candidates, *x.shape), *tensors.values())  # type: ignore[no-any-return]

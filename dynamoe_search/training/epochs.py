@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from dynamoe_search.data import TextData
 from dynamoe_search.moe.accounting import flops_per_token
-from dynamoe_search.records import Candidate, Outcome
+from dynamoe_search.records import Candidate, Outcome, language_metrics
 from dynamoe_search.training.evaluation import Evaluation
 from dynamoe_search.training.failures import Caller
 from dynamoe_search.training.measurement import measure_module
@@ -119,6 +120,14 @@ def _complete(
         "router_params": float(counts.router),
         "flops_per_token": flops_per_token(module, population.data.input_shape, evaluation.mean_k),
     }
+    if isinstance(population.data, TextData):
+        metrics |= language_metrics(evaluation.loss, population.data.bytes_per_token)
+    if counts.embedding:
+        metrics |= {
+            "embedding_params": float(counts.embedding),
+            "activated_params_with_embeddings": metrics["activated_params"] + counts.embedding,
+            "total_params_with_embeddings": metrics["total_params"] + counts.embedding,
+        }
     if population.settings.measure:
         metrics |= measure_module(module, population.data)
     outcome = _outcome(run, population, position, "complete")

@@ -1,16 +1,19 @@
 """Held-out metrics and routing statistics of a whole cohort, as records."""
 
+import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dynamoe_search.data import Split
+from dynamoe_search.data import Split, TextSplit
+from dynamoe_search.moe.routing import Routing
 from dynamoe_search.records import LayerRouting
 from dynamoe_search.training.cohort import Cohort
+from dynamoe_search.training.token_losses import cross_entropy, head_losses
 
-EVALUATION_BATCH = 1024  # examples; fixed, so that results do not depend on free memory
+EVALUATION_BATCH = 1024  # images; fixed, so that results do not depend on free memory
+EVALUATION_TOKENS = 4096  # of sequences; fixed, too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +31,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(cohort: Cohort, split: Split) -> list[Evaluation]:
+def evaluate(cohort: Cohort, split: Split | TextSplit) -> list[Evaluation]:
     """Returns the evaluation of every candidate of a cohort on the same examples, in evaluation mode.
 
     Args:
@@ -42,19 +45,24 @@ def evaluate(cohort: Cohort, split: Split) -> list[Evaluation]:
     slots = cohort.num_slots
     histogram = torch.zeros(len(cohort.layers), num, slots + 1, device=cohort.device)
     load = torch.zeros(len(cohort.layers), num, slots, device=cohort.device)
-    for begin in range(0, len(split.y), EVALUATION_BATCH):
-        x = split.x[begin : begin + EVALUATION_BATCH]
-        y = split.y[begin : begin + EVALUATION_BATCH]
-        logits, routings = cohort.forward(x)
-        losses = cross_entropy(logits, y)
-        correct += (logits.argmax(-1) == y).sum(-1)
+    loss_by_k = torch.zeros_like(histogram, dtype=torch.float64)
+    is_text = split.y.ndim == 2
+    size = max(1, EVALUATION_TOKENS // split.y.shape[1]) if is_text else EVALUATION_BATCH
+    for begin in range(0, len(split.y), size):
+        x = split.x[begin : begin + size]
+        y = split.y[begin : begin + size]
+        losses, is_right, routings = _told(cohort, x, y)
+        correct += is_right.sum(-1)
         loss += losses.double().sum(-1)
         for layer, routing in enumerate(routings):
             used = routing.mask.sum(-1)  # (P, tokens)
             histogram[layer].scatter_add_(1, used, torch.ones_like(used, dtype=histogram.dtype))
             load[layer] += routing.mask.sum(1)
-    accuracy = (correct.double() / len(split.y)).tolist()
-    mean_loss = (loss / len(split.y)).tolist()
+            if is_text and used.shape == losses.shape:
+                loss_by_k[layer].scatter_add_(1, used, losses.double())
+    accuracy = (correct.double() / split.y.numel()).tolist()
+    mean_loss = (loss / split.y.numel()).tolist()
+    mean_by_k = (loss_by_k / histogram).cpu()  # NaN where no token is
     opened = torch.stack([cohort.buffers[layer.path + "is_open"] for layer in cohort.layers]).cpu()
     histogram, load = histogram.cpu(), load.cpu()
     return [
@@ -67,6 +75,7 @@ def evaluate(cohort: Cohort, split: Split) -> list[Evaluation]:
                     histogram[layer, position],
                     load[layer, position, : int(cohort.slots[info.path][position])],
                     opened[layer, position, : int(cohort.slots[info.path][position])],
+                    mean_by_k[layer, position] if is_text else None,
                 )
                 for layer, info in enumerate(cohort.layers)
             ),
@@ -75,26 +84,28 @@ def evaluate(cohort: Cohort, split: Split) -> list[Evaluation]:
     ]
 
 
-def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Returns the cross-entropy of every example, (candidates, batch), in fp32.
+def _told(cohort: Cohort, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Routing]]:
+    """Returns loss and whether the guess is right, (candidates, labels) each, and the routings."""
+    if cohort.head is not None:
+        hidden, routings = cohort.hidden(x)
+        return *head_losses(cohort, hidden, y), routings
+    logits, routings = cohort.forward(x)
+    is_right = logits.argmax(-1) == y
+    return cross_entropy(logits, y), is_right.flatten(1), routings
+
+
+def _layer_routing(
+    layer: int, histogram: Tensor, load: Tensor, is_open: Tensor, loss_by_k: Tensor | None
+) -> LayerRouting:
+    """Summarises one layer of one candidate.
 
     Args:
-        logits: (candidates, batch, classes).
-        y: (batch,) class numbers, the same for all candidates.
-        label_smoothing: Probability mass spread over all classes.
+        layer: Its number.
+        histogram: (slots + 1,) tokens by K.
+        load: (own slots,) tokens.
+        is_open: (own slots,) bool.
+        loss_by_k: (slots + 1,) mean loss of the tokens by K, NaN where there is none; None for images.
     """
-    num, batch, _ = logits.shape
-    losses = F.cross_entropy(
-        logits.float().flatten(0, 1),
-        y.repeat(num),
-        reduction="none",
-        label_smoothing=label_smoothing,
-    )
-    return losses.view(num, batch)
-
-
-def _layer_routing(layer: int, histogram: Tensor, load: Tensor, is_open: Tensor) -> LayerRouting:
-    """Summarises one layer of one candidate: histogram (slots + 1,) of K, load (own slots,) in tokens."""
     tokens = histogram.sum()
     k = torch.arange(len(histogram), dtype=torch.float64)
     share = histogram.double() / tokens
@@ -112,4 +123,9 @@ def _layer_routing(layer: int, histogram: Tensor, load: Tensor, is_open: Tensor)
         load=tuple((load.double() / tokens).tolist()),
         load_cv=float(open_load.std(correction=0) / mean) if calls else 0.0,
         max_share=float(open_load.max()) / calls if calls else 0.0,
+        loss_by_k=() if loss_by_k is None else _without_nan(loss_by_k[: len(load) + 1]),
     )
+
+
+def _without_nan(values: Tensor) -> tuple[float | None, ...]:
+    return tuple(value if math.isfinite(value) else None for value in values.tolist())

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from dynamoe_search.auditing import Hardness, Noise
 from dynamoe_search.training.batches import epoch_order
-from dynamoe_search.training.evaluation import EVALUATION_BATCH, cross_entropy
+from dynamoe_search.training.evaluation import EVALUATION_BATCH
 from dynamoe_search.training.failures import ShouldStop
 from dynamoe_search.training.optimizers import sum_of_squares
 from dynamoe_search.training.population import Population
 from dynamoe_search.training.settings import Interrupted
+from dynamoe_search.training.token_losses import cross_entropy
 
 MOST_BATCHES = 64
 """Minibatches that gradient noise is estimated from, at most."""

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dynamoe_search.data import Split, load_data
+from dynamoe_search.data import Split, TextSplit, Tokenizer, load_data
+from dynamoe_search.data.vocabularies import TOKENIZER_FILE
 from dynamoe_search.errors import UsageError
 from dynamoe_search.moe.backbones import build_model
 from dynamoe_search.records import Candidate, Outcome, from_json, to_json
@@ -53,8 +54,19 @@ def load_state(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path} is not a safetensors file: {error}") from error
 
 
-def save_model(folder: Path, config: ExportedConfig, state: Mapping[str, Tensor]) -> None:
+def save_model(
+    folder: Path,
+    config: ExportedConfig,
+    state: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None = None,
+) -> None:
     """Writes weights, configuration and model card of one trained candidate into `folder`.
+
+    Args:
+        folder: Made if it is missing.
+        config: What the model is, and how it was trained.
+        state: Its `state_dict`.
+        tokenizer: Of a language model, to be written beside it, see `data.load_tokenizer`.
 
     Raises:
         UsageError: if the folder cannot be made or written.
@@ -65,6 +77,8 @@ def save_model(folder: Path, config: ExportedConfig, state: Mapping[str, Tensor]
         write_tensors(folder / WEIGHTS, {name: own.contiguous() for name, own in state.items()})
         write_text(folder / CONFIG, text + "\n")
         write_text(folder / CARD, _card(config))
+        if tokenizer is not None:
+            write_text(folder / TOKENIZER_FILE, tokenizer.to_json() + "\n")
     except (OSError, SafetensorError) as error:
         raise UsageError(f"the model cannot be written to {folder}: {error}") from error
 
@@ -93,7 +107,8 @@ def load_model(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     """Loads an exported model as a plain module in evaluation mode, on the CPU.
 
     The module takes images (batch, channels, height, width), standardised as `config.json` says, and returns the logits
-    (batch, classes) and one `Routing` per MoE layer.
+    (batch, classes) and one `Routing` per MoE layer. A language model takes tokens (batch, tokens) of the tokenizer
+    that `data.load_tokenizer` gives, and returns the logits (batch, tokens, vocabulary) of those that follow.
 
     Args:
         folder: Where `dynamoe-search export` wrote it.
@@ -118,8 +133,8 @@ def load_model(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     return model.eval()
 
 
-def load_validation(folder: str | Path) -> Split:
-    """Loads the validation part that an exported model was compared on; `x` is standardised already."""
+def load_validation(folder: str | Path) -> Split | TextSplit:
+    """Loads the validation part that an exported model was compared on; `x` of images is standardised already."""
     return load_data(load_config(folder).data).validation
 
 
@@ -138,14 +153,14 @@ def _card(config: ExportedConfig) -> str:
         for name, value in json.loads(to_json(candidate.router)).items()
         if value is not None
     }
+    kind = "classifier" if len(config.input_shape) > 1 else "language model"
     return f"""# {title}
 
-A mixture-of-experts classifier: backbone `{candidate.model.backbone}`, {candidate.model.num_layers} MoE layers,
+A mixture-of-experts {kind}: backbone `{candidate.model.backbone}`, {candidate.model.num_layers} MoE layers,
 d_model {candidate.model.d_model}, d_expert {candidate.model.d_expert}, schedule {candidate.schedule.shape},
 router `{candidate.router.kind}` ({_plain_text(json.dumps(router))}).
 
-Trained on {config.data.name} for {config.outcome.epochs} epochs; {config.num_classes} classes, inputs
-{"x".join(str(side) for side in config.input_shape)}, standardised per channel with the mean and standard deviation in
+Trained on {config.data.name} for {config.outcome.epochs} epochs; {_inputs(config)}
 `{CONFIG}`. The numbers below are from the validation part, on which designs were also compared; the test part was not
 touched.
 
@@ -163,10 +178,24 @@ touched.
     model = load_model("path/to/this/folder")
     logits, routing = model(x)  # x: (batch, {", ".join(str(side) for side in config.input_shape)})
 
-`load_validation("path/to/this/folder")` gives the images that the accuracy above was measured on.
+`load_validation("path/to/this/folder")` gives what the numbers above were measured on.
 
 Study seed {candidate.study_seed}, ordinal {candidate.ordinal}. Made with {versions}.
 """
+
+
+def _inputs(config: ExportedConfig) -> str:
+    """What goes in and comes out, as a clause that ends before the name of the configuration."""
+    sides = "x".join(str(side) for side in config.input_shape)
+    if len(config.input_shape) > 1:
+        return (
+            f"{config.num_classes} classes, inputs\n{sides}, standardised per channel with the mean and "
+            "standard deviation in"
+        )
+    return (
+        f"{config.num_classes} tokens, of which it\nreads {sides} at once; the tokenizer stands in "
+        f"`{TOKENIZER_FILE}`, all settings in"
+    )
 
 
 def _plain_text(text: str) -> str:

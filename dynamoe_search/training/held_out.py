@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynamoe_search.data import ImageData, Split
+from dynamoe_search.data import SearchData, Split, TextSplit
 from dynamoe_search.moe.accounting import count_parameters
 from dynamoe_search.moe.backbones import build_model
 from dynamoe_search.records import Candidate
@@ -26,8 +26,8 @@ class HeldOut:
 
 def evaluate_weights(
     pack: Sequence[tuple[Candidate, Mapping[str, Tensor]]],
-    data: ImageData,
-    split: Split,
+    data: SearchData,
+    split: Split | TextSplit,
     settings: TrainSettings,
 ) -> list[HeldOut]:
     """Returns the evaluation of trained candidates on a part of the data, in order.

@@ -12,20 +12,22 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData
 
 MEASURED_BATCH = 256  # examples per forward pass
 REPEATS = 10
 
 
 @torch.no_grad()
-def measure_module(module: nn.Module, data: ImageData) -> dict[str, float]:
+def measure_module(module: nn.Module, data: SearchData) -> dict[str, float]:
     """Returns `latency_ms` and `peak_memory_mb` of one forward pass of 256 validation examples (or all, if fewer).
+
+    Of sequences there are as many as 256 tokens fill, at least one.
 
     Latency is the median of 10 passes after two more. Memory is that of the weights plus the largest sum of tensors
     that were alive during the pass, in MB of 10^6 bytes.
     """
-    x = data.validation.x[:MEASURED_BATCH]
+    x = data.validation.x[: _num_measured(data)]
     module = copy.deepcopy(module).to(x.device).eval()
     module(x)
     module(x)
@@ -42,6 +44,12 @@ def measure_module(module: nn.Module, data: ImageData) -> dict[str, float]:
         "latency_ms": statistics.median(times),
         "peak_memory_mb": (weights + activations) / 1e6,
     }
+
+
+def _num_measured(data: SearchData) -> int:
+    """Returns how many examples make 256 tokens, of which an image counts as one."""
+    is_text = data.validation.y.ndim == 2
+    return max(1, MEASURED_BATCH // data.validation.y.shape[1]) if is_text else MEASURED_BATCH
 
 
 def _peak_cuda(module: nn.Module, x: Tensor) -> int:

@@ -28,11 +28,13 @@ def choose_mode(cohort: Cohort, models: Sequence[nn.Module], x: Tensor) -> None:
     kinds = _kinds(cohort, models)
     if kinds and kinds <= _taken:
         return
+    # logits are large, and what makes them is a product that nothing refuses
+    run = cohort.forward if cohort.head is None else cohort.hidden
     try:
         for mode in (False, True):
             cohort.train(mode)
             with torch.no_grad():
-                cohort.forward(x)
+                run(x)
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise

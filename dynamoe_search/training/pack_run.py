@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData
 from dynamoe_search.records import Candidate, Progress
 from dynamoe_search.training.population import Population
 from dynamoe_search.training.settings import Trained, TrainSettings
@@ -43,7 +43,7 @@ class PackRun:
     def start(
         cls,
         pack: Sequence[Candidate],
-        data: ImageData,
+        data: SearchData,
         settings: TrainSettings,
         states: Mapping[int, CandidateState],
     ) -> "PackRun":

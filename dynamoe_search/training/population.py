@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData
 from dynamoe_search.moe.accounting import ParameterCounts, count_parameters
 from dynamoe_search.moe.backbones import build_model
 from dynamoe_search.moe.losses import auxiliary_losses, sparsity_penalty
@@ -21,12 +21,13 @@ from dynamoe_search.specs.vocabulary import LOSS_NAMES
 from dynamoe_search.training.adaptation import Adaptation
 from dynamoe_search.training.batches import augment, data_on, epoch_order
 from dynamoe_search.training.cohort import Cohort
-from dynamoe_search.training.evaluation import Evaluation, cross_entropy, evaluate
+from dynamoe_search.training.evaluation import Evaluation, evaluate
 from dynamoe_search.training.failures import check_alike
 from dynamoe_search.training.modes import choose_mode
 from dynamoe_search.training.optimizers import StackedAdamW, schedule_factor
 from dynamoe_search.training.settings import TrainSettings
 from dynamoe_search.training.states import CandidateState, load_states, states_of
+from dynamoe_search.training.token_losses import cross_entropy, head_gradients
 
 
 class Population:
@@ -54,7 +55,7 @@ class Population:
     def __init__(
         self,
         candidates: Sequence[Candidate],
-        data: ImageData,
+        data: SearchData,
         settings: TrainSettings,
         states: Sequence[CandidateState] = (),
         weights: Sequence[Mapping[str, Tensor]] = (),
@@ -170,12 +171,14 @@ class Population:
 
         Args:
             x: (batch, ...) examples, the same for all candidates.
-            y: (batch,) class numbers.
+            y: (batch,) class numbers, or (batch, tokens) next tokens.
 
         Returns:
             The task loss of every member (P,), detached, and one `Routing` per MoE layer.
         """
         self._set_streams()
+        if self.cohort.head is not None:
+            return self._token_gradients(x, y)
         with self._autocast():
             logits, routings = self.cohort.forward(x)
         task = cross_entropy(logits, y, self.candidates[0].train.label_smoothing).mean(1)  # (P,)
@@ -183,6 +186,22 @@ class Population:
         loss.sum().backward()  # type: ignore[no-untyped-call]
         self.is_finite &= loss.detach().isfinite()
         return task.detach(), routings
+
+    def _token_gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
+        """The same for language models of ours, without the logits of all tokens in memory at once."""
+        with self._autocast():
+            hidden, routings = self.cohort.hidden(x)
+            task, upstream = head_gradients(
+                self.cohort, hidden, y, self.candidates[0].train.label_smoothing
+            )
+        auxiliary = self._add_auxiliary(torch.zeros_like(task), routings)
+        self.is_finite &= (task + auxiliary.detach()).isfinite()
+        ends, gradients = [hidden], [upstream]
+        if auxiliary.requires_grad:
+            ends.append(auxiliary)
+            gradients.append(torch.ones_like(auxiliary))
+        torch.autograd.backward(ends, gradients)
+        return task, routings
 
     def _add_auxiliary(self, task: Tensor, routings: Sequence[Routing]) -> Tensor:
         """Adds the weighted auxiliary losses, summed over layers, to the task loss (P,)."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import safetensors
 
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData
 from dynamoe_search.records import Candidate
 from dynamoe_search.training.durable_files import make_folder, sha256, write_tensors
 from dynamoe_search.training.manifests import FORMAT, first_line, unwrapped, verified, wrapped
@@ -84,7 +84,7 @@ class StateFolder:
         candidate: Candidate,
         epoch: int,
         checksum: str | None,
-        data: ImageData,
+        data: SearchData,
         settings: TrainSettings,
     ) -> CandidateState:
         """Reads where a candidate stood after an epoch.

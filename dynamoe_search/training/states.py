@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dynamoe_search import __version__
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData
 from dynamoe_search.records import Candidate
 from dynamoe_search.training.settings import DamagedError, Events, TrainSettings
 
@@ -61,7 +61,7 @@ class CandidateState:
         return self.candidate.ordinal
 
 
-def circumstances(data: ImageData, settings: TrainSettings) -> dict[str, str]:
+def circumstances(data: SearchData, settings: TrainSettings) -> dict[str, str]:
     """Returns what could change a number in training, besides the candidates."""
     facts = {
         "torch": torch.__version__,

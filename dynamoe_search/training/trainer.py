@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-from dynamoe_search.data import ImageData
+from dynamoe_search.data import SearchData
 from dynamoe_search.errors import InputError
 from dynamoe_search.records import Candidate
 from dynamoe_search.training.checkpoints import CheckpointFolder
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 def train_leg(
     pack: Sequence[Candidate],
-    data: ImageData,
+    data: SearchData,
     settings: TrainSettings,
     *,
     until: int,
@@ -123,7 +123,7 @@ def _check(
 class _Leg:
     """What holds for all parts of a pack on its leg."""
 
-    data: ImageData
+    data: SearchData
     settings: TrainSettings
     start: int
     until: int

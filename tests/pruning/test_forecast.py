@@ -178,3 +178,14 @@ def test_who_finished_has_its_result_and_who_reached_nothing_has_none() -> None:
     assert (found[0].error_low, found[0].error_high) == pytest.approx((0.25, 0.25))
     assert found[0].activated_params == pytest.approx(700.0)
     assert estimates({}, {}, {}, epochs=EPOCHS) == {}
+
+
+def test_losses_have_no_upper_bound() -> None:
+    first = [record(i, 3.0 - 0.05 * i, 3.0 - 0.05 * i, 100.0) for i in range(20)]
+    ends = {one.ordinal: 0.8 * one.error for one in first}
+    finals = {i: (ends[i], 100.0) for i in range(0, 20, 2)}
+    asked = dict.fromkeys(range(3, 19, 2), 1)
+    found = estimates({1: first}, finals, asked, epochs=EPOCHS, highest=math.inf)
+    for ordinal, one in found.items():
+        assert one.error == pytest.approx(ends[ordinal], rel=0.05)
+        assert 1.0 < one.error_low < one.error < one.error_high

@@ -5,9 +5,11 @@ import math
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynamoe_search.errors import CandidateError
-from dynamoe_search.records import Outcome
+from dynamoe_search.records import Outcome, bytes_per_token, language_metrics
 from dynamoe_search.search.objectives import (
     directions,
     front_hypervolume,
@@ -68,3 +70,38 @@ def test_every_objective_has_a_reference(tiny_spec: MakeSpec) -> None:
     assert point[0] == pytest.approx(math.log(10))
     assert point[3] == 2000.0
     assert all(math.isfinite(value) and value > 0 for value in point)
+
+
+def language_spec(tiny_spec: MakeSpec, **study: object) -> StudySpec:
+    return tiny_spec(
+        study={"objectives": ["perplexity", "activated_params"], **study},
+        data={"name": "docs"},
+        model={"backbone": "gpt"},
+    )
+
+
+def test_a_perplexity_counts_by_its_logarithm(tiny_spec: MakeSpec) -> None:
+    spec = language_spec(tiny_spec)
+    reference = reference_point(spec, num_classes=256, max_params=1000, max_flops=1)
+    assert reference == (pytest.approx(256), 1000.0)
+    assert directions(spec) == ["minimize", "minimize"]
+    assert front_hypervolume([], reference, spec) == 0.0
+    assert front_hypervolume([reference], reference, spec) == 0.0
+    assert front_hypervolume([(1.0, 0.0)], reference, spec) == pytest.approx(1.0)
+    assert front_hypervolume([(16.0, 500.0)], reference, spec) == pytest.approx(0.25)
+
+
+def test_bits_per_byte_have_the_uniform_guess_for_reference(tiny_spec: MakeSpec) -> None:
+    spec = language_spec(tiny_spec, objectives=["bits_per_byte", "total_params"])
+    point = reference_point(
+        spec, num_classes=256, max_params=1000, max_flops=1, bytes_per_token=2.0
+    )
+    assert point == (pytest.approx(4.0), 1000.0)
+
+
+@given(st.floats(1e-3, 1e3), st.floats(0.1, 20.0))
+def test_what_is_told_of_a_language_model_goes_back(loss: float, length: float) -> None:
+    told = language_metrics(loss, length)
+    assert math.isfinite(told["perplexity"])
+    assert told["bits_per_byte"] == pytest.approx(loss / math.log(2) / length)
+    assert bytes_per_token(told | {"validation_loss": loss}) == pytest.approx(length)

@@ -1,15 +1,19 @@
 """The rungs of a study: pruning in real runs, and whose reports count."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import optuna
 import pytest
 
-from dynamoe_search.pruning import ladder
+from dynamoe_search.pruning import Estimate, ladder
 from dynamoe_search.records import Progress, RungDecision, Standing
 from dynamoe_search.search import CandidateFinished, Event, LegFinished, Limits
+from dynamoe_search.search.proposals import with_estimate
 from dynamoe_search.search.rungs import Rungs, changed, to_store
+from dynamoe_search.search.sampling import Known
 from dynamoe_search.specs import PrunerSection, StudySpec
 from dynamoe_search.store import Store
 from tests.search.test_runner import Crash, Facts, facts, run
@@ -323,3 +327,39 @@ def test_who_failed_holds_nobody_back() -> None:
     found.take(failed, [report(0, 1, 0.1)])
     assert not found.is_behind(failed)
     assert [one.action for one in found.judge([place(1, 1)])] == ["go"]
+
+
+def test_where_the_loss_is_what_counts_it_takes_the_place_of_the_error() -> None:
+    """As in a study of perplexity: how often the first guess is right then says nothing."""
+    settings = PrunerSection(kind="pareto", min_records=1, share=0.5)
+    found = Rungs(settings, 9, (0.9, 3.2), by_loss=True)
+    for ordinal, loss in enumerate((2.0, 2.5, 3.0, 3.3)):
+        one = replace(report(ordinal, 1, 0.5), accuracy=0.2 * ordinal, validation_loss=loss)
+        found.take(place(ordinal, 1), [one])
+    decisions = {one.ordinal: one for one in found.judge([place(i, 1) for i in range(4)])}
+    assert [decisions[i].beaten for i in range(4)] == [0, 1, 2, 3]
+    assert [decisions[i].keep for i in range(4)] == [True, True, False, False]
+    assert decisions[3].reason == "useless"
+
+
+def test_an_expected_perplexity_stands_for_what_waits(tiny_spec: MakeSpec) -> None:
+    spec = tiny_spec(
+        study={
+            "objectives": ["perplexity", "activated_params"],
+            "constraints": {"max_perplexity": 10.0},
+        },
+        data={"name": "docs"},
+        model={"backbone": "gpt"},
+    )
+    expected = Estimate(
+        error=2.0,
+        error_low=1.9,
+        error_high=2.1,
+        activated_params=50.0,
+        activated_low=40.0,
+        activated_high=60.0,
+    )
+    known = Known(ordinal=0, params={}, design_hash="a", is_in_space=True, state="running")
+    told = with_estimate(known, expected, spec)
+    assert told.values == (pytest.approx(math.exp(2.0)), 50.0)
+    assert told.violations == {"max_perplexity": pytest.approx(math.exp(2.0) - 10)}

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import optuna
 import pytest
 
+from dynamoe_search.records import Candidate, from_json, to_json
 from dynamoe_search.search.designs import candidate_from
 from dynamoe_search.search.space import Space, suggest
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import LOSS_NAMES, ROUTER_KINDS, ROUTER_LOSSES, ROUTER_SETTINGS
 from dynamoe_search.store import quiet_optuna
+from tests.training.populations import candidate
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -195,3 +198,18 @@ def test_the_normalisation_of_an_absent_loss_makes_no_second_design(tiny_spec: M
     other = candidate_from({}, tiny_spec(losses={"normalize_load_balance": False}), 0)
     assert plain.design_hash == other.design_hash
     assert math.isclose(plain.losses.load_balance, 0.0)
+
+
+def test_designs_of_earlier_versions_keep_their_hashes():
+    """Computed before language models added fields; a study that goes on must know its designs again."""
+    one = candidate(3, "top-k", (2, 3), backbone="vit")
+    known = "5086f61ad9648d9433d8d4f66049fd3955052accae7986cbe30ad4f166226895"
+    assert one.design_hash == known
+    assert one.pack_key == "vit|16|2|12|2|4|48|0.0|False|auto|0"
+    for change in ({"moe_every": 2}, {"expert": "swiglu"}, {"tie_embeddings": False}):
+        other = replace(one, model=replace(one.model, **change))
+        assert other.design_hash != known
+        assert other.pack_key != one.pack_key
+    text = to_json(one).replace(',"moe_every":1,"expert":"gelu","tie_embeddings":true', "")
+    assert "moe_every" not in text
+    assert from_json(Candidate, text) == one

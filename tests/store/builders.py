@@ -91,6 +91,7 @@ def complete(ordinal: int, accuracy: float, activated: float, **metrics: float) 
                 load=(0.5, 1.0),
                 load_cv=0.25,
                 max_share=0.66,
+                loss_by_k=(None, 1.25, 2.0),
             ),
             LayerRouting(
                 layer=1,

@@ -2,17 +2,20 @@
 
 A backbone is a module class that is called as `Class(input_shape, num_classes, config, layers)` with
 
-- input_shape: (channels, height, width) of one example,
-- num_classes: how many logits to return,
+- input_shape: (channels, height, width) of one image, or (tokens,) of one sequence,
+- num_classes: how many logits to return: classes, or tokens of the vocabulary,
 - config: the candidate's `ModelConfig`,
 - layers: the candidate's MoE layers, already built, first to last,
 
 and whose `forward(x)` takes (batch, channels, height, width) and returns the logits (batch, classes) and a list with
-one `Routing` per MoE layer. A user's own class follows the same contract. It may not change its buffers (as
-`nn.BatchNorm` does with its running statistics), since a candidate's state is its parameters and its routers'. Only
-candidates whose modules agree on all numbers and texts kept outside tensors are trained together: a rate that is
-searched belongs into a buffer, as in `moe.randomness.Dropout`. On the CPU its numbers are independent of its company to
-the last bit if it keeps away from torch's `sigmoid`, `silu`, `softplus` and `pow`, see `routers.selection.sigmoid`.
+one `Routing` per MoE layer. A language model takes tokens (batch, tokens) int64 and returns (batch, tokens,
+vocabulary); it may name its tables of the vocabulary in an attribute `vocabulary_tables`, to be counted apart.
+
+A user's own class follows the same contract. It may not change its buffers (as `nn.BatchNorm` does with its running
+statistics), since a candidate's state is its parameters and its routers'. Only candidates whose modules agree on all
+numbers and texts kept outside tensors are trained together: a rate that is searched belongs into a buffer, as in
+`moe.randomness.Dropout`. On the CPU its numbers are independent of its company to the last bit if it keeps away from
+torch's `sigmoid`, `silu`, `softplus` and `pow`, see `routers.selection.sigmoid`.
 """
 
 import importlib
@@ -24,7 +27,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dynamoe_search.errors import UsageError
+from dynamoe_search.moe.backbones.gpt import GPTMoE
+from dynamoe_search.moe.backbones.language import example
 from dynamoe_search.moe.backbones.mlp import MLPMoE
+from dynamoe_search.moe.backbones.mlp_lm import MLPLanguageModel
 from dynamoe_search.moe.backbones.vit import ViTMoE
 from dynamoe_search.moe.layer import MoELayer
 from dynamoe_search.moe.routers import build_router
@@ -49,7 +55,12 @@ class Backbone(Protocol):
         ...
 
 
-BACKBONES: dict[str, Backbone] = {"mlp": MLPMoE, "vit": ViTMoE}
+BACKBONES: dict[str, Backbone] = {
+    "mlp": MLPMoE,
+    "vit": ViTMoE,
+    "gpt": GPTMoE,
+    "mlp-lm": MLPLanguageModel,
+}
 
 
 def find_backbone(name: str, *, trust_code: bool = False) -> Backbone:
@@ -99,6 +110,8 @@ def build_model(
                 num_slots,
                 build_router(candidate.router, num_slots, config.d_model),
                 num_open,
+                expert=config.expert,
+                norm="rms" if config.backbone == "gpt" else "layer",
             )
             for num_slots, num_open in zip(
                 candidate.slots_per_layer, candidate.experts_per_layer, strict=True
@@ -117,7 +130,7 @@ def _check(model: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
     before = dict(model.named_buffers())
     after = {name: buffer.clone() for name, buffer in before.items()}
     with torch.no_grad():
-        functional_call(model, after, (torch.randn(2, *input_shape),))
+        functional_call(model, after, (example(input_shape, 2).random_(0, 2),))
     changed = [name for name, buffer in before.items() if not torch.equal(buffer, after[name])]
     if changed:
         raise UsageError(
@@ -126,4 +139,13 @@ def _check(model: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
         )
 
 
-__all__ = ["BACKBONES", "Backbone", "MLPMoE", "ViTMoE", "build_model", "find_backbone"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "GPTMoE",
+    "MLPLanguageModel",
+    "MLPMoE",
+    "ViTMoE",
+    "build_model",
+    "find_backbone",
+]

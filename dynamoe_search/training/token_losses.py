@@ -1,0 +1,96 @@
+"""Cross-entropy, of whole logits or of a language model's head that is run on part of the tokens at a time.
+
+Legend: P candidates, n tokens of a batch, V entries of the vocabulary. The logits of all tokens would be P * n * V
+numbers, often more than all else together; here only those of one part are there at a time. How large a part is depends
+on V alone: on neither memory nor company, which would change how sums are rounded.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynamoe_search.training.cohort import Cohort
+
+PART_LOGITS = 2**21
+"""Logits of one candidate that are in memory at a time, at least one token's."""
+
+
+def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Returns the cross-entropy of every example or token, (candidates, labels), in fp32.
+
+    Args:
+        logits: (candidates, batch, classes), or (candidates, batch, tokens, vocabulary).
+        y: (batch,) class numbers or (batch, tokens) next tokens, the same for all candidates.
+        label_smoothing: Probability mass spread over all classes.
+    """
+    logits, y = logits.flatten(1, -2), y.flatten()
+    num, batch, _ = logits.shape
+    losses = F.cross_entropy(
+        logits.float().flatten(0, 1),
+        y.repeat(num),
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    return losses.view(num, batch)
+
+
+def head_gradients(
+    cohort: Cohort, hidden: Tensor, y: Tensor, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Adds the gradients of the mean loss to the heads, and returns what else is needed to go on backwards.
+
+    Args:
+        cohort: Language models of ours.
+        hidden: (P, batch, tokens, d_model), see `Cohort.hidden`.
+        y: (batch, tokens) next tokens.
+        label_smoothing: Probability mass spread over the vocabulary.
+
+    Returns:
+        The mean loss (P,), detached, and its gradient for `hidden`.
+    """
+    total = torch.zeros(len(hidden), device=hidden.device)
+    upstream = []
+    for part, rows in _parts(cohort, hidden.detach().flatten(1, 2), y.flatten()):
+        part.requires_grad_()
+        losses = cross_entropy(_logits(cohort, part), rows, label_smoothing).sum(1)
+        (losses.sum() / y.numel()).backward()  # type: ignore[no-untyped-call]
+        assert part.grad is not None
+        upstream.append(part.grad)
+        total += losses.detach()
+    return total / y.numel(), torch.cat(upstream, 1).view(hidden.shape)
+
+
+def head_losses(cohort: Cohort, hidden: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the loss of every token and whether the most probable one is right, (P, n) each.
+
+    Args:
+        cohort: Language models of ours.
+        hidden: (P, batch, tokens, d_model), see `Cohort.hidden`.
+        y: (batch, tokens) next tokens.
+    """
+    losses, is_right = [], []
+    for part, rows in _parts(cohort, hidden.flatten(1, 2), y.flatten()):
+        logits = _logits(cohort, part)
+        losses.append(cross_entropy(logits, rows))
+        is_right.append(logits.argmax(-1) == rows)
+    return torch.cat(losses, 1), torch.cat(is_right, 1)
+
+
+def _parts(cohort: Cohort, hidden: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields one part after the other of `hidden` (P, n, d_model) and of `y` (n,)."""
+    size = max(1, PART_LOGITS // _table(cohort).shape[1])
+    for begin in range(0, len(y), size):
+        yield hidden[:, begin : begin + size], y[begin : begin + size]
+
+
+def _logits(cohort: Cohort, hidden: Tensor) -> Tensor:
+    """Returns the logits (P, n, V) of `hidden` (P, n, d_model)."""
+    return hidden @ _table(cohort).mT
+
+
+def _table(cohort: Cohort) -> Tensor:
+    """Returns the rows (P, V, d_model) with which the heads write."""
+    assert cohort.head is not None
+    return cohort.parameters[cohort.head]
