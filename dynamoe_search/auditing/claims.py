@@ -54,16 +54,19 @@ def hardness(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
     found = []
     for kind in plan.controls:
         design, control = plan.routers[kind], control_name(kind)
-        alone = runs.all_of(design)
-        if len(alone) > 1 and all(_rho(one) is None for one in alone):
+        alone = [one.hardness for one in runs.all_of(design) if one.hardness is not None]
+        if len(alone) > 1 and all(one.overall is None for one in alone):
             words = "K is the same for every input, so it cannot follow how hard one is"
             none = Estimate(effect=0.0, low=0.0, high=0.0, p=1.0, n=len(alone))
             found.append(finding("hardness", kind, none, margins.correlation, words))
             continue
-        own, chance = [], []
-        for replicate in runs.replicates(design, control):
-            own.append(_rho(runs.of(design, replicate)) or 0.0)
-            chance.append(_rho(runs.of(control, replicate)) or 0.0)
+        pairs = [
+            (runs.of(design, one).hardness, runs.of(control, one).hardness)
+            for one in runs.replicates(design, control)
+        ]
+        known = [(one, other) for one, other in pairs if one is not None and other is not None]
+        own = [one.overall or 0.0 for one, _ in known]
+        chance = [other.overall or 0.0 for _, other in known]
         estimate = mean_estimate([one - other for one, other in zip(own, chance, strict=True)])
         if estimate.n == 0:
             found.append(
@@ -79,10 +82,6 @@ def hardness(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
         details = {"correlation": mean, "correlation_of_random_k": other}
         found.append(finding("hardness", kind, estimate, margins.correlation, words, details))
     return decide(found)
-
-
-def _rho(run: Observation) -> float | None:
-    return None if run.hardness is None else run.hardness.overall
 
 
 def settling(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.auditing.synthetic import PLAN, Truth, observations
-from dynamoe_search.auditing import CLAIMS, Finding, Margins, judge_claims
+from dynamoe_search.auditing import CLAIMS, Finding, Hardness, Margins, judge_claims
 
 ASKED = tuple(key for key in CLAIMS if key != "variation")  # its truth is not noisy
 ANY = Margins(accuracy=1e-9, correlation=1e-9, noise=1e-9, changes=1e-9, spread=1e-9)
@@ -84,7 +84,9 @@ def test_without_runs_nothing_is_decided() -> None:
 
 def test_a_constant_k_does_not_vary_and_cannot_follow_hardness() -> None:
     runs = [
-        replace(one, std_k=(0.0, 0.0), hardness=None) if one.design == "top-p" else one
+        replace(one, std_k=(0.0, 0.0), hardness=Hardness(overall=None, per_layer=(None, None)))
+        if one.design == "top-p"
+        else one
         for one in observations(Truth(), 3, 1)
     ]
     lines = judge_claims(PLAN, runs, Margins())
@@ -96,6 +98,17 @@ def test_a_constant_k_does_not_vary_and_cannot_follow_hardness() -> None:
         in verdicts["variation", "top-p"].sentence
     )
     assert verdicts["variation", "top-any"].verdict == "holds"
+
+
+def test_a_run_whose_weights_were_lost_says_nothing_about_hardness() -> None:
+    runs = [
+        replace(one, hardness=None) if one.design == "top-p" and one.replicate else one
+        for one in observations(Truth(), 4, 1)
+    ]
+    lines = judge_claims(replace(PLAN, claims=("hardness",)), runs, Margins())
+    verdicts = {one.subject: one for one in lines}
+    assert (verdicts["top-p"].verdict, verdicts["top-p"].n) == ("not decided", 0)
+    assert verdicts["top-any"].n == 4
 
 
 def test_nothing_changing_at_the_end_is_settled_and_nothing_changing_at_all_is_not() -> None:
