@@ -50,7 +50,8 @@ def dashboard(
     from dynamoe_search.errors import UsageError
 
     _require()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from dynamoe_search.store import Store
 
@@ -68,7 +69,8 @@ def dashboard(
     except KeyboardInterrupt:
         raise typer.Exit from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _require() -> None:
@@ -131,6 +133,9 @@ def _serve(
     url = f"http://{shown}:{server.server_port}/dashboard/studies/{writer.study_id}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
+    ended = threading.Event()  # set, not raised: nothing is cut short in the middle of a write
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
     try:
         say(f"{url}  (Ctrl-C ends it)")
         sys.stdout.flush()
@@ -140,9 +145,9 @@ def _serve(
             import webbrowser
 
             webbrowser.open(url)
-        while thread.is_alive():
-            writer.write()
-            thread.join(_NOTE_SECONDS)
+        while not ended.is_set():
+            writer.write(ended.is_set)
+            ended.wait(_NOTE_SECONDS)
     finally:
         server.shutdown()
         server.server_close()

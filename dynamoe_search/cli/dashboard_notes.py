@@ -1,7 +1,7 @@
 """Notes that optuna-dashboard shows: what a study is about, and of candidates what Optuna has no place for."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 
@@ -43,12 +43,18 @@ class NoteWriter:
             self._study = Study(study_name=name, storage=storage)
         self._known: set[int] = set()
 
-    def write(self) -> None:
-        """Writes notes on the study and on candidates that have none yet, if the database can be written."""
+    def write(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Writes notes on the study and on candidates that have none yet, if the database can be written.
+
+        Args:
+            should_stop: Asked before every note.
+        """
         with quiet_optuna(), suppress(StorageError, StorageInternalError):
             if not get_note(self._study):
                 save_note(self._study, study_note(self._store.study(self._name), self._notes))
             for trial in self._trials():
+                if should_stop():
+                    return
                 self._write_on(trial)
 
     def _trials(self) -> Iterator[int]:
