@@ -8,7 +8,7 @@ from statistics import median
 
 import torch
 
-from dynamoe_search.data import ImageData, load_data
+from dynamoe_search.data import SearchData, load_data
 from dynamoe_search.errors import UsageError
 from dynamoe_search.records import Candidate
 from dynamoe_search.search.machine import resolve_device
@@ -124,7 +124,7 @@ def _pack(space: Space, size: int) -> list[Candidate]:
 
 
 def _timed(
-    pack: Sequence[Candidate], data: ImageData, settings: TrainSettings, seconds: float
+    pack: Sequence[Candidate], data: SearchData, settings: TrainSettings, seconds: float
 ) -> float | None:
     """Returns the median time of a step, None if memory does not suffice; the first epoch warms up."""
     try:
