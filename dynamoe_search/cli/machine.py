@@ -45,7 +45,7 @@ _DATA_SETS = {
     "fashion-mnist": "apt install dataset-fashion-mnist, or let run download it",
     "mnist": "let run download it, or --set data.path=FOLDER",
     "cifar10": "let run download it, or --set data.path=FOLDER",
-    "docs": "",
+    "docs": "use a Python that has its whole standard library",
 }
 
 

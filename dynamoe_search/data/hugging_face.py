@@ -71,7 +71,7 @@ def open_documents(section: DataSection, tokenizer: Tokenizer | None) -> FileCor
         raise DataError(
             f"{_repository(section)} was not found in {cache_folder()}; set data.download = true"
         )
-    with writing(_folder(section)) as fresh:
+    with writing(_folder(section), lambda: _cached(section) is not None) as fresh:
         count = _write(fresh / _DOCUMENTS, _stream(section), section, tokenizer)
         corpus = _corpus(fresh / _DOCUMENTS, section)
         manifest = {"checksum": corpus.content_hash, "documents": count}

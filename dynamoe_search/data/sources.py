@@ -1,5 +1,6 @@
 """Where text comes from: embedded, in files, or streamed; and what is known of it without reading it."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from dynamoe_search.data.corpora import Corpus, EmbeddedDocs, FileCorpus, docs_source
@@ -23,7 +24,7 @@ def find_text(section: DataSection) -> str | None:
         DataError: `data.path` cannot be a path, or may not be looked at.
     """
     if section.name == "docs":
-        return docs_source()
+        return docs_source() if find_spec("pydoc_data") else None
     if section.name in STREAMED:
         return None if find_documents(section) is None else source_of(section)
     path = user_path(section.path or "")

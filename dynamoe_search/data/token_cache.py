@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from dynamoe_search.data.images import Array, in_one_line
 from dynamoe_search.errors import DataError
 
+_LOOKS = 40
 PARTS = ("train", "validation", "test")
 _FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -74,20 +76,26 @@ def cached_streams(key: str, write: Callable[[Path], Manifest]) -> TokenStreams:
     folder = cache_folder() / "tokens" / key
     if (found := _read(folder)) is not None:
         return found
-    with writing(folder) as fresh:
+    with writing(folder, lambda: _read(folder) is not None) as fresh:
         manifest = write(fresh)
         checksums = {part: _to_npy(fresh / part) for part in PARTS}
         checksums["tokenizer"] = hashlib.sha256(manifest.tokenizer.encode()).hexdigest()
         entry = TypeAdapter(Manifest).dump_python(manifest) | {"checksums": checksums}
         (fresh / _MANIFEST).write_text(json.dumps(entry), encoding="utf-8")
-    if (found := _read(folder)) is None:
-        raise DataError(f"{folder} was damaged while it was written; remove it and try again")
-    return found
+    for _ in range(_LOOKS):  # another process may be about to put a damaged one aside
+        if (found := _read(folder)) is not None:
+            return found
+        time.sleep(0.05)
+    raise DataError(f"{folder} was damaged while it was written; remove it and try again")
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, is_whole: Callable[[], bool]) -> Iterator[Path]:
     """Gives a new folder that takes the place of `path` when the body is through, or is removed if it fails.
+
+    Args:
+        path: Where a damaged entry may lie, or what another process wrote meanwhile.
+        is_whole: Tells whether what lies there can be used; it then stays.
 
     Raises:
         DataError: There is no room, or no permission.
@@ -102,26 +110,28 @@ def writing(path: Path) -> Iterator[Path]:
         for file in fresh.iterdir():
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
-        _replace(fresh, path)
+        _place(fresh, path, is_whole)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _replace(fresh: Path, path: Path) -> None:
-    """Moves a folder into its place; one that another process put there since is as good."""
+def _place(fresh: Path, path: Path, is_whole: Callable[[], bool]) -> None:
+    """Moves a folder to where nothing lies, or something damaged."""
+    with suppress(OSError):
+        fresh.rename(path)  # fails if a folder with files lies there
+        return
+    if is_whole():
+        return
     old = fresh.with_name(f"{fresh.name}.old")
-    try:
+    with suppress(FileNotFoundError):
         path.rename(old)
-    except FileNotFoundError:
-        pass
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     try:
         fresh.rename(path)
     except OSError:
-        if not path.is_dir():
+        if not path.is_dir():  # else another process was faster
             raise
 
 

@@ -144,7 +144,7 @@ def open_tokenizer(section: DataSection) -> Tokenizer:
         return ByteTokenizer()
     place = section.tokenizer_path
     if place is None:
-        return _downloaded(_GPT2)
+        return _downloaded(_GPT2, section)
     folder = user_path(place)
     with reading(folder):
         is_folder = folder.is_dir()
@@ -152,7 +152,7 @@ def open_tokenizer(section: DataSection) -> Tokenizer:
         return _from_folder(folder)
     if place.count("/") > 1 or place.startswith(("/", ".", "~")):
         raise DataError(f"there is no folder {folder.absolute()} (data.tokenizer_path)")
-    return _downloaded(place)
+    return _downloaded(place, section)
 
 
 def _from_folder(folder: Path) -> Tokenizer:
@@ -173,8 +173,13 @@ def _from_folder(folder: Path) -> Tokenizer:
     raise DataError(f"{folder} (data.tokenizer_path) holds neither {wanted} nor {TOKENIZER_FILE}")
 
 
-def _downloaded(name: str) -> Tokenizer:
+def _downloaded(name: str, section: DataSection) -> Tokenizer:
     library = import_extra("tokenizers", _PURPOSE)
+    if not section.download:
+        raise DataError(
+            f"the vocabulary {name} would have to be downloaded; set data.download = true, or "
+            "data.tokenizer_path to a folder with encoder.json and vocab.bpe"
+        )
     try:
         with without_retry_messages():
             engine = library.Tokenizer.from_pretrained(name)

@@ -139,3 +139,11 @@ def test_key_sees_every_ingredient() -> None:
     keys = {key_of({"a": 1}), key_of({"a": 2}), key_of({"b": 1}), key_of({"a": 1, "b": 1})}
     assert len(keys) == 4
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+
+
+def test_many_at_once_mend_a_damaged_one(cache: Path) -> None:
+    for _ in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: cached_streams("key", write), range(16)))
+        assert all((streams.streams["train"] == np.arange(5)).all() for streams in found)
+        flip(cache / "key" / "train.npy")

@@ -157,6 +157,11 @@ def test_vocabulary_that_loses_capitals_is_refused(tmp_path: Path) -> None:
     assert "does not give every text back as it was" in refused(tmp_path)
 
 
+def test_nothing_is_downloaded_if_that_is_forbidden() -> None:
+    with pytest.raises(DataError, match=r"would have to be downloaded; set data.download = true"):
+        open_tokenizer(DataSection(name="docs", tokenizer="gpt2", download=False))
+
+
 def test_tokenizer_of_another_size_than_the_model_is_refused(tmp_path: Path) -> None:
     save_tokenizer(tmp_path, ByteTokenizer())
     with pytest.raises(DataError, match=r"has 257 tokens, and the model .* made for 50,257"):
