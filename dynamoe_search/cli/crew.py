@@ -1,22 +1,15 @@
-"""Several worker processes under one command, and the command that each of them is."""
+"""Commands and options for several processes and several databases: worker, copy, --workers, --devices."""
 
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.text import Text
 
-from dynamoe_search.cli import screens
 from dynamoe_search.cli.options import (
-    STORAGE_VARIABLE,
     AsJson,
     Logs,
     Quiet,
@@ -27,14 +20,12 @@ from dynamoe_search.cli.options import (
     duration,
     log_target,
 )
-from dynamoe_search.cli.words import printable, say, seconds
-from dynamoe_search.errors import InputError, UsageError
+from dynamoe_search.cli.words import say, seconds
+from dynamoe_search.errors import InputError, StoppedError
 
-if TYPE_CHECKING:  # these load torch or Optuna
-    from dynamoe_search.search import Limits, StudySummary
+if TYPE_CHECKING:  # loads Optuna
     from dynamoe_search.store import Store
 
-_LINE_SECONDS = 10.0
 _WAIT_SECONDS = 2.0
 
 Number = Annotated[
@@ -88,20 +79,24 @@ def worker(
     from dynamoe_search.cli.progress import watching
     from dynamoe_search.search import Limits, run_study
 
-    with (
-        stop_on_signals("the study goes on where the last checkpoint is") as flag,
-        _store_of(study, storage, wait, flag) as store,
-        watching(quiet or as_json) as view,
-        logging_to(store, study, targets, view, catch_up=parent is None) as on_event,
-    ):
-        summary = run_study(
-            store,
-            study,
-            limits=Limits(timeout_seconds=timeout),
-            on_event=on_event,
-            should_stop=lambda: flag() or (parent is not None and os.getppid() != parent),
-            trust_code=trust_code,
-        )
+    try:
+        with (
+            stop_on_signals("the study goes on where the last checkpoint is") as flag,
+            _store_of(study, storage, wait, flag) as store,
+            watching(quiet or as_json) as view,
+            logging_to(store, study, targets, view, catch_up=parent is None) as on_event,
+        ):
+            summary = run_study(
+                store,
+                study,
+                limits=Limits(timeout_seconds=timeout),
+                on_event=on_event,
+                should_stop=lambda: flag() or (parent is not None and os.getppid() != parent),
+                trust_code=trust_code,
+            )
+    except StoppedError as error:
+        say(f"{study}: {error}", err=True)
+        raise typer.Exit(1) from None
     if as_json:
         typer.echo(json.dumps({"reason": summary.reason, "seconds": summary.seconds}))
     else:
@@ -131,100 +126,6 @@ def _store_of(
         time.sleep(_WAIT_SECONDS)
     with found:
         yield store
-
-
-def search(
-    store: "Store",
-    study: str,
-    storage: str | None,
-    devices: Sequence[str],
-    limits: "Limits",
-    logs: Sequence[tuple[str, str]],
-    *,
-    should_stop: Callable[[], bool],
-    trust_code: bool,
-    quiet: bool,
-) -> "StudySummary":
-    """Runs a stored study with one process per device and returns where it stands then.
-
-    Raises:
-        UsageError: No worker ended well; the message says what they said.
-    """
-    from dynamoe_search.cli.logs import catch_up
-    from dynamoe_search.search import Crew, set_limits, summarise
-    from dynamoe_search.store import default_url
-
-    start = time.monotonic()
-    set_limits(store, study, limits)
-    arguments = ["--trust-code"] if trust_code else []
-    if limits.timeout_seconds is not None:
-        arguments += ["--timeout", str(limits.timeout_seconds)]
-    for kind, place in logs:
-        arguments += ["--log", f"{kind}={place}"]
-    catch_up(store, study, logs)
-    with _watching(store, study, quiet) as view:
-        crew = Crew(
-            study,
-            devices,
-            logs=store.files_of(study) / "logs",
-            environment=os.environ | {STORAGE_VARIABLE: storage or default_url()},
-            arguments=arguments,
-            on_news=view.say,
-        )
-        end = crew.run(should_stop, view.poll)
-    catch_up(store, study, logs)  # of workers that were killed
-    if end.reason is None:
-        raise UsageError("; ".join(end.failures) or "the workers ended without a word")
-    return summarise(store, study, end.reason, time.monotonic() - start)
-
-
-class _View:
-    """What the database says of a study, as a line every now and then, or kept up to date on a terminal."""
-
-    def __init__(self, store: "Store", study: str, *, is_live: bool, is_quiet: bool) -> None:
-        self._store, self._study = store, study
-        self._is_live, self._is_quiet = is_live, is_quiet
-        self._next = 0.0
-        self._line = "starting"
-        self._done = 0.0
-
-    def say(self, news: str) -> None:
-        """Prints what happened to a worker."""
-        say(news, err=True)
-
-    def poll(self, alive: int) -> None:
-        """Looks into the database, at most once a second."""
-        if self._is_quiet or time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + (1.0 if self._is_live else _LINE_SECONDS)
-        record = self._store.study(self._study)
-        finished = record.num_complete + record.num_failed + record.num_stopped
-        self._done = (finished + record.num_paused) / max(1, record.trials)
-        self._line = (
-            f"{finished}/{record.trials} trials done, {record.num_failed} failed, {record.num_paused} paused, "
-            f"{record.num_front} on the front, {alive} workers"
-        )
-        if not self._is_live:
-            say(self._line, err=True)
-
-    def __rich__(self) -> RenderableType:
-        """Returns the display; rich asks for it several times a second."""
-        return Group(
-            Text(printable(self._study), "bold"),
-            ProgressBar(total=1.0, completed=min(1.0, self._done), width=60),
-            Text(self._line),
-        )
-
-
-@contextmanager
-def _watching(store: "Store", study: str, quiet: bool) -> Iterator[_View]:
-    is_live = sys.stderr.isatty() and not quiet
-    view = _View(store, study, is_live=is_live, is_quiet=quiet)
-    if not is_live:
-        yield view
-        return
-    with Live(view, console=screens.console(to_stderr=True), transient=True):
-        yield view
 
 
 def copy(

@@ -179,7 +179,7 @@ def _searched(
     quiet: bool,
 ) -> "StudySummary":
     """Runs a stored study in this process, or with one per device, until somebody asks it to stop."""
-    from dynamoe_search.cli import crew as crews
+    from dynamoe_search.cli import crews
     from dynamoe_search.cli.interrupts import stop_on_signals
     from dynamoe_search.cli.logs import logging_to
     from dynamoe_search.cli.progress import watching

@@ -2,7 +2,6 @@
 
 import math
 import random
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -296,21 +295,6 @@ def test_moasha_is_the_published_rule(eta: float, seed: int) -> None:
         record(i, chance.random(), chance.random(), 1e5 * chance.random()) for i in range(30)
     ]
     assert kept(decide(settings("moasha", eta=eta), records)) == slow_moasha(records, eta)
-
-
-@pytest.mark.parametrize(("kind", "asked"), [*((kind, 16) for kind in KINDS), ("pareto", 1)])
-def test_deciding_takes_less_than_a_millisecond_a_candidate(kind: PrunerKind, asked: int) -> None:
-    """`benchmarks/pruning/deciding.py` looks closely."""
-    chance = random.Random(0)
-    records = [
-        record(i, chance.random(), chance.random(), 1e5 * chance.random()) for i in range(1000)
-    ]
-    taken = []
-    for _ in range(15):
-        started = time.process_time()
-        decide(settings(kind), records, range(1000 - asked, 1000))
-        taken.append(time.process_time() - started)
-    assert min(taken) / asked < 1e-3
 
 
 def test_the_usual_rungs_are_four_early_ones() -> None:
