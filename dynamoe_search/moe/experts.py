@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamoe_search.moe.candidate_axis import has_candidate_axis, with_candidate_axis
+from dynamoe_search.moe.grouped_experts import grouped_experts
 
 Backend = Literal["grouped", "dense"]
 
@@ -110,29 +111,9 @@ def pool_forward(
     Returns:
         (candidates, tokens, d_model).
     """
-    num_slots = gate.shape[-1]
-    slots = torch.arange(num_slots, device=tokens.device)
-    exists = slots < (start[1:] - start[:-1])[:, None]  # (candidates, slots)
     if backend == "dense" or not _has_grouped_product(pool[0]):
-        return _dense(tokens, gate, mask, exists, *pool)
-    num_tokens = tokens.shape[1]
-    by_expert = mask.transpose(1, 2) & exists[..., None]  # (candidates, slots, tokens)
-    ends = by_expert.sum(-1)[exists].cumsum(0).to(torch.int32)  # (G,)
-    flat = by_expert.reshape(-1).nonzero().squeeze(1)  # pairs, ordered by candidate, slot, token
-    slot = flat.div(num_tokens, rounding_mode="floor")  # candidate * slots + slot
-    token = flat - slot * num_tokens
-    candidate = slot.div(num_slots, rounding_mode="floor")
-    slot = slot - candidate * num_slots
-    rows = candidate * num_tokens + token
-    return _GroupedExperts.apply(  # type: ignore[no-any-return, no-untyped-call]
-        tokens.contiguous(),
-        gate.contiguous(),
-        rows,
-        start[candidate] + slot,
-        ends,
-        rows * num_slots + slot,
-        *pool,
-    )
+        return _dense(tokens, gate, mask, start, *pool)
+    return grouped_experts(tokens, gate, mask, start, *pool)
 
 
 def _has_grouped_product(w1: Tensor) -> bool:
@@ -141,9 +122,11 @@ def _has_grouped_product(w1: Tensor) -> bool:
     return w1.element_size() <= 4 and all(n * w1.element_size() % 16 == 0 for n in widths)
 
 
-def _dense(tokens: Tensor, gate: Tensor, mask: Tensor, exists: Tensor, *pool: Tensor) -> Tensor:
+def _dense(tokens: Tensor, gate: Tensor, mask: Tensor, start: Tensor, *pool: Tensor) -> Tensor:
     """Every expert on every token; the gate of what was not chosen counts as 0."""
     w1, b1, w2, b2 = pool
+    slots = torch.arange(gate.shape[-1], device=tokens.device)
+    exists = slots < (start[1:] - start[:-1])[:, None]  # (candidates, slots)
     owner, slot = exists.nonzero(as_tuple=True)  # (G,) each
     hidden = F.gelu(torch.baddbmm(b1[:, None], tokens.index_select(0, owner), w1))
     out = torch.baddbmm(b2[:, None], hidden, w2)  # (G, tokens, d_model)
@@ -153,72 +136,3 @@ def _dense(tokens: Tensor, gate: Tensor, mask: Tensor, exists: Tensor, *pool: Te
     weight = (gate * mask).reshape(-1).index_select(0, pair.reshape(-1)).view_as(pair)
     total = tokens.new_zeros(tokens.shape)
     return total.index_add(0, owner, out * weight[..., None].to(out.dtype))
-
-
-class _GroupedExperts(torch.autograd.Function):
-    """Grouped products over pairs sorted by expert, with a backward that needs no `index_put`.
-
-    The gate's gradient is <upstream, expert output> per pair, computed from the hidden activations so that no expert
-    output has to be kept. Tokens and pool may be bf16; the gate and its gradient stay fp32.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        tokens: Tensor,
-        gate: Tensor,
-        rows: Tensor,
-        group: Tensor,
-        ends: Tensor,
-        pair: Tensor,
-        w1: Tensor,
-        b1: Tensor,
-        w2: Tensor,
-        b2: Tensor,
-    ) -> Tensor:
-        width = tokens.shape[-1]
-        x = tokens.reshape(-1, width).index_select(0, rows)  # (pairs, d_model)
-        u = F.grouped_mm(x, w1, offs=ends).add_(b1.index_select(0, group))  # (pairs, d_expert)
-        y = F.grouped_mm(F.gelu(u), w2, offs=ends).add_(b2.index_select(0, group))
-        weight = gate.reshape(-1).index_select(0, pair).to(y.dtype)
-        out = torch.zeros_like(tokens).view(-1, width)
-        out.index_add_(0, rows, y.mul_(weight[:, None]))
-        ctx.save_for_backward(x, u, weight, rows, group, ends, pair, w1, w2, b2)
-        ctx.gate_like = gate.new_empty(0)
-        ctx.gate_shape = gate.shape
-        return out.view_as(tokens)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, u, weight, rows, group, ends, pair, w1, w2, b2 = ctx.saved_tensors
-        (upstream,) = gradients
-        width, num_experts = x.shape[1], w1.shape[0]
-        d = upstream.reshape(-1, width).index_select(0, rows)  # (pairs, d_model)
-        da = F.grouped_mm(d, w2.transpose(1, 2), offs=ends)  # (pairs, d_expert)
-        dweight = b2.index_select(0, group).mul_(d).sum(1, dtype=torch.float32)
-        d.mul_(weight[:, None])  # in place, here and below: memory is what this waits for
-        a = F.gelu(u)
-        dw2 = F.grouped_mm(a.t(), d, offs=ends)
-        dweight += a.mul_(da).sum(1, dtype=torch.float32)
-        dgate = ctx.gate_like.new_zeros(math.prod(ctx.gate_shape))
-        dgate.index_copy_(0, pair, dweight.to(dgate.dtype))
-        du = torch.ops.aten.gelu_backward(da.mul_(weight[:, None]), u)
-        dw1 = F.grouped_mm(x.t(), du, offs=ends)
-        db1, db2 = (_sum_by_group(rows_of_bias, group, num_experts) for rows_of_bias in (du, d))
-        dx = torch.zeros_like(upstream).view(-1, width)
-        dx.index_add_(0, rows, F.grouped_mm(du, w1.transpose(1, 2), offs=ends))
-        return (
-            dx.view_as(upstream),
-            dgate.view(ctx.gate_shape),
-            *(None,) * 4,
-            dw1,
-            db1,
-            dw2,
-            db2,
-        )
-
-
-def _sum_by_group(rows: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """Returns the sums (groups, width) of rows (rows, width), added up in fp32: bf16 would stop counting at 256."""
-    total = rows.new_zeros(num_groups, rows.shape[1], dtype=torch.float32)
-    return total.index_add_(0, group, rows.float()).to(rows.dtype)

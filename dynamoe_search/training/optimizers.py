@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from dynamoe_search.training.candidate_slices import CandidateSlices
+
 _BLOCK = 2**17  # numbers of each tensor that are updated at a time
 
 
@@ -45,6 +47,7 @@ class StackedAdamW:
         self.mean = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
         self.square = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
         self._betas = torch.tensor(betas, device=learning_rate.device)
+        self._slices: CandidateSlices | None = None
         self._set_powers(
             {
                 name: torch.ones(len(owner[name]), 2, device=self._betas.device)
@@ -58,6 +61,7 @@ class StackedAdamW:
         They are multiplied on from step to step: `pow` would round by position.
         """
         self._powers = torch.cat([*powers.values()])
+        self._slices = None
         parts = torch.split(self._powers, [len(own) for own in powers.values()])
         self.powers = dict(zip(powers, parts, strict=True))  # views
 
@@ -82,6 +86,9 @@ class StackedAdamW:
             owner: The candidate of each row.
             factor: (candidates,) share of the peak learning rate in force at this step.
         """
+        if self.learning_rate.device.type == "cpu":
+            self._step_in_threads(parameters, owner, factor)
+            return
         norms = self.gradient_norms(parameters, owner)
         scale = (self.clip_norm / (norms + 1e-6)).clamp(max=1.0)
         scale = torch.where(self.clip_norm.isinf(), 1.0, scale)  # whatever the norm is
@@ -97,6 +104,30 @@ class StackedAdamW:
         )
         for batch in self._batches(parameters, vectors):
             self._update(*(list(tensors) for tensors in zip(*batch, strict=True)))
+        for tensor in parameters.values():
+            tensor.grad = None
+
+    def _step_in_threads(
+        self, parameters: Mapping[str, Tensor], owner: Mapping[str, Tensor], factor: Tensor
+    ) -> None:
+        """Makes the step on the CPU, where every candidate is one part of the work."""
+        self._powers *= self._betas
+        if self._slices is None or not self._slices.are_of(parameters):
+            moments = (self.mean, self.square)
+            self._slices = CandidateSlices(parameters, moments, owner, self._powers)
+        gradients = {
+            name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            for name, tensor in parameters.items()
+        }
+        self._slices.update(
+            gradients,
+            self._powers,
+            rates=(self.learning_rate * factor).tolist(),
+            decays=self.weight_decay.tolist(),
+            clips=self.clip_norm.tolist(),
+            betas=self.betas,
+            eps=self.eps,
+        )
         for tensor in parameters.values():
             tensor.grad = None
 
@@ -174,6 +205,7 @@ class StackedAdamW:
         self.mean[name][row] = 0
         self.square[name][row] = 0
         self.powers[name][row] = 1
+        self._slices = None
 
 
 def _rows(tensor: Tensor) -> int:

@@ -1,0 +1,211 @@
+"""The grouped product of all experts of a pack, computed part by part, with a backward of its own.
+
+Legend: P candidates, T tokens, E slots (the widest candidate of the study), G = sum of the candidates' experts in this
+layer, pairs = number of (token, expert) assignments, ordered by candidate, expert, token.
+
+A part is a run of neighbouring candidates. On the CPU a part is small enough for what lies between its products to stay
+in the cache, and parts are computed by as many threads as torch has, each of them alone on its part. No pair, and no
+sum, crosses from one candidate to another, so how a pack is cut into parts changes no number.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynamoe_search.moe.threads import Part, Result, in_threads
+
+_PART = 2**18  # numbers in a (pairs, width) tensor of a part: a megabyte in fp32
+_WORTH_CUTTING = 2**17  # multiplications of one candidate's tokens with one expert's matrix
+
+
+class Pairs(NamedTuple):
+    """Who computes for whom in a part of the pack; the part counts its tokens, pairs and experts from 0."""
+
+    rows: Tensor  # (pairs,) token of the pair
+    group: Tensor  # (pairs,) expert of the pair
+    ends: Tensor  # (experts,) int32, where each expert's pairs end
+    gate: Tensor  # (pairs,) place of the pair's weight in the flattened gate
+    tokens: slice  # where the part's tokens lie among those of the pack
+    experts: slice  # where its experts lie among those of the pack
+
+
+def grouped_experts(
+    tokens: Tensor, gate: Tensor, mask: Tensor, start: Tensor, *pool: Tensor
+) -> Tensor:
+    """Returns the gate-weighted sums of the chosen experts' outputs; see `moe.experts.pool_forward`."""
+    parts = _pairs(mask, start, *pool[0].shape[1:])
+    return _GroupedExperts.apply(  # type: ignore[no-any-return, no-untyped-call]
+        tokens.contiguous(), gate.contiguous(), parts, *pool
+    )
+
+
+def _pairs(mask: Tensor, start: Tensor, width: int, hidden: int) -> list[Pairs]:
+    """Returns the pairs of a pack, part by part; parts without a pair are left out.
+
+    Args:
+        mask: (candidates, tokens, slots) bool; slots that a candidate lacks count as False.
+        start: (candidates + 1,) where each candidate's experts begin in the pool.
+        width: Width of the tokens.
+        hidden: Width of an expert.
+    """
+    num_candidates, num_tokens, num_slots = mask.shape
+    counts = start[1:] - start[:-1]
+    exists = torch.arange(num_slots, device=mask.device) < counts[:, None]  # (candidates, slots)
+    by_expert = mask.transpose(1, 2) & exists[..., None]  # (candidates, slots, tokens)
+    ends = by_expert.sum(-1)[exists].cumsum(0)  # (G,)
+    flat = by_expert.reshape(-1).nonzero().squeeze(1)  # pairs
+    slot = flat.div(num_tokens, rounding_mode="floor")  # candidate * slots + slot
+    token = flat - slot * num_tokens
+    candidate = slot.div(num_slots, rounding_mode="floor")
+    slot = slot - candidate * num_slots
+    rows = candidate * num_tokens + token
+    group = start[candidate] + slot
+    gate = rows * num_slots + slot
+    if not _is_cut(mask, width, hidden):
+        everything = slice(0, num_candidates * num_tokens)
+        pool = slice(0, len(ends))
+        return [Pairs(rows, group, ends.to(torch.int32), gate, everything, pool)]
+    whole = Pairs(rows, group, ends, gate, slice(0, 0), slice(0, 0))
+    return _parts(whole, start, num_tokens, _PART // max(width, hidden))
+
+
+def _parts(whole: Pairs, start: Tensor, num_tokens: int, most: int) -> list[Pairs]:
+    """Cuts the pairs of a pack into parts of at most `most` pairs or one candidate, one for every thread at least."""
+    ends = torch.cat([whole.ends.new_zeros(1), whole.ends])
+    first: list[int] = ends[start].tolist()  # (candidates + 1,) first pair
+    begins: list[int] = start.tolist()
+    parts = []
+    for begin, end in _cuts(first, min(most, first[-1] // torch.get_num_threads())):
+        pairs = slice(first[begin], first[end])
+        experts = slice(begins[begin], begins[end])
+        tokens = slice(begin * num_tokens, end * num_tokens)
+        parts.append(
+            Pairs(
+                whole.rows[pairs] - tokens.start,
+                whole.group[pairs] - experts.start,
+                (whole.ends[experts] - pairs.start).to(torch.int32),
+                whole.gate[pairs],
+                tokens,
+                experts,
+            )
+        )
+    return parts
+
+
+def _is_cut(mask: Tensor, width: int, hidden: int) -> bool:
+    """Tells whether a pack is computed in parts: by its shape alone, so that company does not decide it."""
+    return mask.device.type == "cpu" and mask.shape[1] * width * hidden >= _WORTH_CUTTING
+
+
+def _cuts(first: Sequence[int], num_pairs: int) -> list[tuple[int, int]]:
+    """Cuts candidates into runs [begin, end) of at most `num_pairs` pairs, or of one candidate; none without pairs."""
+    runs: list[tuple[int, int]] = []
+    for candidate, (begin, end) in enumerate(pairwise(first)):
+        if begin == end:
+            continue
+        if runs and runs[-1][1] == candidate and end - first[runs[-1][0]] <= num_pairs:
+            runs[-1] = (runs[-1][0], candidate + 1)
+        else:
+            runs.append((candidate, candidate + 1))
+    return runs
+
+
+class _GroupedExperts(torch.autograd.Function):
+    """Grouped products over pairs sorted by expert, with a backward that needs no `index_put`.
+
+    The gate's gradient is <upstream, expert output> per pair, computed from the hidden activations so that no expert
+    output has to be kept. Tokens and pool may be bf16; the gate and its gradient stay fp32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tokens: Tensor,
+        gate: Tensor,
+        parts: list[Pairs],
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+    ) -> Tensor:
+        flat, weights = tokens.reshape(-1, tokens.shape[-1]), gate.reshape(-1)
+        out = torch.zeros_like(flat)
+        pool = (w1.detach(), b1.detach(), w2.detach(), b2.detach())
+
+        def compute(part: Pairs) -> tuple[Tensor, Tensor]:
+            w1, b1, w2, b2 = (weight[part.experts] for weight in pool)
+            x = flat[part.tokens].index_select(0, part.rows)  # (pairs, d_model)
+            u = F.grouped_mm(x, w1, offs=part.ends)  # (pairs, d_expert)
+            u.add_(b1.index_select(0, part.group))
+            y = F.grouped_mm(F.gelu(u), w2, offs=part.ends)
+            y.add_(b2.index_select(0, part.group))
+            weight = weights.index_select(0, part.gate).to(y.dtype)
+            out[part.tokens].index_add_(0, part.rows, y.mul_(weight[:, None]))
+            return u, weight
+
+        kept = _run(compute, parts, gate, w1)
+        ctx.parts, ctx.gate_shape, ctx.gate_dtype = parts, gate.shape, gate.dtype
+        ctx.save_for_backward(flat, w1, b1, w2, b2, *(tensor for part in kept for tensor in part))
+        return out.view_as(tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, w1, b1, w2, b2, *saved = ctx.saved_tensors
+        (upstream,) = gradients
+        flat = upstream.reshape(-1, upstream.shape[-1])
+        dx = torch.zeros_like(flat)
+        dgate = torch.zeros(ctx.gate_shape, dtype=ctx.gate_dtype, device=dx.device)
+        dw1, dw2 = torch.empty_like(w1), torch.empty_like(w2)
+        db1, db2 = torch.zeros_like(b1), torch.zeros_like(b2)
+        for begin, end in _gaps([part.experts for part in ctx.parts], len(w1)):
+            dw1[begin:end], dw2[begin:end] = 0.0, 0.0
+
+        def compute(number: int) -> None:
+            part: Pairs = ctx.parts[number]
+            u, weight = saved[2 * number : 2 * number + 2]
+            own = part.experts
+            d = flat[part.tokens].index_select(0, part.rows)  # (pairs, d_model)
+            da = F.grouped_mm(d, w2[own].transpose(1, 2), offs=part.ends)  # (pairs, d_expert)
+            dweight = b2[own].index_select(0, part.group).mul_(d).sum(1, dtype=torch.float32)
+            a = F.gelu(u)
+            dweight += (a * da).sum(1, dtype=torch.float32)
+            dgate.view(-1).index_copy_(0, part.gate, dweight.to(dgate.dtype))
+            d.mul_(weight[:, None])  # in place, here and below: memory is what this waits for
+            dw2[own] = F.grouped_mm(a.t(), d, offs=part.ends)
+            du = torch.ops.aten.gelu_backward(da.mul_(weight[:, None]), u)
+            x = tokens[part.tokens].index_select(0, part.rows)
+            dw1[own] = F.grouped_mm(x.t(), du, offs=part.ends)
+            _add_by_group(db1[own], part.group, du)
+            _add_by_group(db2[own], part.group, d)
+            back = F.grouped_mm(du, w1[own].transpose(1, 2), offs=part.ends)
+            dx[part.tokens].index_add_(0, part.rows, back)
+
+        _run(compute, range(len(ctx.parts)), dgate, w1)
+        return dx.view_as(upstream), dgate, None, dw1, db1, dw2, db2
+
+
+def _run(
+    compute: Callable[[Part], Result], parts: Sequence[Part], gate: Tensor, w1: Tensor
+) -> list[Result]:
+    if _is_cut(gate, w1.shape[1], w1.shape[2]):
+        return in_threads(compute, parts)
+    return [compute(part) for part in parts]
+
+
+def _gaps(runs: Sequence[slice], num: int) -> list[tuple[int, int]]:
+    """Returns what of 0 .. `num` lies between ascending runs."""
+    edges = [0, *(edge for run in runs for edge in (run.start, run.stop)), num]
+    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
+
+
+def _add_by_group(total: Tensor, group: Tensor, rows: Tensor) -> None:
+    """Adds rows (rows, width) to `total` (groups, width), counted in fp32: bf16 would stop at 256."""
+    if total.dtype == torch.float32:
+        total.index_add_(0, group, rows)
+    else:
+        sums = torch.zeros_like(total, dtype=torch.float32)
+        total.copy_(sums.index_add_(0, group, rows.float()))

@@ -1,0 +1,42 @@
+"""Work on the CPU that is cut into parts, each computed by one thread alone.
+
+Small tensors gain nothing from several threads inside of one operation, which meet after each of them. Parts of a pack
+have nothing to do with each other, so every thread takes the next part as soon as it is through with the last.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+@cache
+def _threads(num: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch computes alone."""
+
+    def begin() -> None:
+        torch.get_num_threads()  # what a thread has set counts from its first question on
+        torch.set_num_threads(1)
+
+    return ThreadPoolExecutor(num, "parts", initializer=begin)
+
+
+def in_threads(compute: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """Returns `compute` of every part, in order, each computed by one thread without gradients."""
+    num = torch.get_num_threads()
+
+    def alone(part: Part) -> Result:
+        with torch.no_grad():
+            return compute(part)
+
+    if num == 1:
+        return [alone(part) for part in parts]
+    try:
+        return list(_threads(num).map(alone, parts))
+    finally:
+        torch.set_num_threads(num)  # new threads of others take over what was set last

@@ -1,0 +1,150 @@
+"""AdamW on the CPU, candidate by candidate: torch's fused kernel on each candidate's slices of the stacked tensors.
+
+A slice holds rows of one candidate only, and torch rounds by place within a tensor, not within the pack. So a
+candidate's numbers do not depend on its company.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dynamoe_search.moe.threads import in_threads
+
+
+@dataclass(kw_only=True, slots=True)
+class _Group:
+    """Slices of one candidate whose rows have made the same number of steps, and that decay or do not.
+
+    Attributes:
+        powers: Row of the stacked powers of the betas that holds for all of them.
+        places: Name and number of the slice among those of its tensor.
+    """
+
+    powers: int
+    decays: bool
+    places: list[tuple[str, int]] = field(default_factory=list)
+    parameters: list[Tensor] = field(default_factory=list)
+    means: list[Tensor] = field(default_factory=list)
+    squares: list[Tensor] = field(default_factory=list)
+
+
+class CandidateSlices:
+    """The stacked tensors, cut into slices of one candidate each.
+
+    Args:
+        parameters: Tensors by name, whose memory is written.
+        moments: First and second moments by name, whose memory is written.
+        owner: For every name, the candidate of each row.
+        powers: (all rows, 2) the betas to the number of steps, in the order of the names.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        moments: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+        owner: Mapping[str, Tensor],
+        powers: Tensor,
+    ) -> None:
+        self._tensors = dict(parameters)
+        self._sizes: dict[str, list[int]] = {}
+        groups: dict[int, dict[tuple[float, float, bool], _Group]] = defaultdict(dict)
+        first = 0
+        for name, tensor in parameters.items():
+            own = powers[first : first + len(tensor)].tolist()
+            keys = [(member, *row) for member, row in zip(owner[name].tolist(), own, strict=True)]
+            begins = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
+            self._sizes[name] = [
+                b - a for a, b in zip(begins, [*begins[1:], len(keys)], strict=True)
+            ]
+            parts = (self._split(name, x[name].detach()) for x in (parameters, *moments))
+            for number, (begin, *slices) in enumerate(zip(begins, *parts, strict=True)):
+                member, *row = keys[begin]
+                key = (*row, tensor.dim() > 2)
+                group = groups[member].setdefault(
+                    key, _Group(powers=first + begin, decays=tensor.dim() > 2)
+                )
+                group.places.append((name, number))
+                group.parameters.append(slices[0])
+                group.means.append(slices[1])
+                group.squares.append(slices[2])
+            first += len(tensor)
+        self._groups = {member: list(own.values()) for member, own in sorted(groups.items())}
+
+    def are_of(self, parameters: Mapping[str, Tensor]) -> bool:
+        """Tells whether the slices are of exactly these tensors."""
+        return self._tensors.keys() == parameters.keys() and all(
+            tensor is parameters[name] for name, tensor in self._tensors.items()
+        )
+
+    def _split(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
+        return torch.split(tensor, self._sizes[name])
+
+    def update(
+        self,
+        gradients: Mapping[str, Tensor],
+        powers: Tensor,
+        *,
+        rates: Sequence[float],
+        decays: Sequence[float],
+        clips: Sequence[float],
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        """Makes one step of every candidate, in place; gradients are overwritten.
+
+        Args:
+            gradients: By name, like the parameters.
+            powers: (all rows, 2) the betas to the number of steps, this one included.
+            rates: Learning rate of every candidate.
+            decays: Its weight decay.
+            clips: Its largest gradient norm; infinity switches clipping off.
+            betas: Of both moments.
+            eps: Added to the root of the second moment.
+
+        Source: Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2. The correction of the moments is folded into
+        the rate and eps, since rows of one candidate may have made different numbers of steps.
+        """
+        parts = {name: self._split(name, gradient) for name, gradient in gradients.items()}
+        endless = torch.tensor(math.inf)  # steps, for a kernel that shall not correct the moments
+
+        def step(member: int) -> None:
+            groups = self._groups[member]
+            own = [[parts[name][number] for name, number in group.places] for group in groups]
+            everything = [gradient for some in own for gradient in some]
+            _clip(everything, clips[member])
+            for group, some in zip(groups, own, strict=True):
+                first, second = (1 - power for power in powers[group.powers].tolist())
+                root = math.sqrt(second)
+                rate = rates[member] * root / first
+                decay = decays[member] * first / root if group.decays else 0.0
+                torch._fused_adamw_(
+                    group.parameters,
+                    some,
+                    group.means,
+                    group.squares,
+                    [],
+                    [endless] * len(some),
+                    lr=rate,
+                    beta1=betas[0],
+                    beta2=betas[1],
+                    weight_decay=decay,
+                    eps=eps * root,
+                    amsgrad=False,
+                    maximize=False,
+                )
+
+        in_threads(step, list(self._groups))
+
+
+def _clip(gradients: list[Tensor], most: float) -> None:
+    """Scales the gradients of one candidate down to a norm of `most` over all of them."""
+    if math.isinf(most):
+        return
+    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    scale = float(most / (norm + 1e-6))
+    if not scale >= 1:  # a norm that is not a number spoils the candidate, as it should
+        torch._foreach_mul_(gradients, scale)
