@@ -26,7 +26,7 @@ from dynamoe_search.records import (
 )
 
 if TYPE_CHECKING:  # these load torch
-    from dynamoe_search.search import Estimate
+    from dynamoe_search.search import Estimate, Speed
     from dynamoe_search.specs import StudySpec
 
 _UNPRINTABLE = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -264,6 +264,31 @@ def show_estimate(file: str, spec: "StudySpec", where: str | None, expected: "Es
     )
     for note in expected.notes:
         out.print(f"note: {printable(note)}", markup=False)
+
+
+def show_speed(found: "Speed") -> None:
+    """Prints what packs of several sizes come to, and which size to choose."""
+    rows = [
+        (
+            pack.size,
+            "out of memory" if pack.step_seconds is None else f"{pack.step_seconds * 1e3:.1f}",
+            f"{pack.rate:.0f}",
+            f"{pack.ratio:.1f}x",
+        )
+        for pack in found.packs
+    ]
+    first = found.packs[0].size
+    against = "one at a time" if first == 1 else f"{first} together"
+    out = console()
+    out.print(
+        table(["together", "ms per step", "candidate-steps per second", f"against {against}"], rows)
+    )
+    out.print(
+        f"{found.device}, {found.threads} threads, {found.backend} experts; "
+        f"best cohort size here: {found.best}",
+        markup=False,
+    )
+    out.print(f"set it with:  --set search.cohort_size={found.best}", markup=False)
 
 
 def show_studies(records: Sequence[StudyRecord]) -> None:

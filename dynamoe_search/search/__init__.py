@@ -32,6 +32,7 @@ from dynamoe_search.search.exporting import (
 from dynamoe_search.search.limits import Limits, set_limits
 from dynamoe_search.search.runner import run_study
 from dynamoe_search.search.space import Space
+from dynamoe_search.search.speed import PackSpeed, Speed, measure_speed
 from dynamoe_search.search.summaries import summarise
 from dynamoe_search.search.workers import Crew, devices_of, threads_of_each
 
@@ -50,7 +51,9 @@ __all__ = [
     "LegFinished",
     "LegStarted",
     "Limits",
+    "PackSpeed",
     "Space",
+    "Speed",
     "StudyEnded",
     "StudyStarted",
     "StudySummary",
@@ -63,6 +66,7 @@ __all__ = [
     "devices_of",
     "estimate",
     "export_candidate",
+    "measure_speed",
     "replicated",
     "run_designed",
     "run_study",
