@@ -316,12 +316,13 @@ def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> No
         waiting = store.candidates(study, status=("paused",))
         paused = states.latest(store.decisions(study), {one.trial for one in waiting})
         files = store.files_of(study)
-        url = store.url
+        url, times = store.url, store.times(study)
     if as_json:
         screens.print_json(
             {
                 **screens.study_row(record),
                 "spent": json.loads(to_json(spent)),
+                "times": times,
                 "workers": [json.loads(to_json(one)) for one in workers if one.is_alive],
                 "settings": json.loads(to_json(record.settings)),
                 "failures": [
@@ -337,7 +338,7 @@ def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> No
         )
         return
     rows = states.StatusRows(failures=failures, pruned=pruned, paused=waiting, decisions=paused)
-    states.show_status(record, workers, spent, rows, url, str(files))
+    states.show_status(record, workers, spent, times, rows, url, str(files))
 
 
 def _waiting_row(record: "CandidateRecord", decisions: Sequence["RungDecision"]) -> dict[str, Any]:

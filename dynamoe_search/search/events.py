@@ -1,7 +1,7 @@
 """What a running study tells whoever watches it: small records, handed to a callable one by one."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from dynamoe_search.records import Candidate, CandidateRecord, FrontMember, Leg, Progress, Stood
@@ -27,6 +27,8 @@ class StudySummary:
         running: Candidates that were proposed and are in training, or about to be.
         epochs: Candidate-epochs that are trained and kept.
         seconds: Wall time of this run.
+        times: Seconds of this run by what they went into, see `search.stopwatch`; empty for a run of several
+            processes.
         front: Members of the Pareto front, smallest first.
         hypervolume: Share of the box between the ideal and the reference point that the front
             dominates.
@@ -45,6 +47,7 @@ class StudySummary:
     seconds: float
     front: tuple[FrontMember, ...]
     hypervolume: float
+    times: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,6 +33,7 @@ from dynamoe_search.records import (
 from dynamoe_search.search import weights
 from dynamoe_search.search.objectives import values, violations
 from dynamoe_search.search.rungs import PRUNED, Rungs, to_store
+from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
@@ -71,6 +72,7 @@ class LegTrainer:
         data: On the device.
         rungs: What candidates reported; it learns of those that reach the end of a leg.
         files: Of the study.
+        watch: Told what the time goes into.
     """
 
     def __init__(
@@ -81,10 +83,11 @@ class LegTrainer:
         data: ImageData,
         rungs: Rungs,
         files: StudyFiles,
+        watch: Stopwatch,
     ) -> None:
         self._store, self._name, self._spec = store, spec.study.name, spec
         self._settings, self._data = settings, data
-        self._rungs, self._files = rungs, files
+        self._rungs, self._files, self._watch = rungs, files, watch
 
     def train(
         self,
@@ -113,7 +116,7 @@ class LegTrainer:
             train_leg,
             data=self._data,
             settings=self._settings,
-            should_stop=should_stop,
+            should_stop=self._watch.after_steps(should_stop),
             max_pack=self._store.study(self._name).max_pack,
             on_memory=self._remember_memory,
         )
@@ -136,11 +139,12 @@ class LegTrainer:
                 pack,
                 start=_of(states, pack),
                 until=leg.end,
-                on_progress=on_reports,
+                on_progress=self._watch.after_epochs(on_reports),
                 on_restore=on_reports,
                 checkpoints=folder,
             )
             results |= {one.ordinal: one for one in trained}
+        self._watch.lap("train")
         return self._results(leg, records, results)
 
     def _remember_memory(self, max_pack: int) -> None:
@@ -237,7 +241,8 @@ class LegTrainer:
             self._rungs.take(place, reports.get(record.ordinal, []))
             if outcome is None:
                 places.append(place)
-        return self._rungs.judge(places)
+        with self._watch.at("prune"):
+            return self._rungs.judge(places)
 
     def _save(self, state: CandidateState) -> str:
         return self._written(self._files.states.path, lambda: self._files.states.save(state))

@@ -10,6 +10,7 @@ from dynamoe_search.search.planner import Over, Position, Propose, TakeOver, Tra
 from dynamoe_search.search.proposals import Proposals
 from dynamoe_search.search.rungs import Rungs, changed, to_store
 from dynamoe_search.search.space import Space
+from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.training import Interrupted
@@ -26,6 +27,7 @@ class NextLegs:
         trainer: Makes the outcomes of those who are stopped for good.
         on_ended: Told who that was.
         should_stop: Asked between proposals, and while another worker plans.
+        watch: Told what the time goes into.
     """
 
     def __init__(
@@ -37,11 +39,12 @@ class NextLegs:
         trainer: LegTrainer,
         on_ended: Callable[[Sequence[Ended]], None],
         should_stop: Callable[[], bool],
+        watch: Stopwatch,
     ) -> None:
         self._store, self._worker, self._name, self._spec = store, worker, spec.study.name, spec
         self._rungs, self._trainer, self._on_ended = rungs, trainer, on_ended
         self._proposals = Proposals(Space(spec))
-        self._should_stop = should_stop
+        self._should_stop, self._watch = should_stop, watch
 
     def next(self) -> Leg | Wait | Over:
         """Returns the leg to train, or why there is none; proposes designs that are missing.
@@ -86,7 +89,8 @@ class NextLegs:
             for one in behind.values():
                 self._rungs.take(one, reports.get(one.ordinal, ()))
         paused = [one for one in standings if one.status == "paused"]
-        decisions = self._rungs.judge(paused)
+        with self._watch.at("prune"):
+            decisions = self._rungs.judge(paused)
         self._remember(standings, decisions)
         alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
         record = self._store.study(self._name)
@@ -117,9 +121,11 @@ class NextLegs:
 
     def _propose(self, step: Propose) -> None:
         records = self._store.candidates(self._name)
-        proposer = self._proposals.proposer(records, self._rungs)
+        with self._watch.at("sample"):
+            proposer = self._proposals.proposer(records, self._rungs)
         for number in range(len(records), len(records) + step.number):
-            proposal = proposer.propose()
+            with self._watch.at("sample"):
+                proposal = proposer.propose()
             if proposal is None:
                 self._store.set_exhausted(self._name, number)
                 return

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -46,6 +47,7 @@ from dynamoe_search.search.next_legs import NextLegs
 from dynamoe_search.search.planner import Over
 from dynamoe_search.search.rungs import Rungs
 from dynamoe_search.search.same_data import load_same_data
+from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.search.summaries import summarise
 from dynamoe_search.specs import StudySpec
@@ -126,6 +128,7 @@ class _Run:
     ) -> None:
         self._store, self._worker, self._name, self._record = store, worker, record.name, record
         self._on_event, self._stopper = on_event, stopper
+        self._watch = watch = Stopwatch()
         self._spec = StudySpec.model_validate_json(record.spec_json)
         self._versions = library_versions()
         settings = train_settings(self._spec, record.settings, trust_code=trust_code)
@@ -135,9 +138,11 @@ class _Run:
         with writing(store.folder):
             self._files.make()
         self._rungs = Rungs(self._spec.pruner, self._spec.train.epochs, _constant_predictor(data))
-        self._trainer = LegTrainer(store, self._spec, settings, data, self._rungs, self._files)
+        self._trainer = LegTrainer(
+            store, self._spec, settings, data, self._rungs, self._files, watch
+        )
         self._legs = NextLegs(
-            store, worker, self._spec, self._rungs, self._trainer, self._tell_of, stopper
+            store, worker, self._spec, self._rungs, self._trainer, self._tell_of, stopper, watch
         )
         self._front: set[int] | None = None
 
@@ -174,7 +179,8 @@ class _Run:
                 except Interrupted:
                     break
             else:
-                time.sleep(pause)
+                with self._watch.at("wait"):
+                    time.sleep(pause)
                 pause = min(1.5 * pause, _LONGEST_WAIT_SECONDS)
         assert self._stopper.reason is not None
         return self._stopper.reason
@@ -223,6 +229,12 @@ class _Run:
         self._on_event(LegFinished(leg=leg, stood=results.stood))
         self._tidy_up()
         self._refresh_front()
+        self._note_times()
+
+    def _note_times(self) -> None:
+        """Stores where the time of this run went, for the command status."""
+        self._watch.lap("store")
+        self._store.note_times(self._name, self._worker, self._watch.seconds)
 
     def _tell_of(self, ended: Sequence[Ended]) -> None:
         trials = [one.trial for one in ended]
@@ -265,7 +277,9 @@ class _Run:
 
     def summary(self, reason: EndReason) -> StudySummary:
         """Returns where the study stands."""
-        return summarise(self._store, self._name, reason, self._stopper.seconds)
+        found = summarise(self._store, self._name, reason, self._stopper.seconds)
+        self._watch.lap("store")
+        return replace(found, times=self._watch.seconds)
 
 
 def _constant_predictor(data: ImageData) -> tuple[float, float]:

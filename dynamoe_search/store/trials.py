@@ -24,6 +24,9 @@ from dynamoe_search.store.texts import counts_to_text
 OURS = "dynamoe_search"
 """User attribute that marks the Optuna studies of this program."""
 
+TIMES = f"{OURS}:times:"
+"""User attributes, one for each worker, that say what its time went into."""
+
 NOTES = "notes"
 """User attribute with what is worth knowing of a study, one sentence each."""
 
@@ -164,6 +167,17 @@ class Trials:
         if len(numbers) < len(additions):
             raise self._lost(study.study_name)
         return [numbers[one.candidate.ordinal] for one in additions]
+
+    def keep_times(self, study: optuna.Study, worker: str, times: Mapping[str, float]) -> None:
+        """Keeps with a study what a worker's time went into."""
+        with self._guarded(study.study_name):
+            study.set_user_attr(f"{TIMES}{worker}", dict(times))
+
+    def times(self, study: optuna.Study) -> list[dict[str, float]]:
+        """Returns what the time of every worker went into."""
+        with self._guarded(study.study_name):
+            found = study.user_attrs
+        return [own for key, own in found.items() if key.startswith(TIMES)]
 
     def tell(
         self,

@@ -84,6 +84,21 @@ class WorkMethods(OpenStore):
             with self._database.write() as connection:
                 self._beat(connection, name)
 
+    def note_times(self, name: str, worker: str, times: Mapping[str, float]) -> None:
+        """Keeps what a worker's time has gone into so far, in seconds by activity."""
+        study = self._optuna_study(name)
+        rounded = {activity: round(seconds, 3) for activity, seconds in times.items()}
+        self._patiently(lambda: self._trials.keep_times(study, worker, rounded))
+
+    def times(self, name: str) -> dict[str, float]:
+        """Returns what the time of all workers of a study went into, in seconds by activity."""
+        study = self._optuna_study(name)
+        total: dict[str, float] = {}
+        for times in self._patiently(lambda: self._trials.times(study)):
+            for activity, seconds in times.items():
+                total[activity] = total.get(activity, 0.0) + seconds
+        return total
+
     def close(self) -> None:
         """Leaves the studies that this process works on, as interrupted, and closes all connections."""
         self._database.patience.seconds = self._database.patience.lock_seconds = 0.0
