@@ -2,7 +2,6 @@
 
 import math
 import time
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -36,6 +36,14 @@ STATES = {
     "stopped": TrialState.PRUNED,
 }
 """What Optuna calls the trial of a candidate that is over."""
+
+_TRIALS = sa.table(
+    "trials",
+    sa.column("study_id", sa.Integer),
+    sa.column("number", sa.Integer),
+    sa.column("state", sa.Enum(TrialState, name="trialstate")),
+)
+"""What is read of Optuna's own table."""
 
 _FINISHED = optuna.exceptions.UpdateFinishedTrialError
 _ATTEMPTS = 20
@@ -144,9 +152,14 @@ class Trials:
             known: Numbers of the running trials that our tables have; others are left over from a crash.
         """
         with self._guarded(study.study_name):
-            left = [trial for trial in _running(study) if trial.number not in known]
+            storage = self.storage
+            study_id = storage.get_study_id_from_name(study.study_name)
+            ids = [
+                storage.get_trial_id_from_study_id_trial_number(study_id, number)
+                for number in sorted(self._running(study_id) - known)
+            ]
+            left = [storage.get_trial(trial_id) for trial_id in ids]
             numbers: dict[int, int] = {}
-            tokens: dict[str, int] = {}
             for one in additions:
                 ordinal = one.candidate.ordinal
                 for trial in left:
@@ -157,15 +170,8 @@ class Trials:
                     else:
                         self.discard(study, trial.number)
                 if ordinal not in numbers:
-                    token = uuid.uuid4().hex
-                    tokens[token] = ordinal
-                    study.add_trial(_new_trial(one, token))
-            for trial in _running(study) if tokens else ():
-                token = trial.user_attrs.get("token", "")
-                if token in tokens:
-                    numbers[tokens[token]] = trial.number
-        if len(numbers) < len(additions):
-            raise self._lost(study.study_name)
+                    trial_id = storage.create_new_trial(study_id, _new_trial(one))
+                    numbers[ordinal] = storage.get_trial(trial_id).number
         return [numbers[one.candidate.ordinal] for one in additions]
 
     def keep_times(self, study: optuna.Study, worker: str, times: Mapping[str, float]) -> None:
@@ -238,7 +244,16 @@ class Trials:
     def running(self, study: optuna.Study) -> frozenset[int]:
         """Returns the numbers of the trials that Optuna calls running."""
         with self._guarded(study.study_name):
-            return frozenset(trial.number for trial in _running(study))
+            return self._running(self.storage.get_study_id_from_name(study.study_name))
+
+    def _running(self, study_id: int) -> frozenset[int]:
+        """Asks for numbers alone: Optuna would read these trials with all their parameters and attributes."""
+        here = _TRIALS.c
+        query = sa.select(here.number).where(
+            here.study_id == study_id, here.state == TrialState.RUNNING
+        )
+        with self._database.read() as connection:
+            return frozenset(connection.execute(query).scalars())
 
     def frozen(self, name: str) -> list[FrozenTrial] | None:
         """Returns all trials as Optuna has them, by number; None if Optuna has no such study."""
@@ -283,7 +298,7 @@ class Trials:
             raise self._lost(name) from error
 
 
-def _new_trial(one: Addition, token: str) -> FrozenTrial:
+def _new_trial(one: Addition) -> FrozenTrial:
     candidate = one.candidate
     return optuna.trial.create_trial(
         state=TrialState.RUNNING,
@@ -296,13 +311,8 @@ def _new_trial(one: Addition, token: str) -> FrozenTrial:
             "router": candidate.router.kind,
             "schedule": candidate.schedule.shape,
             "experts_per_layer": counts_to_text(candidate.experts_per_layer),
-            "token": token,
         },
     )
-
-
-def _running(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def _open_storage(database: Database) -> RDBStorage:
