@@ -94,7 +94,9 @@ def ours(num: int, width: int, num_active: float, device: str, backend: str) -> 
     return Contestant(name=name, candidates=num, steps=steps, mean_k=mean_k)
 
 
-def others(width: int, num_active: float, device: str) -> list[Contestant]:
+def others(
+    width: int, num_active: float, device: str, *, with_transformers: bool = True
+) -> list[Contestant]:
     """The rivals, one candidate at a time; of transformers' two implementations both."""
     threshold = THRESHOLDS[num_active] * (128 / width) ** 0.5
     top = round(num_active) if num_active > 2 else 1
@@ -108,7 +110,7 @@ def others(width: int, num_active: float, device: str) -> list[Contestant]:
                 device,
                 float(k),
             )
-            for k in sorted({top, -int(-num_active // 1)})
+            for k in (sorted({top, -int(-num_active // 1)}) if with_transformers else ())
             for implementation in ("eager", "grouped_mm")
         ),
         _rival(

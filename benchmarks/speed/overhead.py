@@ -4,8 +4,8 @@
 
 The real loop on a real SQLite file, with TPE and the space of the preset fashion-mnist; only the training is left out:
 every candidate gets made-up learning curves at once. A study begins with 100 random designs, which are copied under new
-numbers until there are enough; then the cohorts of 16 are timed that come next, by the stopwatch of the run. Beside it stands what Optuna's sampler takes by
-itself: the same TPE, told of the same trials, asked in memory for as many designs.
+numbers until there are enough; then the cohorts of 16 are timed that come next, by the stopwatch of the run. Beside it
+stands what Optuna's sampler takes by itself: the same TPE, told of the same trials, asked in memory for designs.
 """
 
 import argparse
@@ -173,11 +173,11 @@ def report(costs: Sequence[Cost], training: float) -> str:
             f"| {1e3 * cost.sampler:.1f} |"
         )
     first, last = costs[0], costs[-1]
-    lines += [
-        "",
+    growth = (
         f"From {first.trials:,} to {last.trials:,} trials: {last.outside / first.outside:.1f} times as long per trial, "
-        f"Optuna's sampler alone {last.sampler / first.sampler:.1f} times.",
-    ]
+        f"Optuna's sampler alone {last.sampler / first.sampler:.1f} times."
+    )
+    lines += ["", growth]
     return "\n".join(lines) + "\n"
 
 

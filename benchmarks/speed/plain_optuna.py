@@ -92,14 +92,16 @@ def objective(
     torch.manual_seed(trial.number)
     counts = experts_per_layer(schedule, num_layers)
     layers = [TopKMoE(width, width, count, k) for count in counts]
-    model = Network(data.train.x[0].numel(), data.num_classes, width, layers)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Network(data.train.x[0].numel(), data.num_classes, width, layers).to(device)
     loader = DataLoader(TensorDataset(data.train.x, data.train.y), batch_size=batch, shuffle=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     total = epochs * len(loader)
     schedule_of_rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total)
     for _ in range(epochs):
         model.train()
-        for x, y in loader:
+        for images, labels in loader:
+            x, y = images.to(device), labels.to(device)
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x), y)
             loss = loss + balance * sum(layer.balance for layer in layers)
@@ -114,7 +116,10 @@ def objective(
 def _accuracy(model: nn.Module, data: ImageData) -> float:
     model.eval()
     validation = DataLoader(TensorDataset(data.validation.x, data.validation.y), batch_size=1024)
-    correct = sum(int((model(x).argmax(-1) == y).sum()) for x, y in validation)
+    device = next(model.parameters()).device
+    correct = sum(
+        int((model(x.to(device)).argmax(-1) == y.to(device)).sum()) for x, y in validation
+    )
     return correct / len(data.validation.y)
 
 

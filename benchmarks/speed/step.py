@@ -64,6 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--without-transformers", action="store_true")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
@@ -84,7 +85,9 @@ def main() -> None:
     ]
     for width in options.widths:
         for active in options.active:
-            contestants = others(width, active, device)
+            contestants = others(
+                width, active, device, with_transformers=not options.without_transformers
+            )
             contestants += [
                 ours(num, width, active, device, backend)
                 for backend in options.backends
