@@ -53,6 +53,10 @@ def insert_candidates(
     connection: sa.Connection, name: str, trials: Sequence[int], additions: Sequence[Addition]
 ) -> list[int]:
     """Adds the rows of candidates; returns the trial numbers of their ordinals, which may have been there before."""
+    here = (
+        tables.studies.c
+    )  # whoever adds the same ordinals at the same time comes after us, and finds ours
+    connection.execute(sa.select(here.state).where(here.study_name == name).with_for_update())
     return [
         insert_candidate(connection, name, trial, one)
         for trial, one in zip(trials, additions, strict=True)
