@@ -24,6 +24,9 @@ from dynamoe_search.store.texts import counts_to_text
 OURS = "dynamoe_search"
 """User attribute that marks the Optuna studies of this program."""
 
+TIMES = f"{OURS}:times:"
+"""User attributes, one for each worker, that say what its time went into."""
+
 NOTES = "notes"
 """User attribute with what is worth knowing of a study, one sentence each."""
 
@@ -174,17 +177,16 @@ class Trials:
         trial_id = self.storage.create_new_trial(study_id, _new_trial(one))
         return self.storage.get_trial(trial_id).number
 
-    def remember(self, study: optuna.Study, key: str, value: Any) -> None:
-        """Keeps a value with a study, under one of our names."""
+    def keep_times(self, study: optuna.Study, worker: str, times: Mapping[str, float]) -> None:
+        """Keeps with a study what a worker's time went into."""
         with self._guarded(study.study_name):
-            study.set_user_attr(f"{OURS}:{key}", value)
+            study.set_user_attr(f"{TIMES}{worker}", dict(times))
 
-    def remembered(self, study: optuna.Study) -> dict[str, Any]:
-        """Returns what `remember` has kept."""
+    def times(self, study: optuna.Study) -> list[dict[str, float]]:
+        """Returns what the time of every worker went into."""
         with self._guarded(study.study_name):
             found = study.user_attrs
-        first = f"{OURS}:"
-        return {key.removeprefix(first): found[key] for key in found if key.startswith(first)}
+        return [own for key, own in found.items() if key.startswith(TIMES)]
 
     def tell(
         self,

@@ -88,16 +88,15 @@ class WorkMethods(OpenStore):
         """Keeps what a worker's time has gone into so far, in seconds by activity."""
         study = self._optuna_study(name)
         rounded = {activity: round(seconds, 3) for activity, seconds in times.items()}
-        self._patiently(lambda: self._trials.remember(study, f"times:{worker}", rounded))
+        self._patiently(lambda: self._trials.keep_times(study, worker, rounded))
 
     def times(self, name: str) -> dict[str, float]:
         """Returns what the time of all workers of a study went into, in seconds by activity."""
         study = self._optuna_study(name)
         total: dict[str, float] = {}
-        for key, times in self._patiently(lambda: self._trials.remembered(study)).items():
-            if key.startswith("times:"):
-                for activity, seconds in times.items():
-                    total[activity] = total.get(activity, 0.0) + seconds
+        for times in self._patiently(lambda: self._trials.times(study)):
+            for activity, seconds in times.items():
+                total[activity] = total.get(activity, 0.0) + seconds
         return total
 
     def close(self) -> None:

@@ -53,6 +53,9 @@ def insert_candidates(
     connection: sa.Connection, name: str, trials: Sequence[int], additions: Sequence[Addition]
 ) -> list[int]:
     """Adds the rows of candidates; returns the trial numbers of their ordinals, which may have been there before."""
+    study = tables.studies.c.study_name
+    # who adds the same ordinals at the same time waits, and then finds ours
+    connection.execute(sa.select(study).where(study == name).with_for_update())
     return [
         insert_candidate(connection, name, trial, one)
         for trial, one in zip(trials, additions, strict=True)
