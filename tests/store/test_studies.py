@@ -69,7 +69,7 @@ def test_missing_study_names_close_matches(store: Store, study: str) -> None:
         store.standings,
         store.decisions,
         store.zombies,
-        store.stop_serial,
+        store.stop_requested,
         store.replay_tells,
         store.delete_study,
     ):
