@@ -131,6 +131,8 @@ class Database:
         with translated(self.url), self.engine.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN")
+            else:  # by default every query of a transaction would see its own state
+                connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager

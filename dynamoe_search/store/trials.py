@@ -182,10 +182,13 @@ class Trials:
         with self._guarded(study.study_name):
             study.set_user_attr(f"{TIMES}{worker}", dict(times))
 
-    def times(self, study: optuna.Study) -> list[dict[str, float]]:
-        """Returns what the time of every worker went into."""
-        with self._guarded(study.study_name):
-            found = study.user_attrs
+    def times(self, name: str) -> list[dict[str, float]]:
+        """Returns what the time of every worker on a study went into; nothing if Optuna has no such study."""
+        if not self.exists(name):
+            return []
+        with self._guarded(name):
+            study_id = self.storage.get_study_id_from_name(name)
+            found = self.storage.get_study_user_attrs(study_id)
         return [own for key, own in found.items() if key.startswith(TIMES)]
 
     def tell(

@@ -92,9 +92,8 @@ class WorkMethods(OpenStore):
 
     def times(self, name: str) -> dict[str, float]:
         """Returns what the time of all workers of a study went into, in seconds by activity."""
-        study = self._optuna_study(name)
         total: dict[str, float] = {}
-        for times in self._patiently(lambda: self._trials.times(study)):
+        for times in self._patiently(lambda: self._trials.times(name)):
             for activity, seconds in times.items():
                 total[activity] = total.get(activity, 0.0) + seconds
         return total

@@ -40,11 +40,14 @@ def evaluate(cohort: Cohort, split: Split | TextSplit) -> list[Evaluation]:
     """
     cohort.train(False)
     num = cohort.num_candidates
-    correct = torch.zeros(num, device=cohort.device)
+    # counted in integers: fp32 stops counting at 2**24 tokens
+    correct = torch.zeros(num, dtype=torch.int64, device=cohort.device)
     loss = torch.zeros(num, dtype=torch.float64, device=cohort.device)
     slots = cohort.num_slots
-    histogram = torch.zeros(len(cohort.layers), num, slots + 1, device=cohort.device)
-    load = torch.zeros(len(cohort.layers), num, slots, device=cohort.device)
+    histogram = torch.zeros(
+        len(cohort.layers), num, slots + 1, dtype=torch.int64, device=cohort.device
+    )
+    load = torch.zeros_like(histogram[..., :slots])
     loss_by_k = torch.zeros_like(histogram, dtype=torch.float64)
     is_text = split.y.ndim == 2
     size = max(1, EVALUATION_TOKENS // split.y.shape[1]) if is_text else EVALUATION_BATCH
@@ -56,7 +59,7 @@ def evaluate(cohort: Cohort, split: Split | TextSplit) -> list[Evaluation]:
         loss += losses.double().sum(-1)
         for layer, routing in enumerate(routings):
             used = routing.mask.sum(-1)  # (P, tokens)
-            histogram[layer].scatter_add_(1, used, torch.ones_like(used, dtype=histogram.dtype))
+            histogram[layer].scatter_add_(1, used, torch.ones_like(used))
             load[layer] += routing.mask.sum(1)
             if is_text and used.shape == losses.shape:
                 loss_by_k[layer].scatter_add_(1, used, losses.double())

@@ -142,6 +142,8 @@ def test_study_that_optuna_lost_is_not_made_again(store: Store, study: str) -> N
     ):
         with pytest.raises(StorageError, match="another program deleted"):
             use()
+    assert store.times(study) == {}  # reading still tells what there is
+    assert store.study(study).num_complete == 1
     store.delete_study(study)
     assert store.studies() == []
 

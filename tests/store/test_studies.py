@@ -8,13 +8,14 @@ from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamoe_search.errors import UsageError
 from dynamoe_search.records import StudySettings, from_json, to_json
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, tables
 from dynamoe_search.store.tables import metadata
 from dynamoe_search.store.texts import safe_name
 from tests.store.builders import SETTINGS, add, add_complete, report
@@ -52,6 +53,24 @@ def test_name_that_is_taken(store: Store, study: str, tiny_spec: Callable[..., S
     with pytest.raises(UsageError, match="this program did not make"):
         store.create_study(tiny_spec(study={"name": "theirs"}), source="x", settings=SETTINGS)
     assert [item.name for item in store.studies()] == [study]
+
+
+def test_a_reader_sees_one_state_throughout(store: Store, study: str) -> None:
+    """What is written between two queries of a reader is in neither."""
+    add(store, study, 0)
+
+    def count(connection: sa.Connection) -> int:
+        query = sa.select(sa.func.count()).select_from(tables.candidates)
+        return int(connection.execute(query).scalar_one())
+
+    def read(connection: sa.Connection) -> tuple[int, int]:
+        before = count(connection)
+        with Store.open(store.url) as other:
+            add(other, study, before)
+        return before, count(connection)
+
+    assert store._database.query(read) == (1, 1)
+    assert store._database.query(count) == 2
 
 
 def test_missing_study_names_close_matches(store: Store, study: str) -> None:
