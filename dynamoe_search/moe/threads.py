@@ -27,11 +27,14 @@ def _threads(num: int) -> ThreadPoolExecutor:
 
 
 def in_threads(compute: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """Returns `compute` of every part, in order, each computed by one thread without gradients."""
-    num = torch.get_num_threads()
+    """Returns `compute` of every part, in order, each computed by one thread without gradients.
+
+    Under `torch.inference_mode`, which every thread has of its own, the parts are computed in it too.
+    """
+    num, is_inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
     def alone(part: Part) -> Result:
-        with torch.no_grad():
+        with torch.inference_mode(is_inference), torch.no_grad():
             return compute(part)
 
     if num == 1:

@@ -171,3 +171,18 @@ def test_wrong_options_are_one_sentence(cli: Run, trained: Path, options: tuple[
 
 def test_prompt_that_is_no_text_does_not_stop_it(trained: Path) -> None:
     assert sample_text(trained, prompt="a\udcffb", num_tokens=2).prompt == "a?b"
+
+
+def test_wide_model_writes_with_several_threads(cli: Run, tmp_path: Path) -> None:
+    study, out = tmp_path / "wide.toml", tmp_path / "wide"
+    study.write_text(STUDY)  # 16 tokens times 96 x 96: its experts are computed in threads
+    wide = ("--set", "model.d_model=96", "--set", "model.d_expert=96")
+    result = cli("train", study, *wide, "--out", out, "--quiet")
+    assert result.exit_code == 0, result.output
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = sample_text(out, prompt="The class of all that is", num_tokens=8)
+    finally:
+        torch.set_num_threads(before)
+    assert len(found.tokens) == 8

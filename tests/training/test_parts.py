@@ -114,3 +114,17 @@ def test_what_fails_in_a_thread_is_raised_and_the_threads_go_on(threads: int) ->
 def test_parts_compute_without_gradients() -> None:
     assert in_threads(lambda _: torch.is_grad_enabled(), [0, 1]) == [False, False]
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_inference_mode_holds_in_the_threads_too(threads: int) -> None:
+    pack = [draw(seed, 1 + seed % SLOTS, 0.4) for seed in range(4)]
+    tokens, gate, mask = (torch.stack([own[i] for own in pack]) for i in range(3))
+    pool = [torch.cat([own[i] for own in pack]) for i in range(3, 7)]
+    start = torch.tensor([0, *(len(own[3]) for own in pack)]).cumsum(0)
+    expected = pool_forward(tokens, gate, mask, start, "grouped", *pool)
+    with torch.inference_mode():
+        found = pool_forward(tokens, gate, mask, start, "grouped", *pool)
+    assert torch.equal(found, expected)
+    assert in_threads(lambda _: torch.is_inference_mode_enabled(), [0, 1]) == [False, False]
+    assert torch.get_num_threads() == threads
