@@ -18,6 +18,7 @@ from dynamoe_search.cli.options import (
     Timeout,
     TrustCode,
     duration,
+    handed_logs,
     log_target,
 )
 from dynamoe_search.cli.words import say, seconds
@@ -72,7 +73,8 @@ def worker(
 
     Ends when nothing is left to do, on Ctrl-C or SIGTERM (with a checkpoint), or with the command stop.
     """
-    targets = [log_target(text) for text in logs or ()]
+    handed = [] if parent is None else handed_logs(os.environ)
+    targets = [log_target(text) for text in [*(logs or ()), *handed]]
 
     from dynamoe_search.cli.interrupts import stop_on_signals
     from dynamoe_search.cli.logs import logging_to
@@ -93,6 +95,7 @@ def worker(
                 on_event=on_event,
                 should_stop=lambda: flag() or (parent is not None and os.getppid() != parent),
                 trust_code=trust_code,
+                has_own_device=parent is not None,
             )
     except StoppedError as error:
         say(f"{study}: {error}", err=True)

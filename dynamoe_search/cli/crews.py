@@ -1,5 +1,6 @@
 """Several worker processes under one command, with one progress."""
 
+import json
 import os
 import sys
 import time
@@ -13,11 +14,11 @@ from rich.text import Text
 
 from dynamoe_search.cli import screens
 from dynamoe_search.cli.logs import catch_up
-from dynamoe_search.cli.options import STORAGE_VARIABLE
+from dynamoe_search.cli.options import LOGS_VARIABLE, STORAGE_VARIABLE
 from dynamoe_search.cli.words import printable, say
-from dynamoe_search.errors import UsageError
+from dynamoe_search.errors import StoppedError, UsageError
 from dynamoe_search.search import Crew, Limits, StudySummary, set_limits, summarise
-from dynamoe_search.store import Store, default_url
+from dynamoe_search.store import PassingError, Store, default_url
 
 _LINE_SECONDS = 10.0
 
@@ -41,19 +42,19 @@ def search(
     """
     start = time.monotonic()
     set_limits(store, study, limits)
-    arguments = ["--trust-code"] if trust_code else []
-    if limits.timeout_seconds is not None:
-        arguments += ["--timeout", str(limits.timeout_seconds)]
-    for kind, place in logs:
-        arguments += ["--log", f"{kind}={place}"]
+    handed = {
+        STORAGE_VARIABLE: storage or default_url(),
+        LOGS_VARIABLE: json.dumps([f"{kind}={place}" for kind, place in logs]),
+    }
     catch_up(store, study, logs)
     with _watching(store, study, quiet) as view:
         crew = Crew(
             study,
             devices,
             logs=store.files_of(study) / "logs",
-            environment=os.environ | {STORAGE_VARIABLE: storage or default_url()},
-            arguments=arguments,
+            environment=os.environ | handed,
+            arguments=["--trust-code"] if trust_code else [],
+            timeout_seconds=limits.timeout_seconds,
             on_news=view.say,
         )
         end = crew.run(should_stop, view.poll)
@@ -72,17 +73,27 @@ class _View:
         self._next = 0.0
         self._line = "starting"
         self._done = 0.0
+        self._is_away = False
 
     def say(self, news: str) -> None:
         """Prints what happened to a worker."""
         say(news, err=True)
 
     def poll(self, alive: int) -> None:
-        """Looks into the database, at most once a second."""
+        """Looks into the database, at most once a second; one that is away for a while is told of once."""
         if self._is_quiet or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + (1.0 if self._is_live else _LINE_SECONDS)
-        record = self._store.study(self._study)
+        try:
+            record = self._store.study(self._study)
+        except StoppedError:  # the crew is about to be told
+            return
+        except PassingError as error:
+            if not self._is_away:
+                self.say(f"{error}; the workers wait for it")
+            self._is_away = True
+            return
+        self._is_away = False
         finished = record.num_complete + record.num_failed + record.num_stopped
         self._done = (finished + record.num_paused) / max(1, record.trials)
         self._line = (

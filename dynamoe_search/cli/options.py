@@ -5,6 +5,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,8 @@ import typer
 from dynamoe_search.errors import UsageError
 
 STORAGE_VARIABLE = "DYNAMOE_SEARCH_STORAGE"
+LOGS_VARIABLE = "DYNAMOE_SEARCH_LOGS"
+"""The logs of a worker that another process started, as JSON: their URLs may hold passwords."""
 _MOST_CONFIG_BYTES = 10_000_000  # of an exported model; a usual one has a few thousand
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SCALES = {"": 1.0, "%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
@@ -64,13 +67,20 @@ def log_target(text: str) -> tuple[str, str]:
     """
     kind, _, place = text.partition("=")
     if kind not in LOG_LIBRARIES or not place:
-        raise UsageError(f"--log {text!r} must be tensorboard=DIR or mlflow=URI")
+        from dynamoe_search.store import masked
+
+        raise UsageError(f"--log {masked(text)!r} must be tensorboard=DIR or mlflow=URI")
     if find_spec(LOG_LIBRARIES[kind]) is None:
         raise UsageError(
             f"--log {kind} needs {LOG_LIBRARIES[kind]}, which this environment lacks; "
             "install it with: pip install 'dynamoe-search[loggers]'"
         )
     return kind, place
+
+
+def handed_logs(environment: MutableMapping[str, str]) -> list[str]:
+    """Returns the logs that a worker was handed by who started it, and takes them out of the environment."""
+    return list(json.loads(environment.pop(LOGS_VARIABLE, "[]")))
 
 
 def check_folder(path: Path) -> None:

@@ -67,7 +67,7 @@ def run(
         overrides.append(f"study.trials={trials}")
     loaded = read_study(file, overrides, name)  # before anything that loads torch
 
-    from dynamoe_search.search import Limits, create_study, threads_of_each
+    from dynamoe_search.search import Limits, create_study, stored_device, threads_of_each
     from dynamoe_search.store import Store
 
     with Store.open(storage) as store:
@@ -76,7 +76,7 @@ def run(
             store,
             loaded.spec,
             source=loaded.source,
-            device=crew[0] if crew and device == "auto" else device,
+            device=stored_device(crew) if crew and device == "auto" else device,
             num_threads=threads or (threads_of_each(crew) if crew else None),
             trust_code=trust_code,
         )

@@ -63,16 +63,27 @@ def measured_objectives(spec: StudySpec) -> frozenset[str]:
 
 
 def train_settings(
-    spec: StudySpec, settings: StudySettings, *, trust_code: bool = False
+    spec: StudySpec,
+    settings: StudySettings,
+    *,
+    trust_code: bool = False,
+    has_own_device: bool = False,
 ) -> TrainSettings:
     """Returns what the trainer is told for a study with these frozen settings.
+
+    Args:
+        spec: The study.
+        settings: What was chosen when it was made.
+        trust_code: Whether a backbone named as `package.module:Class` may be imported.
+        has_own_device: Whether the only CUDA device that this process sees is meant, whatever number is stored.
 
     Raises:
         DeviceError: The study's device is not here.
     """
+    is_first = has_own_device and settings.device.startswith("cuda")
     return TrainSettings(
         num_slots=settings.num_slots,
-        device=resolve_device(settings.device),
+        device=resolve_device("cuda:0" if is_first else settings.device),
         expert_backend=settings.expert_backend,
         num_threads=settings.num_threads,
         measure=measured_objectives(spec),

@@ -71,6 +71,7 @@ def run_study(
     on_event: OnEvent = ignore,
     should_stop: Callable[[], bool] = never,
     trust_code: bool = False,
+    has_own_device: bool = False,
     checkpoint_seconds: float = EVERY_SECONDS,
 ) -> StudySummary:
     """Runs a study, or goes on with it, until a limit is reached or somebody asks it to stop.
@@ -85,6 +86,7 @@ def run_study(
         should_stop: Asked after every training step; a checkpoint is written then, and the candidates in training go
             on from it when the study does.
         trust_code: Whether a backbone named as `package.module:Class` may be imported.
+        has_own_device: Whether the only CUDA device that this process sees is meant, whatever number is stored.
         checkpoint_seconds: How old the last checkpoint of the leg in training must be for the next.
 
     Raises:
@@ -101,7 +103,9 @@ def run_study(
         try:
             set_limits(store, name, limits)
             stopper = Stopper(store, name, worker, limits.timeout_seconds, should_stop)
-            run = _Run(store, worker, store.study(name), on_event, stopper, trust_code=trust_code)
+            record = store.study(name)
+            allowed = {"trust_code": trust_code, "has_own_device": has_own_device}
+            run = _Run(store, worker, record, on_event, stopper, **allowed)
             reason = run.until_end(checkpoint_seconds)
             has_finished = reason in ("trials", "exhausted")
         finally:
@@ -126,13 +130,16 @@ class _Run:
         stopper: Stopper,
         *,
         trust_code: bool,
+        has_own_device: bool,
     ) -> None:
         self._store, self._worker, self._name, self._record = store, worker, record.name, record
         self._on_event, self._stopper = on_event, stopper
         self._watch = watch = Stopwatch()
         self._spec = StudySpec.model_validate_json(record.spec_json)
         self._versions = library_versions()
-        settings = train_settings(self._spec, record.settings, trust_code=trust_code)
+        settings = train_settings(
+            self._spec, record.settings, trust_code=trust_code, has_own_device=has_own_device
+        )
         torch.set_num_threads(record.settings.num_threads)
         data = data_on(load_same_data(record), settings.device)
         self._files = StudyFiles(store.files_of(record.name))

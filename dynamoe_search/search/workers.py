@@ -26,6 +26,8 @@ MOST_RESTARTS = 3
 """How often a worker that was killed is started again."""
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 60.0
+_END_SECONDS = 20.0  # if this process fails, which is no reason to lose what the workers did since their checkpoints
+_LEAST_SECONDS = 1.0
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -53,6 +55,26 @@ def devices_of(text: str | None, number: int | None) -> list[str]:
             f"{number} workers cannot use {len(found)} devices; name fewer devices, or ask for more workers"
         )
     return [found[index % len(found)] for index in range(number)]
+
+
+def stored_device(devices: Sequence[str]) -> str:
+    """Returns the device that a study of these workers stores: each sees its own one only, which is then the first."""
+    return "cuda:0" if devices[0].startswith("cuda") else devices[0]
+
+
+def seeing(environment: Mapping[str, str], device: str) -> dict[str, str]:
+    """Returns the environment of a worker in which its own CUDA device is the only one.
+
+    Args:
+        environment: Of this process; if it sees some CUDA devices only, the device is counted among those.
+        device: `cpu` or `cuda:N`.
+    """
+    own = dict(environment)
+    if device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        visible = [one.strip() for one in own.get(_VISIBLE, "").split(",") if one.strip()]
+        own[_VISIBLE] = visible[index] if visible else str(index)
+    return own
 
 
 def threads_of_each(devices: Sequence[str]) -> int:
@@ -91,6 +113,7 @@ class Crew:
         logs: Folder for what the workers say, one file each.
         environment: Of the workers, with the database's URL, which may hold a password and so must not be an argument.
         arguments: Further options of the command `worker`.
+        timeout_seconds: How long they may work; who is started again has what is left of it.
         on_news: Told in one sentence what happened to a worker.
     """
 
@@ -102,10 +125,14 @@ class Crew:
         logs: Path,
         environment: Mapping[str, str],
         arguments: Sequence[str] = (),
+        timeout_seconds: float | None = None,
         on_news: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._name, self._arguments, self._on_news = name, tuple(arguments), on_news
         self._environment = dict(environment)
+        self._timeout_seconds = timeout_seconds
+        self._start_at = time.monotonic()
+        self._kill_at = float("inf")  # once they have been told to leave
         self._failures: list[str] = []
         self._reasons: set[str] = set()
         logs.mkdir(parents=True, exist_ok=True)
@@ -124,16 +151,15 @@ class Crew:
             on_poll: Told twice a second how many are at work.
         """
         is_stopping = False
-        deadline = float("inf")
+        self._start_at = time.monotonic()
         try:
             for worker in self._workers:
                 self._start(worker)
             while alive := self._living(may_restart=not is_stopping):
                 if should_stop() and not is_stopping:
                     is_stopping = True
-                    deadline = time.monotonic() + _GRACE_SECONDS
-                    self._signal("terminate")
-                if time.monotonic() > deadline:
+                    self._tell_to_leave(_GRACE_SECONDS)
+                if time.monotonic() > self._kill_at:
                     break
                 on_poll(alive)
                 time.sleep(_POLL_SECONDS)
@@ -143,21 +169,19 @@ class Crew:
         return CrewEnd(reason="interrupt" if is_stopping else found, failures=tuple(self._failures))
 
     def _start(self, worker: _Worker) -> None:
-        environment = dict(self._environment)
-        if worker.device.startswith("cuda"):
-            # A worker sees its own device only, which is then the first.
-            index = int(worker.device.partition(":")[2] or 0)
-            visible = [one for one in environment.get(_VISIBLE, "").split(",") if one]
-            environment[_VISIBLE] = visible[index] if visible else str(index)
         command = [sys.executable, "-m", "dynamoe_search", "worker", self._name, "--json"]
         command += ["--parent", str(os.getpid()), *self._arguments]
+        if self._timeout_seconds is not None:
+            left = self._timeout_seconds - (time.monotonic() - self._start_at)
+            left = left if worker.restarts else self._timeout_seconds
+            command += ["--timeout", f"{max(left, _LEAST_SECONDS):.3f}"]
         with worker.log.open("ab") as log:
             worker.process = subprocess.Popen(  # noqa: S603
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=environment,
+                env=seeing(self._environment, worker.device),
                 text=True,
                 start_new_session=True,  # Ctrl-C is for this process, which tells them
             )
@@ -172,6 +196,7 @@ class Crew:
             if code is None:
                 alive += 1
             elif code < 0 and may_restart and worker.restarts < MOST_RESTARTS:
+                worker.process.communicate()
                 worker.restarts += 1
                 self._on_news(f"worker {worker.number} was killed (signal {-code}); started again")
                 self._start(worker)
@@ -200,8 +225,25 @@ class Crew:
             if worker.process is not None and worker.process.poll() is None:
                 getattr(worker.process, how)()
 
+    def _tell_to_leave(self, seconds: float) -> None:
+        """Asks for checkpoints, once: a second time would end the workers at once."""
+        if self._kill_at == float("inf"):
+            self._signal("terminate")
+        self._kill_at = min(self._kill_at, time.monotonic() + seconds)
+
     def _end(self) -> None:
-        """Leaves nobody behind, whatever happened."""
+        """Leaves nobody behind, whatever happened; who still works may write a checkpoint first."""
+        try:
+            self._tell_to_leave(_END_SECONDS)
+            while self._is_anybody_here() and time.monotonic() < self._kill_at:
+                time.sleep(_POLL_SECONDS)
+        finally:
+            self._kill()
+
+    def _is_anybody_here(self) -> bool:
+        return any(one.process is not None and one.process.poll() is None for one in self._workers)
+
+    def _kill(self) -> None:
         self._signal("kill")
         for worker in self._workers:
             if worker.process is not None:

@@ -66,7 +66,9 @@ def circumstances(data: SearchData, settings: TrainSettings) -> dict[str, str]:
     facts = {
         "torch": torch.__version__,
         "dynamoe_search": __version__,
-        "device": settings.device,
+        "device": "cuda:0"
+        if settings.device.startswith("cuda")
+        else settings.device,  # of one kind
         "num_slots": settings.num_slots,
         "expert_backend": settings.expert_backend,
         "num_threads": settings.num_threads or torch.get_num_threads(),

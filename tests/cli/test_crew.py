@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynamoe_search.cli.crews import _View
+from dynamoe_search.cli.options import LOGS_VARIABLE, handed_logs
 from dynamoe_search.records import Worker
 from dynamoe_search.store import Store
 from tests.cli.conftest import Run
@@ -149,6 +152,49 @@ def test_worker_of_a_study_that_is_not_there(storage_url: str, cli: Run) -> None
     result = cli("worker", "nobody", "--storage", storage_url)
     assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_database_that_is_away_for_a_while_is_told_of_once_and_ends_nothing(
+    searched: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in Path(searched.removeprefix("sqlite:///")).parent.glob("studies.db"):
+        shutil.copy(path, tmp_path)
+    path = tmp_path / "studies.db"
+    with Store.open(f"sqlite:///{path}") as store:
+        view = _View(store, "tiny", is_live=True, is_quiet=False)
+        for round_ in (1, 2):
+            path.rename(tmp_path / "away.db")
+            for _ in range(2):
+                view._next = 0.0
+                view.poll(2)
+            assert capsys.readouterr().err.count("the workers wait for it") == 1, round_
+            (tmp_path / "away.db").rename(path)
+            view._next = 0.0
+            view.poll(2)
+        assert "6/6 trials done" in view._line
+
+
+def test_logs_of_workers_are_no_arguments(
+    study_file: Path, storage_url: str, cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told.json"
+    program = tmp_path / "program"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        f"json.dump([sys.argv, dict(os.environ)], open({str(told)!r}, 'w'))\n"
+        """print('{"reason": "timeout"}')\n"""
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    log = f"mlflow=sqlite:///{tmp_path}/secret.db"
+    options = ("--storage", storage_url, "--workers", "1", "--quiet", "--log", log)
+    result = cli("run", study_file, *options, "--timeout", "90s")
+    assert result.exit_code == 0, result.output
+    arguments, environment = json.loads(told.read_text())
+    assert "secret" not in " ".join(arguments)
+    assert arguments[arguments.index("--timeout") + 1] == "90.000"
+    assert handed_logs(environment) == [log]
+    assert LOGS_VARIABLE not in environment
 
 
 @pytest.mark.slow

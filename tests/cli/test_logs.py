@@ -301,6 +301,13 @@ def test_wrong_logs_are_told_before_anything_runs(
     assert not Path(storage_url.removeprefix("sqlite:///")).exists()
 
 
+def test_password_of_a_wrong_log_is_not_told(cli: RunCli, study_file: Path) -> None:
+    result = cli("run", study_file, "--log", "http://user:secret@host:5000")
+    assert result.exit_code == 2
+    assert "http://user:***@host" in result.stderr
+    assert "secret" not in result.output
+
+
 def test_without_the_extra_one_sentence_says_how_to_get_it(
     cli: RunCli, study_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
