@@ -52,8 +52,17 @@ def runner_of(worker: Worker) -> Runner:
     return Runner(host=worker.host, pid=worker.pid, mark=worker.mark)
 
 
+_held: set[str] = set()
+"""Ids of this process as a worker, by all of its open databases."""
+
+
+def is_given_up(worker: str, runner: Runner) -> bool:
+    """Says whether a lease is one of this process that it no longer holds: it could not say so when it left."""
+    return runner == this_process() and worker not in _held
+
+
 class Lease:
-    """What a process remembers of its work on a study.
+    """What a process remembers of its work on a study, from now on until `end`.
 
     Args:
         worker: Its id.
@@ -64,6 +73,7 @@ class Lease:
         self.worker, self.stop_serial = worker, stop_serial
         self._pid = os.getpid()
         self._began = self._beaten_at = time.monotonic()
+        _held.add(worker)
 
     @property
     def seconds(self) -> float:
@@ -77,6 +87,10 @@ class Lease:
     def beaten(self) -> None:
         """Notes a sign of life."""
         self._beaten_at = time.monotonic()
+
+    def end(self) -> None:
+        """Gives it up, also if the database does not know that yet."""
+        _held.discard(self.worker)
 
     def is_of_this_process(self) -> bool:
         """Says whether this is the process that joined, and no copy of it."""

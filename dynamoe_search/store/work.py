@@ -71,9 +71,9 @@ class WorkMethods(OpenStore):
                     found, name, worker, state=state, seconds=worked, watcher=self._watcher
                 )
             )
-        finally:  # who could not say it is found dead once the process is gone
+        finally:  # who could not say it counts as dead here, and to others once the process is gone
             if lease is not None and lease.worker == worker:
-                del self._leases[name]
+                self._leases.pop(name).end()
             if not self._leases:
                 self._database.patience.seconds = 0.0
 
@@ -108,6 +108,8 @@ class WorkMethods(OpenStore):
         for heart in self._hearts.values():
             heart.stop()
         self._hearts.clear()
+        for lease in self._leases.values():
+            lease.end()
         self._leases.clear()
         super().close()
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dynamoe_search.errors import LeaseLostError, UsageError
 from dynamoe_search.records import Worker
 from dynamoe_search.store import tables
-from dynamoe_search.store.runs import Runner, Watcher
+from dynamoe_search.store.runs import Runner, Watcher, is_given_up
 from dynamoe_search.store.texts import utc_now
 
 
@@ -24,6 +24,7 @@ def join(connection: sa.Connection, name: str, runner: Runner) -> tuple[str, int
         raise UsageError(
             f"the study {name!r} is being deleted; delete it again to finish, then start anew"
         )
+    _close_given_up(connection, name, runner)
     worker = f"{runner.host[:40]}-{runner.pid}-{uuid.uuid4().hex[:8]}"
     now = utc_now()
     connection.execute(
@@ -42,6 +43,26 @@ def join(connection: sa.Connection, name: str, runner: Runner) -> tuple[str, int
     )
     _set_study(connection, name, state="running", updated_at=now)
     return worker, row.stop_serial
+
+
+def _close_given_up(connection: sa.Connection, name: str, runner: Runner) -> None:
+    """Says for this process that it left where it could not say so; to others it would look alive."""
+    here = tables.workers.c
+    own = connection.execute(
+        sa.select(here.worker).where(
+            here.study_name == name,
+            here.left_at.is_(None),
+            here.host == runner.host,
+            here.pid == runner.pid,
+            here.process_mark == runner.mark,
+        )
+    ).scalars()
+    for worker in [one for one in own if is_given_up(one, runner)]:
+        connection.execute(
+            tables.workers.update()
+            .where(here.study_name == name, here.worker == worker)
+            .values(left_at=utc_now())
+        )
 
 
 def beat(connection: sa.Connection, name: str, worker: str, seconds: float) -> None:
@@ -194,6 +215,8 @@ def _worker(row: sa.Row[Any], watcher: Watcher) -> Worker:
         started_at=row.started_at,
         heartbeat_at=row.heartbeat_at,
         beats=row.beats,
-        is_alive=row.left_at is None and watcher.is_alive(key, runner, row.beats),
+        is_alive=row.left_at is None
+        and not is_given_up(row.worker, runner)
+        and watcher.is_alive(key, runner, row.beats),
         seconds=row.seconds,
     )

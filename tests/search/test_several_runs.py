@@ -1,14 +1,26 @@
 """Several runs of one study, at once and one after another: files, threads, budgets of time."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from dynamoe_search.errors import StoppedError
 from dynamoe_search.records import Leg
-from dynamoe_search.search import Event, LegFinished, Limits, check_study, weights
+from dynamoe_search.search import (
+    Event,
+    LegFinished,
+    LegStarted,
+    Limits,
+    check_study,
+    create_study,
+    run_study,
+    weights,
+)
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
@@ -101,3 +113,30 @@ def test_a_time_budget_counts_what_other_runs_took(storage_url: str, tiny_spec: 
     assert (second.reason, second.complete) == ("time-budget", 0)
     third = run(storage_url, spec, limits=Limits(study_seconds=spent + 600))
     assert third.state == "finished"
+
+
+def test_second_run_in_a_process_whose_first_could_not_say_that_it_left(
+    storage_url: str, tiny_spec: MakeSpec
+) -> None:
+    path = Path(storage_url.removeprefix("sqlite:///"))
+    away = path.with_name("away.db")
+    with Store.open(storage_url) as store:
+        create_study(store, tiny_spec(), source="test", device="cpu")
+
+        def lose_the_database(event: Event) -> None:
+            if isinstance(event, LegStarted):
+                path.rename(away)
+
+        with pytest.raises(StoppedError):
+            run_study(store, "tiny", on_event=lose_the_database, should_stop=away.exists)
+        away.rename(path)
+        (first,) = store.workers("tiny")
+        assert not first.is_alive
+        assert [leg.worker for leg in store.legs("tiny", state="open")] == [first.id]
+        summary = run_study(store, "tiny", limits=Limits(timeout_seconds=30))
+        assert summary.reason in ("trials", "exhausted")
+        assert store.legs("tiny", state="open") == []
+        with closing(sqlite3.connect(path)) as connection:
+            rows = connection.execute("select left_at from dynamoe_workers").fetchall()
+        assert all(left_at for (left_at,) in rows)
+        assert store.study("tiny").state == "finished"
