@@ -140,7 +140,10 @@ def _serve(
         say(f"{url}  (Ctrl-C ends it)")
         sys.stdout.flush()
         if not _is_local(host):
-            say(f"whoever reaches {host} can read all studies of this database", err=True)
+            say(
+                f"whoever reaches {host} can read all studies of this database and write notes into them",
+                err=True,
+            )
         if not no_browser and _has_browser():
             import webbrowser
 

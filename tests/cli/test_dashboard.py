@@ -174,3 +174,10 @@ def test_without_the_extra_one_sentence_says_how_to_get_it(
     result = CliRunner().invoke(app, ["dashboard", "tiny", "--storage", storage])
     assert result.exit_code == 2
     assert "pip install 'dynamoe-search[dashboard]'" in result.stderr
+
+
+def test_who_lets_others_in_is_told_what_they_can_do(storage: str) -> None:
+    opened = Dashboard("--host", "0.0.0.0", "--port", "0", "--no-browser", "--storage", storage)
+    code, stderr = opened.end(signal.SIGTERM)
+    assert code == 0
+    assert "can read all studies of this database and write notes into them" in stderr
