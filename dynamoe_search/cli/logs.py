@@ -8,6 +8,7 @@ import json
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ from dynamoe_search.search.weights import path_of
 from dynamoe_search.store import Store, masked
 
 CLOSE_SECONDS = 60.0
-"""So long the end of a search waits for a log to be written."""
+"""So long the end of a search waits for a log that writes nothing meanwhile."""
+
+_LOOK_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 _SECTIONS = ("model", "schedule", "router", "losses", "train", "adaptive")
@@ -141,6 +144,7 @@ class Writer:
         self._open: Callable[[], Sink] = partial(open_log, kind, place)
         self._tasks: queue.SimpleQueue[Callable[[Sink], None] | None] = queue.SimpleQueue()
         self._is_off = threading.Event()
+        self._moved_at = time.monotonic()
         self._thread = threading.Thread(target=self._work, name=f"log {kind}", daemon=True)
         self._thread.start()
 
@@ -154,18 +158,22 @@ class Writer:
         self._tasks.put(self._translator.catch_up)
 
     def close(self) -> None:
-        """Waits until everything is written."""
+        """Waits until everything is written, as long as the log gets on; one that does not writes nothing more."""
         self._tasks.put(None)
-        self._thread.join(CLOSE_SECONDS)
+        self._moved_at = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() < self._moved_at + CLOSE_SECONDS:
+            self._thread.join(min(CLOSE_SECONDS, _LOOK_SECONDS))
         if self._thread.is_alive():
             self._is_off.set()
             _log.warning("the log %s did not answer in time; its end is missing", self._title)
 
     def _work(self) -> None:
         try:
-            sink = self._open()
+            sink = _Gate(self._open(), self._move)
             while (task := self._tasks.get()) is not None:
                 task(sink)
+        except _GivenUpError:
+            return
         except Exception as error:  # noqa: BLE001 - whatever a library of others raises, the search goes on
             self._is_off.set()
             words = masked(" ".join(str(error).split()))[:300]
@@ -175,6 +183,49 @@ class Writer:
                 type(error).__name__,
                 words,
             )
+
+    def _move(self) -> None:
+        """Notes that the log gets on; ends its thread if nobody waits for it any more."""
+        if self._is_off.is_set():
+            raise _GivenUpError
+        self._moved_at = time.monotonic()
+
+
+class _GivenUpError(Exception):
+    """Others may write to the log now, so this thread must not."""
+
+
+class _Gate:
+    """A log of which every use is noted, before and after; it writes one report at a time.
+
+    Args:
+        sink: The log.
+        move: Called at every use; what it raises keeps the log from being written.
+    """
+
+    def __init__(self, sink: Sink, move: Callable[[], None]) -> None:
+        self._sink, self._move = sink, move
+
+    def is_finished(self, run: Run) -> bool:
+        """Whether the end of a run is written."""
+        self._move()
+        return self._sink.is_finished(run)
+
+    def write_epochs(self, run: Run, reports: Sequence[Progress]) -> None:
+        """Writes reports, with the epoch as step."""
+        for report in reports:
+            self._move()
+            self._sink.write_epochs(run, [report])
+
+    def finish(self, run: Run, record: CandidateRecord, links: Mapping[str, str]) -> None:
+        """Writes how a run ended, and where its files are."""
+        self._move()
+        self._sink.finish(run, record, links)
+
+    def rest(self, run: Run) -> None:
+        """Lets go of a run that others may go on with."""
+        self._move()
+        self._sink.rest(run)
 
 
 class _Translator:

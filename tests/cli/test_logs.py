@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -269,6 +270,43 @@ def test_a_log_that_hangs_does_not_hold_the_search(
     assert time.monotonic() - start < 3
     assert caplog.records[-1].levelno == logging.WARNING
     assert "did not answer in time" in caplog.text
+
+
+def test_a_slow_log_is_waited_for_as_long_as_it_gets_on(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(FullDisk):
+        def write_epochs(self, run: Run, reports: Sequence[Progress]) -> None:
+            time.sleep(0.2)
+            super().write_epochs(run, reports)
+
+    monkeypatch.setattr(logs, "CLOSE_SECONDS", 1.0)
+    sink = Slow(room=10**6)
+    writer = Writer(store, "tiny", "mlflow", "x", lambda *_: sink)
+    writer.catch_up()
+    writer.close()
+    assert len(sink.written) == store.spent("tiny").epochs > 5
+    assert "did not answer" not in caplog.text
+
+
+def test_a_log_that_is_given_up_is_written_no_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Waiting(FullDisk):
+        def write_epochs(self, run: Run, reports: Sequence[Progress]) -> None:
+            super().write_epochs(run, reports)
+            go_on.wait(30)
+
+    go_on = threading.Event()
+    monkeypatch.setattr(logs, "CLOSE_SECONDS", 0.2)
+    sink = Waiting(room=10**6)
+    writer = Writer(store, "tiny", "mlflow", "x", lambda *_: sink)
+    writer.catch_up()
+    writer.close()
+    go_on.set()
+    writer._thread.join(10)
+    assert not writer._thread.is_alive()
+    assert len(sink.written) == 1
 
 
 def test_catching_up_writes_what_the_database_has(store: Store) -> None:
