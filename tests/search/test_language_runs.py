@@ -100,7 +100,9 @@ def test_confirming_counts_tokens_and_refuses_a_study_about_perplexity(
     tiny_spec: MakeSpec, storage_url: str
 ) -> None:
     objectives = ["accuracy", "bits_per_byte", "activated_params"]
-    by_accuracy = text_spec(tiny_spec, trials=2, objectives=objectives)
+    study = TEXT["study"] | {"trials": 2, "objectives": objectives}
+    data = TEXT["data"] | {"tokenizer": "bpe", "vocab_size": 300}  # whose tokens are not bytes
+    by_accuracy = tiny_spec(**TEXT | {"study": study, "data": data})
     request = ConfirmRequest(seeds=2, trials=(0,), with_baselines=False)
     with Store.open(storage_url) as store:
         create_study(store, by_accuracy, source="test", device="cpu", num_threads=1)
