@@ -130,8 +130,13 @@ def test_places_on_the_front() -> None:
     assert places["beaten"].p is not None
     assert places["beaten"].p < 0.05
     words = " ".join(findings(found))
-    assert "Of 3 members of the front 2 are left: 1 are ahead" in words
+    assert "Of 3 members of the front 2 are left: 1 are behind no design" in words
     assert "beaten is beaten by better" in words
+
+
+def test_text_is_counted_in_tokens() -> None:
+    everyone = [replace(one, is_text=True) for one in runs("a", GOOD, 100)]
+    assert "on the 500 tokens of the test part" in findings(confirmation(everyone, seeds=5))[0]
 
 
 def test_more_rivals_need_stronger_evidence() -> None:
@@ -173,6 +178,19 @@ def test_lucky_rival_is_not_held_against_a_member() -> None:
     assert worse <= 7  # 2.5 are expected; of the best rival over all seeds 12 of 100 were
 
 
+def test_headline_of_the_gains_is_corrected_for_the_number_of_members() -> None:
+    generator = np.random.default_rng(4)
+    alarms, studies = 0, 60
+    for _ in range(studies):
+        everyone = runs("dense", generator.normal(0.9, 0.01, 5), 50, kind="baseline")
+        for number in range(12):
+            everyone += runs(f"trial-{number}", generator.normal(0.9, 0.01, 5), 100)
+        words = " ".join(findings(confirmation(everyone, seeds=5)))
+        assert "corrected for the number of members" in words
+        alarms += "0 of 12 members are better, 0 are worse" not in words
+    assert alarms <= 8  # 3 are expected; without the correction about 20 are
+
+
 @given(st.permutations(range(12)))
 def test_order_of_the_runs_does_not_matter(order: list[int]) -> None:
     everyone = [
@@ -211,8 +229,21 @@ def test_ranking_that_carries_over_and_one_that_does_not() -> None:
     assert no.kept < 6
     assert unsure.answer == "not decided"
     found = confirmation(scaled(levels, 1e-3, 0), seeds=5)
-    assert "4 times the width? Yes: Kendall's tau is 1.00" in findings(found, yes)[-1]
-    assert "100 % of the pairs of 6 designs" in findings(found, yes)[-1]
+    assert "4 times the width? Yes: Kendall's tau is 1.00" in findings(found, yes)[-2]
+    assert "100 % of the pairs of 6 designs" in findings(found, yes)[-2]
+    assert "with a tau of 1.00 at the own scale and of 1.00 at 4 times" in findings(found, yes)[-1]
+    assert "can agree with no ranking" in findings(found, unsure)[-1]
+
+
+def test_designs_that_do_not_differ_are_no_reason_for_a_no() -> None:
+    wrong, unfounded = 0, 0
+    for number in range(20):
+        small, large = (scaled([0.9] * 12, 0.01, 2 * number + side) for side in (0, 1))
+        found = carrying(small, large, factor=4, by="width", seeds=5)
+        wrong += found.answer != "not decided"
+        unfounded += found.agreement.high < 0.5
+    assert wrong <= 2
+    assert unfounded > 10  # what a look at the interval alone would have called a no
 
 
 def test_ranking_of_one_design_says_nothing() -> None:

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dynamoe_search.intervals import holm, mean_interval, paired_difference, rank_agreement
+from dynamoe_search.intervals import (
+    holm,
+    mean_interval,
+    paired_difference,
+    rank_agreement,
+    split_agreement,
+)
 
 NUMBERS = st.floats(-1e3, 1e3)
 
@@ -97,6 +103,23 @@ def test_noise_makes_the_interval_of_an_agreement_wide() -> None:
     assert quiet.low > 0.8
     assert loud.low < 0.2
     assert loud.high - loud.low > quiet.high - quiet.low
+
+
+@given(st.integers(2, 12), st.integers(0, 1000))
+def test_agreement_is_the_tau_of_the_library(number: int, seed: int) -> None:
+    first, second = np.random.default_rng(seed).integers(0, 6, (2, number, 1))
+    expected = float(stats.kendalltau(first, second).statistic)
+    assert rank_agreement(first, second).tau == pytest.approx(expected, nan_ok=True)
+
+
+def test_halves_of_the_seeds_agree_as_far_as_designs_differ() -> None:
+    noise = np.random.default_rng(1).normal(0, 1, (12, 6))
+    quality = np.arange(12.0)[:, None]
+    assert split_agreement(100 * quality + noise) == 1.0
+    assert abs(split_agreement(noise)) < 0.5
+    assert split_agreement(quality + noise) > 0.6
+    assert math.isnan(split_agreement(noise[:, :1]))
+    assert math.isnan(split_agreement(noise[:1]))
 
 
 def test_no_order_is_no_agreement() -> None:

@@ -9,6 +9,8 @@ from dynamoe_search.auditing.estimates import Estimate
 from dynamoe_search.intervals import holm
 
 Verdict = Literal["holds", "does not hold", "not decided"]
+FINDINGS = "findings"
+"""Kind of evidence that has the answers of an audit, on its first trial."""
 SIGNIFICANCE = 0.05
 RULE = (
     "holds: the effect is at least the margin and its 95 % interval above 0, also with Holm's correction for the lines "

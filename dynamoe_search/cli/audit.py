@@ -10,6 +10,7 @@ import typer
 
 from dynamoe_search.cli.options import STORAGE_VARIABLE, AsJson, Quiet, Storage, Study
 from dynamoe_search.cli.words import say
+from dynamoe_search.errors import StoppedError
 
 if TYPE_CHECKING:  # these load torch or Optuna
     from collections.abc import Sequence
@@ -69,8 +70,18 @@ def audit(
         planned = prepare_audit(store, study, request)
         if not quiet:
             say(_cost(planned), err=True)
-        with stop_on_signals(f"go on with: {again}") as should_stop, watching(quiet) as on_event:
-            done = audit_study(store, planned, on_event=on_event, should_stop=should_stop)
+        try:
+            with (
+                stop_on_signals(f"go on with: {again}") as should_stop,
+                watching(quiet) as on_event,
+            ):
+                done = audit_study(store, planned, on_event=on_event, should_stop=should_stop)
+        except StoppedError as error:
+            say(f"{error}\nstopped; go on with: {again}", err=True)
+            raise typer.Exit(1) from None
+    if done.unfinished is not None:
+        say(done.unfinished, err=True)
+        raise typer.Exit(1)
     if done.is_interrupted:
         say(f"stopped; go on with: {again}", err=True)
         raise typer.Exit(1)

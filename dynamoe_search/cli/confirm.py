@@ -6,6 +6,7 @@ import typer
 
 from dynamoe_search.cli.options import AsJson, Quiet, Storage, Study, TrustCode
 from dynamoe_search.cli.words import printable, say
+from dynamoe_search.errors import StoppedError
 
 if TYPE_CHECKING:  # loads torch
     from dynamoe_search.search.confirming import Confirmed
@@ -91,17 +92,24 @@ def confirm(
             factor=scale or 1,
             scale_by=scale_by,
         )
-        with stop_on_signals("call it again to go on") as should_stop, watching(quiet) as on_event:
-            found = confirm_study(
-                store,
-                study,
-                request,
-                on_event=on_event,
-                should_stop=should_stop,
-                trust_code=trust_code,
-            )
+        try:
+            with (
+                stop_on_signals("call it again to go on") as should_stop,
+                watching(quiet) as on_event,
+            ):
+                found = confirm_study(
+                    store,
+                    study,
+                    request,
+                    on_event=on_event,
+                    should_stop=should_stop,
+                    trust_code=trust_code,
+                )
+        except StoppedError as error:
+            say(f"{error}\nstopped; call the same command again to go on", err=True)
+            raise typer.Exit(1) from None
     if found.confirmation is None:
-        say("stopped; call the same command again to go on", err=True)
+        say(found.unfinished or "stopped; call the same command again to go on", err=True)
         raise typer.Exit(1)
     if as_json:
         _print_json(study, found)

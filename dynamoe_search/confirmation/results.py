@@ -20,6 +20,7 @@ from dynamoe_search.intervals import (
     mean_interval,
     paired_difference,
     rank_agreement,
+    split_agreement,
 )
 from dynamoe_search.records import CandidateRecord, TestResult
 
@@ -45,7 +46,8 @@ class Measured:
     accuracy: float  # on the test part
     validation_accuracy: float
     activated_params: float  # on the test part
-    examples: int  # of the test part
+    examples: int  # of the test part; of text, its tokens
+    is_text: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,12 +105,17 @@ class Confirmation:
     places: tuple[Place, ...]
     seeds: int
     examples: int
+    is_text: bool = False  # so that the examples are tokens
     lost: tuple[str, ...] = ()  # designs of which no seed came to its end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Carrying:
-    """Whether the ranking of the designs is the same when all are scaled up."""
+    """Whether the ranking of the designs is the same when all are scaled up.
+
+    `no` needs more than a low agreement: where designs do not differ beyond chance, no two rankings agree. So it also
+    has to lie below what the two halves of the seeds agree at either scale.
+    """
 
     factor: int
     by: str
@@ -116,6 +123,7 @@ class Carrying:
     answer: Answer
     kept: int  # members that leave the front neither small nor scaled up
     members: int
+    within: tuple[float, float]  # tau between halves of the seeds: at the own scale, and scaled up
 
 
 def planned(plan_json: str) -> list[str]:
@@ -151,6 +159,7 @@ def measured(
                 validation_accuracy=outcome.metrics["accuracy"],
                 activated_params=result.activated_params,
                 examples=result.examples,
+                is_text="perplexity" in outcome.metrics,
             )
         )
     return found
@@ -190,6 +199,7 @@ def confirmation(
         places=tuple(_place(one, designs, by_design, step) for one in members),
         seeds=seeds,
         examples=examples,
+        is_text=any(run.is_text for run in runs),
         lost=tuple(name for name in asked if name not in by_design),
     )
 
@@ -214,13 +224,20 @@ def carrying(
         agreement = Agreement(tau=math.nan, low=math.nan, high=math.nan, number=len(names))
     else:
         agreement = rank_agreement(*([table[name] for name in names] for table in tables))
+    small_within, large_within = (
+        split_agreement([table[name] for name in names]) if names else math.nan for table in tables
+    )
+    within = (small_within, large_within)
     places = [confirmation(runs, seeds=seeds).places for runs in (small, large)]
     left = [{one.design for one in found if one.verdict != "beaten"} for found in places]
     return Carrying(
         factor=factor,
         by=by,
         agreement=agreement,
-        answer=_decided(agreement.low > CARRIES, agreement.high < CARRIES),
+        answer=_decided(
+            agreement.low > CARRIES, all(agreement.high < one for one in (CARRIES, *within))
+        ),
+        within=within,
         kept=len(left[0] & left[1]),
         members=len(places[0]),
     )

@@ -5,13 +5,15 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from dynamoe_search.confirmation.results import (
+    ALPHA,
+    CARRIES,
     Carrying,
     Confirmation,
     DesignResult,
     Gain,
     Place,
 )
-from dynamoe_search.intervals import Difference, Interval, mean_interval
+from dynamoe_search.intervals import Difference, Interval, holm, mean_interval
 
 _MOST_NAMED = 6
 
@@ -51,9 +53,10 @@ def interval_words(found: Interval | Difference, *, signed: bool = False) -> str
 
 
 def _of_runs(found: Confirmation) -> Iterator[str]:
+    unit = "tokens" if found.is_text else "examples"
     yield (
         f"{len(found.designs)} designs were trained with {found.seeds} fresh seeds each and measured on the "
-        f"{found.examples:,} examples of the test part."
+        f"{found.examples:,} {unit} of the test part."
     )
     if missing := [one for one in found.designs if one.missing]:
         names = _named([f"{one.design} ({one.missing})" for one in missing])
@@ -94,7 +97,7 @@ def _of_front(places: Sequence[Place]) -> Iterator[str]:
         return
     yield (
         f"Of {len(places)} members of the front {len(places) - verdicts.count('beaten')} are left: "
-        f"{verdicts.count('stays')} are ahead of every design that uses no more parameters, "
+        f"{verdicts.count('stays')} are behind no design that uses no more parameters, "
         f"{verdicts.count('within noise')} are behind one by no more than chance explains; "
         f"{verdicts.count('beaten')} are beaten."
     )
@@ -116,21 +119,30 @@ def _of_gains(gains: Sequence[Gain]) -> Iterator[str]:
         )
         return
     with_rival = [one for one in gains if one.baseline is not None]
-    answers = [one.answer for one in with_rival]
+    better, worse = _certain(with_rival)
     yield (
-        f"Against the best plain design with at most 1.05 times the activated parameters, {answers.count('yes')} of "
-        f"{len(with_rival)} members are better, {answers.count('no')} are worse, and {answers.count('not decided')} "
-        "are not decided with these seeds."
+        f"Against the best plain design with at most 1.05 times the activated parameters, {better} of "
+        f"{len(with_rival)} members are better, {worse} are worse, and {len(with_rival) - better - worse} "
+        "are not decided with these seeds, corrected for the number of members."
     )
     for one in with_rival:
         if one.answer != "not decided" and one.difference is not None:
             word = "better" if one.answer == "yes" else "worse"
             yield (
-                f"{one.design} is {word} than {one.baseline}: "
+                f"By its own interval {one.design} is {word} than {one.baseline}: "
                 f"{interval_words(one.difference, signed=True)} points."
             )
     if alone := [one.design for one in gains if one.baseline is None]:
         yield f"No plain design is as small as {_named(alone)}."
+
+
+def _certain(gains: Sequence[Gain]) -> tuple[int, int]:
+    """Returns how many members are better and worse once it counts how many are asked about, by Holm."""
+    known = [one.difference for one in gains if one.difference is not None]
+    sure = [
+        one for one, p in zip(known, holm([each.p for each in known]), strict=True) if p < ALPHA
+    ]
+    return sum(one.mean > 0 for one in sure), sum(one.mean < 0 for one in sure)
 
 
 def _of_scale(found: Carrying) -> Iterator[str]:
@@ -140,11 +152,22 @@ def _of_scale(found: Carrying) -> Iterator[str]:
         yield f"Whether the ranking carries over to {what} cannot be said of {agreement.number} designs."
         return
     share = round(100 * (1 + agreement.tau) / 2)
+    own, other = found.within
     yield (
         f"Does the ranking carry over to {what}? {found.answer.capitalize()}: Kendall's tau is {agreement.tau:.2f} "
         f"({agreement.low:.2f} to {agreement.high:.2f}), so {share} % of the pairs of {agreement.number} designs stand "
         f"in the same order; {found.kept} of {found.members} members are beaten at neither scale."
     )
+    if not math.isnan(own) and not math.isnan(other):
+        yield (
+            f"As a measure of what the seeds leave of an order, the rankings by two halves of them agree with a tau of "
+            f"{own:.2f} at the own scale and of {other:.2f} at {what}"
+            + (
+                "."
+                if min(own, other) >= CARRIES
+                else "; so close designs can agree with no ranking."
+            )
+        )
 
 
 def _named(names: Sequence[str]) -> str:

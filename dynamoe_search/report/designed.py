@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dynamoe_search.auditing import CLAIMS, Finding
+from dynamoe_search.auditing import CLAIMS, FINDINGS, Finding
 from dynamoe_search.confirmation import (
     Carrying,
     Confirmation,
@@ -19,9 +19,6 @@ from dynamoe_search.confirmation import (
 )
 from dynamoe_search.records import CandidateRecord, StudyRecord
 from dynamoe_search.store import Store
-
-FINDINGS = "findings"
-"""Kind of evidence that has the answers of an audit, on its first trial."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +33,7 @@ class Confirmed:
         runs: Those that were measured on the test part.
         found: What they say.
         scaled: Whether the ranking of the study's own scale carries over; None at that scale.
+        unmeasured: Complete runs that were not measured on the test part yet; nothing is told before they are.
     """
 
     study: str
@@ -45,10 +43,14 @@ class Confirmed:
     runs: tuple[Measured, ...]
     found: Confirmation
     scaled: Carrying | None = None
+    unmeasured: int = 0
 
     @property
     def sentences(self) -> list[str]:
         """What was found, in words."""
+        if self.unmeasured:
+            what = f"{self.unmeasured:,} complete runs are missing"
+            return [f"Measuring on the test part is not over: {what}; call confirm again."]
         return findings(self.found, self.scaled)
 
 
@@ -73,8 +75,13 @@ def read_confirmed(
     found: list[Confirmed] = []
     for child in _children(store, name, "confirm"):
         text = child.plan_json or "{}"
-        runs = measured(store.candidates(child.name), store.tests(child.name), text)
-        if not runs or child.state != "finished":
+        if child.state != "finished":
+            continue
+        records, tests = store.candidates(child.name), store.tests(child.name)
+        known = {one.trial for one in tests}
+        missing = sum(one.status == "complete" and one.trial not in known for one in records)
+        runs = [] if missing else measured(records, tests, text)
+        if not runs and not missing:
             continue
         plan = json.loads(text)
         seeds, factor = plan["seeds"], plan["factor"]
@@ -86,6 +93,7 @@ def read_confirmed(
             by=plan["scale_by"],
             runs=tuple(runs),
             found=confirmation(runs, seeds=seeds, asked=planned(text), searched=searched),
+            unmeasured=missing,
         )
         found.append(_with_scale(own, found))
     return tuple(found)
@@ -105,7 +113,7 @@ def _searched(
 
 def _with_scale(one: Confirmed, earlier: list[Confirmed]) -> Confirmed:
     """Compares with the confirmation of the same designs and seeds at the study's own scale."""
-    if one.factor == 1 or one.by is None:
+    if one.factor == 1 or one.by is None or one.unmeasured:
         return one
     designs = {run.design for run in one.runs}
     for other in reversed(earlier):

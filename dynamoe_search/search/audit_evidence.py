@@ -12,6 +12,7 @@ from dynamoe_search.records import Candidate, to_json
 from dynamoe_search.search import weights
 from dynamoe_search.search.designed import DesignedRun, designed_runs
 from dynamoe_search.search.machine import train_settings
+from dynamoe_search.search.packs import by_packs, most_together
 from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
@@ -21,7 +22,6 @@ from dynamoe_search.training.population import Population
 
 HARDNESS, NOISE_START, NOISE_END = "hardness", "noise-start", "noise-end"
 """Kinds of evidence."""
-_MOST_TOGETHER = 32
 
 
 def gather(
@@ -34,34 +34,40 @@ def gather(
     """
     wanted = _wanted(plan)
     known = {(one.trial, one.kind) for one in store.evidence(name)}
-    packs: dict[tuple[str, str], list[DesignedRun]] = {}
-    for run in designed_runs(store, name):
-        for kind in (HARDNESS, NOISE_START, NOISE_END):
-            is_new = (run.record.trial, kind) not in known and run.design in wanted[kind]
-            if run.record.status == "complete" and is_new:
-                packs.setdefault((run.record.candidate.pack_key, kind), []).append(run)
-    if not packs:
+    missing = [
+        (run, kind)
+        for run in designed_runs(store, name)
+        for kind in (HARDNESS, NOISE_START, NOISE_END)
+        if run.record.status == "complete"
+        and (run.record.trial, kind) not in known
+        and run.design in wanted[kind]
+    ]
+    if not missing:
         return True
     record = store.study(name)
     spec = StudySpec.model_validate_json(record.spec_json)
     settings = train_settings(spec, record.settings)
     data = data_on(load_same_data(store.study(parent)), settings.device)
-    look = _Look(data, settings, should_stop)
+    seer = _Look(data, settings, should_stop)
     folder = store.files_of(name) / "models"
-    for (_, kind), runs in packs.items():
-        for begin in range(0, len(runs), _MOST_TOGETHER):
-            if should_stop():
-                return False
-            part = _with_weights(runs[begin : begin + _MOST_TOGETHER], folder)
-            try:
-                texts = look.at(
-                    kind, [run.record.candidate for run, _ in part], [own for _, own in part]
-                )
-            except Interrupted:
-                return False
-            for (run, _), text in zip(part, texts, strict=True):
-                store.add_evidence(name, run.record.trial, kind, text)
-    return True
+
+    def look(runs: Sequence[tuple[DesignedRun, str]]) -> None:
+        part = _with_weights([run for run, _ in runs], folder)
+        candidates = [run.record.candidate for run, _ in part]
+        texts = seer.at(runs[0][1], candidates, [own for _, own in part])
+        for (run, _), text in zip(part, texts, strict=True):
+            store.add_evidence(name, run.record.trial, runs[0][1], text)
+
+    try:
+        return by_packs(
+            missing,
+            lambda one: (one[0].record.candidate.pack_key, one[1]),
+            look,
+            most=most_together(record),
+            should_stop=should_stop,
+        )
+    except Interrupted:
+        return False
 
 
 def _wanted(plan: AuditPlan) -> dict[str, set[str]]:

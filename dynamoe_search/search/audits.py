@@ -14,6 +14,7 @@ from typing import Any
 
 from dynamoe_search.auditing import (
     CLAIMS,
+    FINDINGS,
     AuditPlan,
     Finding,
     Hardness,
@@ -34,14 +35,12 @@ from dynamoe_search.search.designed import (
     designed_runs,
     replicated,
     run_designed,
+    unfinished,
 )
 from dynamoe_search.search.events import OnEvent, ignore, never
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import TEXT_NAMES
 from dynamoe_search.store import Store
-
-FINDINGS = "findings"
-"""Kind of evidence that has the answers, on the first trial of an audit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,13 +89,15 @@ class Audited:
         findings: The answers; none if it was interrupted.
         studies: Names of the designed studies.
         failed: Runs that did not end well.
-        is_interrupted: Whether it was asked to stop before its end.
+        is_interrupted: Whether it ended before its end.
+        unfinished: Then why, as a sentence that says how to go on; None if somebody asked it to stop.
     """
 
     findings: tuple[Finding, ...] = ()
     studies: tuple[str, ...] = ()
     failed: int = 0
     is_interrupted: bool = False
+    unfinished: str | None = None
 
 
 def prepare_audit(store: Store, parent: str, request: AuditRequest) -> Audit:
@@ -175,7 +176,15 @@ def audit_study(
     Raises:
         DataError: The data cannot be read, or are not those that the parent began with.
         DeviceError: The parent's device is not here.
+        StoppedError: It was asked to stop while the database could not be used.
     """
+    with store.giving_up(should_stop):
+        return _audit(store, audit, on_event, should_stop)
+
+
+def _audit(
+    store: Store, audit: Audit, on_event: OnEvent, should_stop: Callable[[], bool]
+) -> Audited:
     plan = audit.plan
     first = {one.name: one.candidate for one in plan.designs}
     studies: list[str] = []
@@ -184,9 +193,11 @@ def audit_study(
         name = _make(store, audit, candidates)
         studies.append(name)
         summary = run_designed(store, name, on_event=on_event, should_stop=should_stop)
-        stopped = summary.reason in ("interrupt", "stop")
-        if stopped or not gather(store, name, audit.parent, plan, should_stop):
-            return Audited(studies=tuple(studies), is_interrupted=True)
+        is_over = summary.state == "finished"
+        if not is_over or not gather(store, name, audit.parent, plan, should_stop):
+            was_asked = is_over or summary.reason in ("interrupt", "stop")
+            why = None if was_asked else unfinished(store, summary)
+            return Audited(studies=tuple(studies), is_interrupted=True, unfinished=why)
         is_first = len(studies) == 1
         candidates = _controls(plan, first, designed_runs(store, name)) if is_first else {}
     runs = [(name, run) for name in studies for run in designed_runs(store, name)]

@@ -3,7 +3,7 @@
 Nothing else in the program looks at the test part.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,11 +20,13 @@ from dynamoe_search.errors import StorageError, UsageError
 from dynamoe_search.records import Candidate, CandidateRecord, StudyRecord, TestResult
 from dynamoe_search.search import weights
 from dynamoe_search.search.baselines import accuracy_of, baselines
-from dynamoe_search.search.designed import create_designed, replicated, run_designed
+from dynamoe_search.search.designed import create_designed, replicated, run_designed, unfinished
 from dynamoe_search.search.events import OnEvent, StudySummary, ignore, never
 from dynamoe_search.search.machine import train_settings
+from dynamoe_search.search.packs import by_packs, most_together
 from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.vocabulary import is_about_loss
 from dynamoe_search.store import Store
 from dynamoe_search.training import TrainSettings
 from dynamoe_search.training.checkpoints import EVERY_SECONDS
@@ -68,6 +70,7 @@ class Confirmed:
         confirmation: What the runs say; None if they were interrupted.
         scaled: Likewise of the designs that were scaled up.
         carrying: Whether the ranking carries over; None if nothing was scaled.
+        unfinished: Why the runs did not come to their end, as a sentence that says how to go on; else None.
     """
 
     studies: tuple[str, ...]
@@ -77,6 +80,7 @@ class Confirmed:
     confirmation: Confirmation | None = None
     scaled: Confirmation | None = None
     carrying: Carrying | None = None
+    unfinished: str | None = None
 
 
 def confirm_study(
@@ -98,18 +102,40 @@ def confirm_study(
         name: A study with finished trials.
         request: What to confirm.
         on_event: Told about everything that happens in training.
-        should_stop: Asked after every training step.
+        should_stop: Asked after every training step, and between packs that are measured.
         trust_code: Whether a backbone named as `package.module:Class` may be imported.
         checkpoint_seconds: See `run_study`.
 
     Raises:
         DataError: The data or their test part cannot be read, or are not those that the study began with.
         DeviceError: The study's device is not here.
+        StoppedError: It was asked to stop while the database could not be used.
         UsageError: There is no such study or trial, a trial is not complete, or nothing is.
     """
+    with store.giving_up(should_stop):
+        return _confirm(
+            store, name, request, on_event, should_stop, checkpoint_seconds, trust_code=trust_code
+        )
+
+
+def _confirm(
+    store: Store,
+    name: str,
+    request: ConfirmRequest,
+    on_event: OnEvent,
+    should_stop: Callable[[], bool],
+    checkpoint_seconds: float,
+    *,
+    trust_code: bool,
+) -> Confirmed:
     study = store.study(name)
     _check(request, study)
     spec = StudySpec.model_validate_json(study.spec_json)
+    if is_about_loss(spec.study.objectives):
+        raise UsageError(
+            f"the study {name!r} is about {spec.study.objectives[0]}, and confirm compares designs by accuracy; "
+            "confirm a study that has accuracy among its objectives"
+        )
     members = _members(store, study, request)
     designs, kinds = _designs(members, spec, with_baselines=request.with_baselines)
     test = load_test(spec.data)  # before anything that takes time
@@ -133,10 +159,12 @@ def confirm_study(
             confirmed,
             studies=(*confirmed.studies, child),
             summaries=(*confirmed.summaries, summary),
+            unfinished=unfinished(store, summary),
         )
-        if summary.state != "finished":
+        if summary.state != "finished" or not _measure(
+            store, child, spec, test, should_stop, trust_code=trust_code
+        ):
             return confirmed
-        _measure(store, child, spec, test, trust_code=trust_code)
     searched = {name: accuracy_of(record) for name, record in members.items()}
     return _with_findings(store, confirmed, request, searched)
 
@@ -247,14 +275,20 @@ def _scaled(candidate: Candidate, factor: int, by: ScaleBy | None) -> Candidate:
 
 
 def _measure(
-    store: Store, name: str, spec: StudySpec, test: Split | TextSplit, *, trust_code: bool
-) -> None:
-    """Measures every run that is complete on the test part, if that was not done before."""
+    store: Store,
+    name: str,
+    spec: StudySpec,
+    test: Split | TextSplit,
+    should_stop: Callable[[], bool],
+    *,
+    trust_code: bool,
+) -> bool:
+    """Measures every run that is complete on the test part, if that was not done before; false if it was stopped."""
     study = store.study(name)
     done = {one.trial for one in store.tests(name)}
     missing = [one for one in store.candidates(name, status=("complete",)) if one.trial not in done]
     if not missing:
-        return
+        return True
     settings = train_settings(spec, study.settings, trust_code=trust_code)
     data = load_same_data(study)
     moved = (
@@ -262,17 +296,13 @@ def _measure(
         if isinstance(test, TextSplit)
         else Split(x=test.x.to(settings.device), y=test.y.to(settings.device))
     )
-    for pack in _packs(missing, study.settings.cohort_size):
-        store.add_tests(name, _results(store, name, pack, data, moved, settings))
-
-
-def _packs(records: Sequence[CandidateRecord], size: int) -> Iterator[list[CandidateRecord]]:
-    packs: dict[str, list[CandidateRecord]] = {}
-    for record in records:
-        packs.setdefault(record.candidate.pack_key, []).append(record)
-    for pack in packs.values():
-        for start in range(0, len(pack), size):
-            yield pack[start : start + size]
+    return by_packs(
+        missing,
+        lambda one: one.candidate.pack_key,
+        lambda pack: store.add_tests(name, _results(store, name, pack, data, moved, settings)),
+        most=most_together(study),
+        should_stop=should_stop,
+    )
 
 
 def _results(
@@ -297,7 +327,7 @@ def _results(
     return [
         TestResult(
             trial=record.trial,
-            examples=len(test.y),
+            examples=test.y.numel(),
             accuracy=one.evaluation.accuracy,
             loss=one.evaluation.loss,
             activated_params=one.activated_params,

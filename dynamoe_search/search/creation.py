@@ -1,11 +1,11 @@
 """`create_study`: everything that could change a number is chosen here, once, and stored with the study."""
 
-from dynamoe_search.data import DataInfo, TextData, load_data
+from dynamoe_search.data import DataInfo, load_data
 from dynamoe_search.records import StudySettings
 from dynamoe_search.search.estimate import largest_design, most_trials
 from dynamoe_search.search.machine import default_threads, library_versions, resolve_device
 from dynamoe_search.search.notes import notes
-from dynamoe_search.search.objectives import reference_point
+from dynamoe_search.search.objectives import reference_point_of
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
@@ -53,12 +53,8 @@ def create_study(
         expert_backend=spec.search.expert_backend,
         num_threads=num_threads or default_threads(),
         cohort_size=spec.search.cohort_size,
-        reference_point=reference_point(
-            spec,
-            num_classes=data.num_classes,
-            max_params=largest.parameters,
-            max_flops=largest.flops_per_token,
-            bytes_per_token=data.bytes_per_token if isinstance(data, TextData) else 1.0,
+        reference_point=reference_point_of(
+            spec, data, max_params=largest.parameters, max_flops=largest.flops_per_token
         ),
         versions=library_versions(),
         data_hash=data.data_hash,

@@ -20,7 +20,7 @@ from dynamoe_search.records import Candidate, CandidateRecord, Purpose, StudyRec
 from dynamoe_search.search.estimate import largest_of
 from dynamoe_search.search.events import OnEvent, StudySummary, ignore, never
 from dynamoe_search.search.machine import library_versions, resolve_device
-from dynamoe_search.search.objectives import reference_point
+from dynamoe_search.search.objectives import reference_point_of
 from dynamoe_search.search.runner import run_study
 from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.seeding import derive_seed
@@ -156,6 +156,25 @@ def run_designed(
     )
 
 
+def unfinished(store: Store, summary: StudySummary) -> str | None:
+    """Returns why a designed study has not come to its end, as a sentence that says how to go on; None if it has."""
+    if summary.state == "finished":
+        return None
+    name, record = summary.name, store.study(summary.name)
+    if summary.reason == "epochs":
+        needed = sum(one.candidate.train.epochs for one in store.candidates(name))
+        return (
+            f"the study {name!r} has a budget of {record.max_epochs:,} candidate-epochs, which are trained; lift it "
+            f"with `resume {name} --epochs {needed}`, and call the same command again"
+        )
+    if summary.reason == "time-budget":
+        return (
+            f"the study {name!r} has a time budget of {record.max_seconds:,.0f} s, which is used up; lift it with "
+            f"`resume {name} --time-budget` and a longer time, and call the same command again"
+        )
+    return "stopped; call the same command again to go on"
+
+
 def designed_runs(store: Store, name: str) -> list[DesignedRun]:
     """Returns every run of a designed study, by trial number."""
     return [
@@ -224,11 +243,8 @@ def _settings(
     return replace(
         parent.settings,
         num_slots=max(max(one.slots_per_layer) for one in kinds),
-        reference_point=reference_point(
-            spec,
-            num_classes=data.num_classes,
-            max_params=largest.parameters,
-            max_flops=largest.flops_per_token,
+        reference_point=reference_point_of(
+            spec, data, max_params=largest.parameters, max_flops=largest.flops_per_token
         ),
         versions=library_versions(),
         data_hash=data.data_hash,

@@ -1,7 +1,7 @@
 """One model at a time: a candidate of a study written out, or one fixed architecture trained."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -111,6 +111,7 @@ def export_candidate(
         versions = library_versions()
         _check_accuracy(study, record, outcome)
     config = _config(spec, data, record.candidate, outcome, trial, versions)
+    config = replace(config, purpose=study.purpose)
     save_model(out, config, state, _tokenizer(data))
     return Exported(
         folder=out,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from dynamoe_search.data import SearchData, TextData
 from dynamoe_search.errors import CandidateError
 from dynamoe_search.pareto import dominated_share
 from dynamoe_search.records import Outcome, language_metrics
@@ -87,6 +88,19 @@ def reference_point(
         "peak_memory_mb": WORST_MEMORY_MB,
     }
     return tuple(points[name] for name in spec.study.objectives)
+
+
+def reference_point_of(
+    spec: StudySpec, data: SearchData, *, max_params: int, max_flops: int
+) -> tuple[float, ...]:
+    """Returns `reference_point` for a study's data and the size and work of its largest design."""
+    return reference_point(
+        spec,
+        num_classes=data.num_classes,
+        max_params=max_params,
+        max_flops=max_flops,
+        bytes_per_token=data.bytes_per_token if isinstance(data, TextData) else 1.0,
+    )
 
 
 def front_hypervolume(

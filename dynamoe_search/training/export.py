@@ -15,7 +15,7 @@ from dynamoe_search.data import Split, TextSplit, Tokenizer, load_data
 from dynamoe_search.data.vocabularies import TOKENIZER_FILE
 from dynamoe_search.errors import UsageError
 from dynamoe_search.moe.backbones import build_model
-from dynamoe_search.records import Candidate, Outcome, from_json, to_json
+from dynamoe_search.records import Candidate, Outcome, Purpose, from_json, to_json
 from dynamoe_search.specs import DataSection
 from dynamoe_search.training.durable_files import write_tensors, write_text
 
@@ -38,6 +38,7 @@ class ExportedConfig:
     mean: tuple[float, ...]  # per channel, of the training part; inputs are (pixels - mean) / std
     std: tuple[float, ...]
     versions: dict[str, str]
+    purpose: Purpose = "search"  # of the study
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -161,8 +162,7 @@ d_model {candidate.model.d_model}, d_expert {candidate.model.d_expert}, schedule
 router `{candidate.router.kind}` ({_plain_text(json.dumps(router))}).
 
 Trained on {config.data.name} for {config.outcome.epochs} epochs; {_inputs(config)}
-`{CONFIG}`. The numbers below are from the validation part, on which designs were also compared; the test part was not
-touched.
+`{CONFIG}`. The numbers below are from the validation part, on which designs were also compared{_of_test_part(config)}.
 
 | measure | value |
 | --- | --- |
@@ -182,6 +182,11 @@ touched.
 
 Study seed {candidate.study_seed}, ordinal {candidate.ordinal}. Made with {versions}.
 """
+
+
+def _of_test_part(config: ExportedConfig) -> str:
+    """What is true of the test part, as the end of a sentence; a confirmation's runs were measured on it."""
+    return "" if config.purpose == "confirm" else "; the test part was not\ntouched"
 
 
 def _inputs(config: ExportedConfig) -> str:

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from dynamoe_search.auditing import CLAIMS
+from dynamoe_search.auditing import CLAIMS, FINDINGS
 from dynamoe_search.errors import UsageError
 from dynamoe_search.search import create_study, run_study
 from dynamoe_search.search.audits import (
-    FINDINGS,
     Audited,
     AuditRequest,
     audit_study,
     prepare_audit,
 )
+from dynamoe_search.search.limits import Limits
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from tests.conftest import TINY
@@ -135,3 +135,20 @@ def test_claims_are_answered_in_their_order_whatever_was_asked(url: str) -> None
         request = AuditRequest(claims=("settling", "schedule", "settling"), seeds=2, epochs=1)
         planned = prepare_audit(store, "tiny", request)
         assert planned.plan.claims == ("schedule", "settling")
+
+
+def test_an_audit_with_a_used_up_budget_says_so_and_judges_nothing(url: str) -> None:
+    request = AuditRequest(claims=("hardness",), seeds=2, epochs=1)
+    with Store.open(url) as store:
+        audit_study(store, prepare_audit(store, "tiny", request), should_stop=lambda: True)
+        run_study(store, "tiny.audit", limits=Limits(epochs=2))
+        for _ in range(2):
+            done = audited(store, request)
+            assert (done.is_interrupted, done.findings) == (True, ())
+            assert done.studies == ("tiny.audit",)  # no controls from a part of the runs
+            assert done.unfinished is not None
+            assert "a budget of 2 candidate-epochs" in done.unfinished
+            assert store.evidence("tiny.audit") == []
+        lifted = int(done.unfinished.split("--epochs ")[1].split("`")[0])
+        assert run_study(store, "tiny.audit", limits=Limits(epochs=lifted)).state == "finished"
+        assert audited(store, request).findings

@@ -13,9 +13,12 @@ from dynamoe_search.data import load_test
 from dynamoe_search.data.splits import part_indices
 from dynamoe_search.errors import DataError, UsageError
 from dynamoe_search.records import CandidateRecord
+from dynamoe_search.report.designed import read_confirmed
 from dynamoe_search.search import create_study, designed_runs, export_candidate, run_study
 from dynamoe_search.search.baselines import baselines, mean_k
 from dynamoe_search.search.confirming import Confirmed, ConfirmRequest, confirm_study
+from dynamoe_search.search.designed import unfinished
+from dynamoe_search.search.limits import Limits
 from dynamoe_search.specs import DataSection, StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.training.export import load_model
@@ -151,6 +154,46 @@ class Countdown:
     def __call__(self) -> bool:
         self.left -= 1
         return self.left < 0
+
+
+def test_used_up_budget_is_named_with_what_lifts_it(url: str) -> None:
+    request = replace(ONCE, with_baselines=False)
+    with Store.open(url) as store:
+        confirm_study(store, "tiny", request, should_stop=Countdown(1))
+        run_study(store, "tiny.confirm", limits=Limits(epochs=4))
+        found = confirm_study(store, "tiny", request)
+        assert found.confirmation is None
+        assert found.unfinished is not None
+        assert "a budget of 4 candidate-epochs" in found.unfinished
+        assert "resume tiny.confirm --epochs 8" in found.unfinished  # 2 designs, 2 seeds, 2 epochs
+        run_study(store, "tiny.confirm", limits=Limits(epochs=8))
+        assert confirm_study(store, "tiny", request).confirmation is not None
+        store.set_time_budget("tiny.confirm", 1.0)
+        (summary,) = found.summaries
+        told = unfinished(store, replace(summary, reason="time-budget"))
+        assert "a time budget of 1 s" in (told or "")
+
+
+def test_measuring_stops_between_packs_and_goes_on(url: str) -> None:
+    request = replace(ONCE, with_baselines=False)
+    with Store.open(url) as store:
+        confirm_study(store, "tiny", request, should_stop=Countdown(1))
+        assert run_study(store, "tiny.confirm").state == "finished"
+        store.set_max_pack("tiny.confirm", 1)  # so that there are as many packs as runs
+        numbers = []
+        for _ in range(20):
+            found = confirm_study(store, "tiny", request, should_stop=Countdown(3))
+            numbers.append(len(store.tests("tiny.confirm")))
+            if found.confirmation is not None:
+                break
+            data = read_confirmed(store, "tiny", store.candidates("tiny"))
+            assert [one.unmeasured for one in data] == [4 - numbers[-1]]
+            assert "Measuring on the test part is not over" in " ".join(data[0].sentences)
+            assert data[0].runs == ()
+        assert 0 < numbers[0] < 4
+        assert numbers[-1] == 4
+        (whole,) = read_confirmed(store, "tiny", store.candidates("tiny"))
+        assert (whole.unmeasured, len(whole.runs)) == (0, 4)
 
 
 def test_interrupted_confirmation_comes_to_the_same_numbers(

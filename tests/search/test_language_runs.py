@@ -9,8 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dynamoe_search.confirmation import findings
+from dynamoe_search.data import load_test
+from dynamoe_search.errors import UsageError
 from dynamoe_search.report.writing import write_report
-from dynamoe_search.search import create_study, estimate, export_candidate, run_study
+from dynamoe_search.search import Limits, create_study, estimate, export_candidate, run_study
+from dynamoe_search.search.confirming import ConfirmRequest, confirm_study
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.training.export import load_model, load_validation
@@ -90,3 +94,29 @@ def test_bits_per_byte_are_estimated_for_the_sampler_too(
 
 def _page(folder: Path) -> str:
     return (folder / "index.html").read_text("utf-8")
+
+
+def test_confirming_counts_tokens_and_refuses_a_study_about_perplexity(
+    tiny_spec: MakeSpec, storage_url: str
+) -> None:
+    objectives = ["accuracy", "bits_per_byte", "activated_params"]
+    study = TEXT["study"] | {"trials": 2, "objectives": objectives}
+    data = TEXT["data"] | {"tokenizer": "bpe", "vocab_size": 300}  # whose tokens are not bytes
+    by_accuracy = tiny_spec(**TEXT | {"study": study, "data": data})
+    request = ConfirmRequest(seeds=2, trials=(0,), with_baselines=False)
+    with Store.open(storage_url) as store:
+        create_study(store, by_accuracy, source="test", device="cpu", num_threads=1)
+        run_study(store, "tiny", limits=Limits(epochs=6))
+        found = confirm_study(store, "tiny", request)
+        test = load_test(by_accuracy.data)
+        assert found.confirmation is not None
+        assert found.confirmation.examples == test.y.numel() > len(test.y)
+        assert "tokens of the test part" in findings(found.confirmation)[0]
+        own, made = store.study("tiny").settings, store.study("tiny.confirm").settings
+        assert made.reference_point[1] == own.reference_point[1]  # bits per byte of a uniform guess
+
+        spec = text_spec(tiny_spec, name="other", trials=2)
+        create_study(store, spec, source="test", device="cpu", num_threads=1)
+        with pytest.raises(UsageError, match="is about perplexity, and confirm compares"):
+            confirm_study(store, "other", request)
+        assert store.children("other") == []

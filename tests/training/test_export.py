@@ -170,3 +170,16 @@ def test_the_card_says_what_it_is_and_acts_on_nothing(tmp_path: Path) -> None:
     assert "`top-any`" in card
     assert f"| accuracy | {trained.outcome.metrics['accuracy']:,.4f} |" in card
     assert not set("<>[$") & set(card.splitlines()[0])
+
+
+def test_the_card_of_a_confirmed_model_does_not_say_that_the_test_part_was_left_alone(
+    tmp_path: Path,
+) -> None:
+    design = candidate(0)
+    (trained,) = train_population([design], digits(), SETTINGS)
+    for purpose, is_told in (("search", True), ("confirm", False), ("audit", True)):
+        config = replace(config_of(design, trained), purpose=purpose)
+        save_model(tmp_path / purpose, config, trained.state or {})
+        card = (tmp_path / purpose / CARD).read_text()
+        assert ("the test part was not" in card) == is_told
+        assert load_config(tmp_path / purpose) == config
