@@ -6,7 +6,6 @@ read by its number, in pieces of bounded size.
 
 import codecs
 import hashlib
-import importlib
 import io
 import json
 import re
@@ -57,7 +56,7 @@ class EmbeddedDocs:
     def __init__(self, max_documents: int | None = None) -> None:
         self.source = docs_source()
         try:
-            topics = importlib.import_module("pydoc_data.topics").topics
+            from pydoc_data.topics import topics  # noqa: PLC0415 - some Pythons come without it
         except ImportError as error:
             raise DataError(
                 f"this Python ({sys.executable}) lacks the module pydoc_data of the standard library; "

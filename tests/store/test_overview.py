@@ -27,11 +27,11 @@ def test_everybody_stands_somewhere(store: Store, study: str) -> None:
         RungDecision(trial=0, rung=1, action="go", beaten=0, rivals=2),
         RungDecision(trial=2, rung=1, action="pause", beaten=1, rivals=2, reason="beaten"),
     ]
+    store.add_progress(study, [report(ordinal, 1, 0.25 * ordinal) for ordinal in range(3)])
     store.close_leg(
         study,
         worker,
         leg.number,
-        reports=[report(ordinal, 1, 0.25 * ordinal) for ordinal in range(3)],
         ended=[Ended(trial=1, outcome=ended)],
         stood=[Stood(trial=trial, epochs=1, checkpoint="x") for trial in (0, 2)],
         decisions=told,
