@@ -151,7 +151,8 @@ def _plot(view: Overview, width: int, rows: int) -> RenderableType:
     area = Text(picture.partition("\n")[2], no_wrap=True, overflow="crop")
     area.highlight_regex(r"(?m)(?<=[| .+o])o(?=[ .+o]*$)", "bold green")
     legend = Text("o front  . complete  + unfinished", "dim", no_wrap=True, overflow="crop")
-    title = printable(f"{upwards} (up) against {across}")
+    better = "" if record.maximise[0] else ", lower is better"
+    title = printable(f"{upwards}{better} (up) against {across}")
     return Group(Text(title, "bold", no_wrap=True, overflow="ellipsis"), area, legend)
 
 

@@ -37,6 +37,7 @@ _EXTRAS = {
     "report": ("jinja2", "matplotlib", "plotly", "pyarrow"),
     "dashboard": ("optuna-dashboard",),
     "language": ("datasets", "tokenizers"),
+    "loggers": ("tensorboard", "mlflow-skinny"),
     "cluster": ("psycopg",),
 }
 _LARGEST_PACK = 1024

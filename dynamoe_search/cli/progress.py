@@ -150,8 +150,8 @@ class PlainView:
                 _line(f"{tally.name}: {tally.trials} trials of {_epochs(tally)} on {tally.device}")
                 if event.num_finished or event.num_running or event.num_paused:
                     _line(
-                        f"going on: {event.num_finished} done before, {event.num_paused} paused, "
-                        f"{event.num_running} in training"
+                        f"so far {event.num_finished} are done, {event.num_paused} paused, "
+                        f"{event.num_running} in training or about to be"
                     )
             case LegStarted():
                 _line(tally.leg)

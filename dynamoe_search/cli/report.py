@@ -61,7 +61,9 @@ def report(
         content = [str(path.relative_to(folder)) for path in files]
         screens.print_json({"page": str(files[0]), "folder": str(folder), "files": content})
         return
-    typer.echo(f"{files[0]}: open it in a browser; {len(files) - 1} figures and tables beside it")
+    typer.echo(
+        f"{files[0]}: open it in a browser; {len(files) - 1} files beside it: figures, tables, study file"
+    )
 
 
 COMMANDS: dict[str, Any] = {"report": report}

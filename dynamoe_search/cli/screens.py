@@ -25,6 +25,7 @@ from dynamoe_search.records import (
     RouterConfig,
     StudyRecord,
 )
+from dynamoe_search.specs.vocabulary import MAXIMISED
 
 if TYPE_CHECKING:  # these load torch
     from dynamoe_search.search import Estimate, Speed
@@ -110,7 +111,10 @@ def show_front(
     ]
     out.print()
     columns = max(8, min(56, out.width - 16))
-    picture = scatter(points, printable(across), printable(upwards), others, columns=columns)
+    better = "" if upwards in MAXIMISED else ", lower is better"
+    picture = scatter(
+        points, printable(across), f"{printable(upwards)}{better}", others, columns=columns
+    )
     out.print(picture, markup=False, highlight=False)
 
 

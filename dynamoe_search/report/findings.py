@@ -47,8 +47,8 @@ def caveat(data: StudyData) -> str:
     if not data.front:
         return ""
     return (
-        "Every number is of the validation part and of one seed. The front was chosen among "
-        f"{_ranked(data)} by these same numbers, so it flatters its members; "
+        "Every number outside Confirmed and Claims is of the validation part and of one seed. The front was chosen "
+        f"among {_ranked(data)} by these same numbers, so it flatters its members; "
         "small differences may not stand another seed."
     )
 
