@@ -32,8 +32,11 @@ class CopyMethods(StudyMethods):
 
         Raises:
             StorageError: Files cannot be copied.
-            UsageError: There is no such study, somebody works on it, or the target has one of its name.
+            UsageError: There is no such study, somebody works on it, or the target is the database that it is in or has
+                one of its name.
         """
+        if target.url == self.url:  # not "delete that one first", which would be the study itself
+            raise UsageError(f"the study {name!r} is in {self.url} already; name another database")
         names = [name, *self.children(name)]
         for one in names:
             self._refuse_unless_idle(one)

@@ -8,7 +8,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from dynamoe_search.errors import UsageError
+from dynamoe_search.errors import StorageError, UsageError
 from dynamoe_search.search import create_study, run_study
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store, tables
@@ -77,6 +77,8 @@ def test_copy_goes_on_to_the_same_end_there_and_back(
 
 
 def test_copies_that_are_refused(store: Store, study: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is in .* already; name another database"):
+        store.copy_study(study, store)
     with Store.open(f"sqlite:///{tmp_path / 'other.db'}") as other:
         with pytest.raises(UsageError, match="no study 'nobody'"):
             store.copy_study("nobody", other)
@@ -96,7 +98,7 @@ def test_copy_that_was_cut_short_is_no_study(store: Store, study: str, tmp_path:
     (folder / "x").write_text("x")
     with Store.open(f"sqlite:///{tmp_path / 'other.db'}") as other:
         other.files_of(study).mkdir(parents=True)  # in the way
-        with pytest.raises(Exception, match="cannot be copied"):
+        with pytest.raises(StorageError, match="cannot be copied"):
             store.copy_study(study, other)
         with pytest.raises(UsageError, match="being deleted"):
             other.join(study)
