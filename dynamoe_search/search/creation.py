@@ -45,6 +45,7 @@ def create_study(
         num_classes=data.num_classes,
         num_train=len(data.train.y),
         num_validation=len(data.validation.y),
+        epoch_size=data.epoch_size,
     )
     largest = largest_design(space, info, trust_code=trust_code)
     settings = StudySettings(
