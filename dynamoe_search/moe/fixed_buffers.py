@@ -3,10 +3,13 @@
 Legend: P candidates, T tokens, E slots (the widest candidate of the study), G = sum of the candidates' experts in this
 layer, room = rows of a buffer of (token, expert) pairs, which are ordered by candidate, expert, token.
 
-How many pairs there are is known to the device alone. So a buffer has room for as many as there may be, the ends of the
+How many pairs there are is known to the device alone. So a buffer has room for as many as there can be, the ends of the
 experts' pairs stay on the device, and rows behind the last pair are *idle*: a grouped product neither reads nor writes
 them. What they hold may be anything, not-a-number too, and never reaches a result: idle rows are set to 0 before rows
 are added up. They point at tokens spread over the pack, so that they do not all wait for the same address.
+
+Where far fewer pairs are chosen than there can be, whoever trains may lower the room (`PoolLayout.rows`). Pairs without
+room are left out, and what came out is wrong: `PoolLayout.needed` tells, and the step must be made again.
 
 A pack with more experts than one grouped product takes is cut into parts of whole candidates, see `PoolLayout.runs`.
 """
@@ -53,14 +56,15 @@ def fixed_experts(
         pool: w1, b1, w2, b2 of all experts.
         most_groups: Experts that one grouped product takes.
     """
-    buffers = [_buffer(mask, layout, *run) for run in layout.runs(most_groups)]
+    runs = layout.runs(most_groups)
+    buffers = [_buffer(mask, layout, number, *run) for number, run in enumerate(runs)]
     return _FixedExperts.apply(  # type: ignore[no-any-return, no-untyped-call]
         tokens.contiguous(), gate.contiguous(), buffers, *pool
     )
 
 
-def _buffer(mask: Tensor, layout: PoolLayout, begin: int, end: int) -> Buffer:
-    """Lists the pairs of the candidates [begin, end), without asking how many there are."""
+def _buffer(mask: Tensor, layout: PoolLayout, part: int, begin: int, end: int) -> Buffer:
+    """Lists the pairs of a part, the candidates [begin, end), without asking how many there are."""
     num_tokens, num_slots = mask.shape[1:]
     places = layout.places(num_slots, mask.device)
     experts = slice(layout.start[begin], layout.start[end])
@@ -68,7 +72,10 @@ def _buffer(mask: Tensor, layout: PoolLayout, begin: int, end: int) -> Buffer:
     by_slot = mask.transpose(1, 2).reshape(-1, num_tokens)  # (P * E, T)
     chosen = by_slot.index_select(0, owner * num_slots + slot)  # (experts, T)
     counted = chosen.reshape(-1).cumsum(0)  # pairs up to here, this one included
-    room = max(1, num_tokens * sum(layout.most[begin:end]))
+    limit = max(1, num_tokens * sum(layout.most[begin:end]))
+    room = min(limit, layout.rows.get(part, limit))
+    if torch.is_grad_enabled():
+        layout.note(part, limit, counted[-1])
     number = torch.arange(room, device=mask.device)
     pair = torch.searchsorted(counted, number + 1)  # behind the last one if idle
     idle = pair == len(counted)
@@ -80,7 +87,7 @@ def _buffer(mask: Tensor, layout: PoolLayout, begin: int, end: int) -> Buffer:
     return Buffer(
         rows=(candidate - begin) * num_tokens + token,
         group=group,
-        ends=counted.view(-1, num_tokens)[:, -1].to(torch.int32),
+        ends=counted.view(-1, num_tokens)[:, -1].clamp(max=room).to(torch.int32),
         gate=torch.where(idle, mask.numel() + number, place),
         idle=idle[:, None],
         tokens=slice(begin * num_tokens, end * num_tokens),

@@ -31,6 +31,10 @@ class PoolLayout:
         counts: Experts of each candidate, (P,).
         start: Where each candidate's experts begin in the pool, (P + 1,).
         most: Largest number of experts that a token of each candidate can choose, (P,).
+        rows: Rows of the buffer of each part, see `runs`, if they are fewer than the pairs that there can be; then
+            whoever set them looks at `needed`.
+        limits: The pairs that there can be in each part, in the largest batch so far.
+        needed: The most pairs () that a part had in training since `forget`, as far as there was training.
 
     Args:
         counts: Experts of each candidate.
@@ -45,6 +49,9 @@ class PoolLayout:
             own if bound is None else min(own, bound)
             for own, bound in zip(self.counts, bounds, strict=True)
         )
+        self.rows: dict[int, int] = {}
+        self.limits: dict[int, int] = {}
+        self.needed: dict[int, Tensor] = {}
         self._places: dict[tuple[int, torch.device], Places] = {}
 
     def places(self, num_slots: int, device: torch.device) -> Places:
@@ -57,6 +64,19 @@ class PoolLayout:
             places = Places(torch.tensor(self.start), exists, owner, slot)
             self._places[key] = Places(*(tensor.to(device) for tensor in places))
         return self._places[key]
+
+    def note(self, part: int, limit: int, pairs: Tensor) -> None:
+        """Notes how many pairs a part can have, and on the device how many () it had."""
+        self.limits[part] = max(limit, self.limits.get(part, 0))
+        if part in self.needed:
+            torch.maximum(self.needed[part], pairs, out=self.needed[part])
+        else:
+            self.needed[part] = pairs.clone()
+
+    def forget(self) -> None:
+        """Begins anew with what is needed."""
+        for pairs in self.needed.values():
+            pairs.zero_()
 
     def kept(self, positions: Sequence[int]) -> "PoolLayout":
         """Returns the layout of the candidates at these positions, in this order."""

@@ -15,6 +15,10 @@ from dynamoe_search.training.cohort import Cohort, Layer
 from dynamoe_search.training.optimizers import StackedAdamW
 from dynamoe_search.training.settings import Events
 
+_Note = tuple[int, list[int], Tensor]  # step, positions, open experts (positions of all, layers)
+_History = list[list[tuple[int, tuple[int, ...]]]]
+Memory = tuple[tuple[str, ...], tuple[_Note, ...], _History]
+
 
 class Adaptation:
     """What was routed where since recording began, for every member of a cohort, and what follows from it.
@@ -38,8 +42,8 @@ class Adaptation:
         if self.is_active:
             for layer in cohort.layers:
                 self.routed[layer.path] = torch.zeros(num, slots, device=cohort.device)
-        self.history: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in candidates]
-        self._noted: list[tuple[int, list[int], Tensor]] = []  # not yet read from the device
+        self.history: _History = [[] for _ in candidates]
+        self._noted: list[_Note] = []  # not yet read from the device
         self._sent: dict[tuple[bool, ...], Tensor] = {}
         if self.is_active:
             self._note(0, range(num))
@@ -198,6 +202,16 @@ class Adaptation:
             list(events[position if position < len(events) else 0])
             for position in range(len(self.candidates))
         ]
+
+    def remembered(self) -> Memory:
+        """Returns what is not in a tensor, for `recall`."""
+        return tuple(self.unrouted), tuple(self._noted), [list(own) for own in self.history]
+
+    def recall(self, memory: Memory) -> None:
+        """Goes back to what `remembered` returned; the tensors are the caller's."""
+        paths, noted, history = memory
+        self.unrouted = {path: self.unrouted[path] for path in paths}
+        self._noted, self.history = list(noted), [list(own) for own in history]
 
     def keep(self, positions: Sequence[int]) -> None:
         """Goes on with the members at these positions of the cohort."""

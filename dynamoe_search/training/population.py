@@ -26,6 +26,7 @@ from dynamoe_search.training.evaluation import Evaluation, evaluate
 from dynamoe_search.training.failures import check_alike
 from dynamoe_search.training.modes import choose_mode
 from dynamoe_search.training.optimizers import StackedAdamW
+from dynamoe_search.training.rooms import Rooms
 from dynamoe_search.training.settings import TrainSettings
 from dynamoe_search.training.states import CandidateState, load_states, states_of
 from dynamoe_search.training.step_inputs import Rates, Streams
@@ -88,6 +89,7 @@ class Population:
         self.is_finite = torch.ones(len(members), dtype=torch.bool, device=self.device)
         self.train_loss = torch.zeros(len(members), device=self.device)
         self.loss_sum = torch.zeros(len(members), device=self.device)  # in the epoch so far
+        self._batches: tuple[Tensor, ...] = ()  # of the epoch that has begun
         choose_mode(self.cohort, self.models, self.data.train.x[:2])
         self._make_vectors(members)
         self._make_inputs()
@@ -122,6 +124,7 @@ class Population:
         members = [self._member(position) for position in range(self.cohort.num_candidates)]
         self._rates = Rates([own.train for own in members], self.num_steps, self.device)
         self._streams = Streams(self.cohort, self._seed)
+        self._rooms = Rooms(self, self._train_batch)
 
     def _make_optimizer(self, members: Sequence[int]) -> StackedAdamW:
         own = [self.candidates[position].train for position in members]
@@ -150,21 +153,33 @@ class Population:
         """
         self.cohort.train(True)
         first = self.candidates[0]
-        size = first.train.batch_size
-        order = sent(epoch_order(len(self.data.train.y), first.study_seed, self.epoch), self.device)
-        for begin in range(self.batch * size, len(order), size):
-            rows = order[begin : begin + size]
-            x, y = self.data.train.x[rows], self.data.train.y[rows]
-            if first.train.augment:
-                x = augment(x, first.study_seed, self.step)
-            self.loss_sum += self._train_step(x, y) * len(rows)
-            self.batch += 1
+        order = epoch_order(len(self.data.train.y), first.study_seed, self.epoch)
+        self._batches = torch.split(sent(order, self.device), first.train.batch_size)
+        self._rooms.begin()
+        while self.batch < len(self._batches):
+            self._train_batch()
+            self._rooms.after_step()
             if after_step is not None:
                 after_step()
+        self.settle()
         self.train_loss = self.loss_sum / len(order)
         self.loss_sum = torch.zeros_like(self.loss_sum)
         self.epoch += 1
         self.batch = 0
+
+    def settle(self) -> None:
+        """Sees to it that what was trained so far may be read; see `training.rooms`."""
+        self._rooms.look()
+
+    def _train_batch(self) -> None:
+        """Makes the next step of the epoch."""
+        rows = self._batches[self.batch]
+        x, y = self.data.train.x[rows], self.data.train.y[rows]
+        first = self.candidates[0]
+        if first.train.augment:
+            x = augment(x, first.study_seed, self.step)
+        self.loss_sum += self._train_step(x, y) * len(rows)
+        self.batch += 1
 
     def _train_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Makes one optimiser step and returns the task loss of every member, (P,)."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -190,3 +191,63 @@ def test_seeds_of_a_step_depend_on_candidate_module_and_step_alone() -> None:
     assert len({seed for step in whole for seed in step.values()}) == 3 * len(whole[0])
     for own, other in zip(part, whole, strict=True):
         assert own.items() <= other.items()
+
+
+def trained(pack: list[Candidate], limits: dict[int, int] | None, epochs: int) -> Population:
+    """A population after some epochs, whose buffers had so many rows at the start of each."""
+    population = Population(pack, digits(), SETTINGS)
+    for _ in range(epochs):
+        for layer in population.cohort.layers:
+            population.cohort.layout(layer).rows = dict(limits or {})
+        population.train_epoch()
+    return population
+
+
+@pytest.mark.usefixtures("ahead")
+@pytest.mark.parametrize("rows", [1, 40, 300])
+def test_steps_for_which_there_was_no_room_are_made_again_to_the_same_numbers(rows: int) -> None:
+    pack = mixed_pack()
+    plain, tight = trained(pack, None, 2), trained(pack, {0: rows}, 2)
+    assert torch.equal(plain.train_loss, tight.train_loss)
+    for one, other in zip(plain.states(), tight.states(), strict=True):
+        assert one.tensors.keys() == other.tensors.keys()
+        assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+        assert one.events == other.events
+        assert (one.epoch, one.batch, one.step) == (other.epoch, other.batch, other.step)
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_state_in_the_middle_of_an_epoch_is_right_too() -> None:
+    found = []
+    for rows in ({}, {0: 30}):
+        population = Population(mixed_pack(), digits(), SETTINGS)
+        states = []
+        for layer in population.cohort.layers:
+            population.cohort.layout(layer).rows = dict(rows)
+
+        def after_step(population: Population = population, states: list[Any] = states) -> None:
+            if population.batch == 2:
+                states += population.states()
+
+        population.train_epoch(after_step)
+        found.append(states)
+    for one, other in zip(*found, strict=True):
+        assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+@pytest.mark.usefixtures("ahead")
+def test_room_is_learned_where_few_experts_are_chosen() -> None:
+    pack = [candidate(i, "top-p", (6, 6), p=0.05) for i in range(3)]
+    pack = [replace(one, train=replace(one.train, batch_size=190)) for one in pack]
+    pack = [replace(one, train=replace(one.train, epochs=8)) for one in pack]
+    population = Population(pack, digits(), SETTINGS)
+    layout = population.cohort.layout(population.cohort.layers[0])
+    for _ in range(3):
+        population.train_epoch()
+    assert layout.limits == {0: 3 * 190 * 6}
+    assert 3 * 190 <= layout.rows[0] < layout.limits[0] / 2
+    bounded = Population([candidate(0, "top-k", (4, 4), k=1)], digits(), SETTINGS)
+    bounded.train_epoch()
+    layout = bounded.cohort.layout(bounded.cohort.layers[0])
+    assert layout.limits == {0: 2 * 48}
+    assert not layout.rows
