@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dynamoe_search.confirmation import measure_of
 from dynamoe_search.records import (
     Candidate,
     CandidateRecord,
@@ -41,7 +42,7 @@ def baselines(members: Mapping[str, CandidateRecord], spec: StudySpec) -> list[B
 
     Args:
         members: Complete candidates by the name of the design.
-        spec: Their study.
+        spec: Their study; what it measures tells who of equal widths is the best.
     """
     seen = {record.candidate.design_hash for record in members.values()}
     found = []
@@ -57,18 +58,15 @@ def mean_k(routing: Sequence[LayerRouting]) -> float:
     return math.fsum(layer.mean_k for layer in routing) / len(routing)
 
 
-def accuracy_of(record: CandidateRecord) -> float:
-    """Returns the validation accuracy of a complete candidate."""
-    assert record.outcome is not None
-    return record.outcome.metrics["accuracy"]
-
-
 def _common(members: Sequence[CandidateRecord], spec: StudySpec) -> Iterator[Baseline]:
+    measure = measure_of(spec.study.objectives)
     best: dict[ModelConfig, CandidateRecord] = {}
     for record in members:
-        model = record.candidate.model
-        if model not in best or accuracy_of(record) > accuracy_of(best[model]):
-            best[model] = record
+        known = best.setdefault(record.candidate.model, record)
+        assert record.outcome is not None
+        assert known.outcome is not None
+        if measure.gain(measure.of(record.outcome.metrics), measure.of(known.outcome.metrics)) > 0:
+            best[record.candidate.model] = record
     words = _distinctions(list(best))
     experts: int = max(values_of(spec.schedule.max_experts))
     for model, record in best.items():

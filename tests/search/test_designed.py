@@ -193,7 +193,7 @@ def test_any_run_can_be_exported(url: str, tmp_path: Path) -> None:
         for trial in (0, 5):
             exported = export_candidate(store, name, trial, tmp_path / str(trial))
             assert not exported.is_retrained
-            assert exported.accuracy == exported.stored_accuracy
+            assert exported.metrics["accuracy"] == exported.stored["accuracy"]
 
 
 def test_long_names_are_cut(tiny_spec: Callable[..., StudySpec], storage_url: str) -> None:
