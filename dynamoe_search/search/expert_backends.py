@@ -93,6 +93,7 @@ def size_of(data: SearchData) -> DataInfo:
         num_classes=data.num_classes,
         num_train=len(data.train.y),
         num_validation=len(data.validation.y),
+        epoch_size=data.epoch_size,
     )
 
 

@@ -52,7 +52,7 @@ def measured_seconds(
     share = 1.0
     if isinstance(data, TextData):  # a large vocabulary makes a whole evaluation last minutes
         data, share = _shortened(data, PILOT_STEPS * spec.train.batch_size)
-    steps = -(-info.num_train // spec.train.batch_size)
+    steps = -(-info.per_epoch // spec.train.batch_size)
     cohort = _first_cohort(space, min(spec.search.cohort_size, trials))
     seconds = 0.0
     for pack in _packs(cohort):
