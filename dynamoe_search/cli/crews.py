@@ -51,7 +51,7 @@ def search(
         crew = Crew(
             study,
             devices,
-            logs=store.files_of(study) / "logs",
+            logs=store.logs_of(study),
             environment=os.environ | handed,
             arguments=["--trust-code"] if trust_code else [],
             timeout_seconds=limits.timeout_seconds,

@@ -111,7 +111,9 @@ def export_candidate(
     spec = StudySpec.model_validate_json(study.spec_json)
     data = load_same_data(study)
     outcome, versions = record.outcome, record.versions
-    state: Mapping[str, Tensor] | None = weights.load(store.files_of(name) / "models", trial)
+    state: Mapping[str, Tensor] | None = store.patiently(
+        lambda: weights.load(store.files_of(name) / "models", trial)
+    )
     is_retrained = state is None
     if state is None:
         settings = train_settings(spec, study.settings, trust_code=trust_code)
