@@ -27,6 +27,7 @@ _POLL_SECONDS = 0.5
 _COUNT_SECONDS = 5.0
 _PATIENCE_SECONDS = 15.0
 _LEAST_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS = 0.5
 _NOT_CLEAN = "interrupt"
 
 
@@ -40,9 +41,9 @@ class Say(Protocol):
 @dataclass(kw_only=True, slots=True)
 class _Place:
     number: int
-    actor: Any
-    ref: Any
-    since: float
+    actor: Any = None
+    ref: Any = None  # to what is awaited of it; None before it is asked for
+    since: float = 0.0  # it was asked for, put to work, or is to be asked for
     node: str | None = None  # while the worker is at work
     early_deaths: int = 0
 
@@ -106,10 +107,11 @@ class Places:
         if self._has_ended or self._leave_until is not None:
             return
         if self._order.workers is None:
-            wanted = self._wanted()
-            for _ in range(wanted - len(self._places)):
+            missing = self._wanted() - len(self._places)
+            for _ in range(missing):
                 self._add()
-            for place in [one for one in self._places if one.node is None][: -wanted or None]:
+            waiting = [place for place in self._places if place.node is None]
+            for place in waiting[: max(0, -missing)]:
                 self._remove(place)
         self._tell_of_waiting(now)
 
@@ -133,7 +135,7 @@ class Places:
 
     def _add(self) -> None:
         number, self._next_number = self._next_number, self._next_number + 1
-        self._places.append(_Place(number=number, actor=None, ref=None, since=0.0))
+        self._places.append(_Place(number=number))
         self._ask_for(self._places[-1])
 
     def _ask_for(self, place: _Place) -> None:
@@ -145,11 +147,17 @@ class Places:
         host = self._host.options(max_concurrency=2, max_restarts=0, **options)
         place.actor = host.remote(self._order.study, place.number)
         place.ref = place.actor.node.remote()
-        place.node, place.since = None, time.monotonic()
+        place.since = time.monotonic()
 
     def _listen(self) -> None:
         """Waits for a moment for what happens to the workers, and acts on it."""
-        found = {place.ref: place for place in self._places}
+        for place in self._places:
+            if place.ref is None and time.monotonic() > place.since:
+                self._ask_for(place)
+        found = {place.ref: place for place in self._places if place.ref is not None}
+        if not found:
+            time.sleep(_POLL_SECONDS)
+            return
         ready, _ = ray.wait(list(found), num_returns=len(found), timeout=_POLL_SECONDS)
         for ref in ready:
             place = found[ref]
@@ -200,9 +208,12 @@ class Places:
         elif place.early_deaths >= MOST_EARLY_DEATHS:
             self._fail(place, f"{how}, as did {place.early_deaths - 1} before it; given up")
         else:
-            self._say("news", text=f"{_title(place)} {how}; another takes its place")
+            if place.node is not None:
+                self._say("news", text=f"{_title(place)} {how}; another takes its place")
             self._kill(place)
-            self._ask_for(place)
+            pause = _FIRST_PAUSE_SECONDS * 2 ** max(0, place.early_deaths - 1)
+            place.actor = place.ref = place.node = None
+            place.since = time.monotonic() + pause  # a lost node is not at once known as such
 
     def _fail(self, place: _Place, how: str) -> None:
         self._say("failure", text=f"{_title(place)} {how}")
@@ -223,6 +234,8 @@ class Places:
         self._kill(place)
 
     def _kill(self, place: _Place) -> None:
+        if place.actor is None:
+            return
         with suppress(RayError, ValueError):
             ray.kill(place.actor, no_restart=True)
 
