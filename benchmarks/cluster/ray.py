@@ -18,8 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +28,7 @@ import torch
 
 from benchmarks.faults.small_studies import by_ordinal, done_twice, facts
 from dynamoe_search.records import Worker
+from dynamoe_search.search import summarise
 from dynamoe_search.store import Store
 from tests.postgres import database, server
 from tests.ray_cluster import ray_nodes
@@ -118,12 +118,6 @@ class Killer:
         self._cluster.add_node(num_cpus=NODE_CPUS, include_dashboard=False)
 
 
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Kills nobody."""
-    yield
-
-
 def run(title: str, url: str, seed: int, trials: int, *more: str) -> Run:
     """Runs a study to its end with the command line.
 
@@ -141,7 +135,7 @@ def run(title: str, url: str, seed: int, trials: int, *more: str) -> Run:
     command = [sys.executable, "-m", "dynamoe_search", "run", "digits", "--device", "cpu"]
     command += ["--threads", "1", *(word for one in settings for word in ("--set", one)), *more]
     start = time.monotonic()
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603
         command,
         env={**os.environ, "DYNAMOE_SEARCH_STORAGE": url},
         capture_output=True,
@@ -153,13 +147,13 @@ def run(title: str, url: str, seed: int, trials: int, *more: str) -> Run:
     if done.returncode != 0:
         raise RuntimeError(f"{title}: exit code {done.returncode}: {done.stderr}")
     with Store.open(url) as store:
-        record = store.study("digits")
+        hypervolume = summarise(store, "digits", "trials", seconds).hypervolume
         leases = len(store.workers("digits"))
     found = facts(url, "digits")
     return Run(
         title=title,
         seconds=seconds,
-        hypervolume=record.hypervolume or 0.0,
+        hypervolume=hypervolume,
         found=found,
         num_leases=leases,
         problems=_problems(found, trials),
@@ -211,7 +205,7 @@ def _on_ray(socket: str, trials: int, pause: tuple[float, float]) -> list[Run]:
         ray = ("--engine", "ray", "--ray-address", cluster.address, "--workers", str(NUM_WORKERS))
         calm = run("undisturbed", database(socket, "calm"), 0, trials, *ray)
         url = database(socket, "disturbed")
-        killer = Killer(cluster, url, pause, random.Random(0))
+        killer = Killer(cluster, url, pause, random.Random(0))  # noqa: S311
         try:
             disturbed = run("workers and nodes killed", url, 0, trials, *ray)
         finally:
@@ -229,21 +223,26 @@ def page(
 ) -> str:
     """Returns the result file."""
     command = " ".join(["python -m benchmarks.cluster.ray", *sys.argv[1:]])
+    conditions = (
+        f"Command: `{command}`. {platform.machine()}, {os.cpu_count()} CPU cores, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, Ray {version('ray')}, PostgreSQL."
+    )
+    settings = ", ".join(f"`{one}`" for one in STUDY)
+    what = (
+        f"Preset `digits` with {settings}; two Ray nodes on one machine with {NODE_CPUS} CPUs each by Ray's count, "
+        f"{NUM_WORKERS} workers. Disturbed: every {pause[0]:g} to {pause[1]:g} seconds a worker process is killed "
+        "with SIGKILL, or, every fourth time, the second node with all that is on it; another node comes two seconds "
+        "later. The studies with other seeds are of one process."
+    )
+    titles = "run, trials complete, reports, worker processes, workers killed, nodes killed, hypervolume, seconds"
     lines = [
         "# A study on a Ray cluster whose workers and nodes are killed",
         "",
-        f"Command: `{command}`. {platform.machine()}, {os.cpu_count()} CPU cores, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, Ray {version('ray')}, PostgreSQL.",
+        conditions,
         "",
-        f"Preset `digits` with {', '.join(f'`{one}`' for one in STUDY)}; two Ray nodes on one machine with {NODE_CPUS} "
-        f"CPUs each by Ray's count, {NUM_WORKERS} workers. Disturbed: every {pause[0]:g} to {pause[1]:g} seconds a worker "
-        "process is killed with SIGKILL, or, every fourth time, the second node with all that is on it; another node "
-        "comes two seconds later.",
-        "",
-        "| run | trials complete | reports of epochs | worker processes | workers killed | nodes killed | "
-        "hypervolume | seconds |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        what,
     ]
+    lines += ["", f"| {titles.replace(', ', ' | ')} |", "|---" + 7 * "|--:" + "|"]
     for one in (*runs, *others):
         complete = sum(each["status"] == "complete" for each in one.found["candidates"])
         lines.append(
@@ -251,16 +250,13 @@ def page(
             f"| {one.nodes_killed} | {one.hypervolume:.4f} | {one.seconds:.0f} |"
         )
     problems = [f"{one.title}: {problem}" for one in runs for problem in one.problems]
-    lines += [
-        "",
-        "No trial is lost, none was trained twice, and Optuna has each as complete."
-        if not problems
-        else f"Problems: {problems}",
-        "",
-        "Every candidate of the disturbed run has the numbers of the undisturbed one, bit for bit, so the front is the same."
-        if not differing
-        else f"Candidates that differ: {list(differing)}",
-    ]
+    whole = "No trial is lost, none was trained twice, and Optuna has each as complete."
+    equal = (
+        "Every candidate of the disturbed run has the numbers of the undisturbed one, bit for bit, "
+        "so the front is the same."
+    )
+    lines += ["", f"Problems: {problems}" if problems else whole]
+    lines += ["", f"Candidates that differ: {list(differing)}" if differing else equal]
     return "\n".join(lines) + "\n"
 
 
