@@ -20,6 +20,7 @@ def create_study(
     device: str = "auto",
     num_threads: int | None = None,
     trust_code: bool = False,
+    is_device_here: bool = True,
 ) -> str:
     """Adds a study to the database and returns its name.
 
@@ -32,6 +33,7 @@ def create_study(
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         num_threads: CPU threads of torch; none means as many as torch would use.
         trust_code: Whether a backbone named as `package.module:Class` may be imported.
+        is_device_here: Whether this machine must have the device; if not, it is stored as it is named.
 
     Raises:
         DataError: The data cannot be read.
@@ -39,7 +41,7 @@ def create_study(
         UsageError: The name is taken, or the backbone cannot be imported.
     """
     space = Space(spec)
-    resolved = resolve_device(device)
+    resolved = resolve_device(device) if is_device_here else device
     data = load_data(spec.data)
     info = size_of(data)
     largest = largest_design(space, info, trust_code=trust_code)
