@@ -1,5 +1,7 @@
 """What a worker does next, worked out from the database and put down there before it is done."""
 
+import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,12 +14,18 @@ from dynamoe_search.search.rungs import Rungs, changed, to_store
 from dynamoe_search.search.space import Space
 from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import Pulse, Store
 from dynamoe_search.training import Interrupted
+
+_LOOK_SECONDS = 5.0
+"""How often a worker that waits looks for others that died, though nothing else has changed."""
 
 
 class NextLegs:
     """Plans one study for one worker.
+
+    Who found nothing to do asks for no turn to plan until it sees, without one, that there is something: otherwise the
+    many that wait at the end of a study would keep those few from planning that have something to do.
 
     Args:
         store: The open database.
@@ -45,6 +53,10 @@ class NextLegs:
         self._rungs, self._trainer, self._on_ended = rungs, trainer, on_ended
         self._proposals = Proposals(Space(spec))
         self._should_stop, self._watch = should_stop, watch
+        self._is_waiting = False
+        self._seen: Pulse | None = None  # the study when there was nothing to do
+        self._first_leg = 0  # the lowest that was open then
+        self._look_at = 0.0
 
     def next(self) -> Leg | Wait | Over:
         """Returns the leg to train, or why there is none; proposes designs that are missing.
@@ -54,6 +66,9 @@ class NextLegs:
             LeaseLostError: This worker counted as dead; it plans again.
             StoppedError: Somebody asked to stop while another worker planned, or the database was waited for.
         """
+        if self._is_waiting and not self._has_news():
+            return Wait()
+        self._is_waiting, self._seen = False, None
         with self._store.planning(self._name, self._worker, self._should_stop):
             while True:
                 position = self._position()
@@ -77,9 +92,25 @@ class NextLegs:
                         self._close(step, position)
                         return step
                     case Wait():
+                        self._is_waiting = True
                         return step
 
-    def _position(self) -> Position:
+    def _has_news(self) -> bool:
+        """Says whether there is something to do, as far as can be seen without the turn to plan."""
+        pulse = self._store.pulse(
+            self._name, self._first_leg
+        )  # before the position, which may be newer
+        if pulse == self._seen and time.monotonic() < self._look_at:
+            return False
+        position = self._position(is_planning=False)
+        if not isinstance(plan(position), Wait):
+            return True
+        self._seen = pulse
+        self._first_leg = min((leg.number for leg in position.open_legs), default=0)
+        self._look_at = time.monotonic() + _LOOK_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311
+        return False
+
+    def _position(self, *, is_planning: bool = True) -> Position:
         # Legs first: one that another worker closes now still counts as open, and its members as busy.
         legs = self._store.legs(self._name, state="open")
         standings = self._store.standings(self._name)
@@ -91,7 +122,8 @@ class NextLegs:
         paused = [one for one in standings if one.status == "paused"]
         with self._watch.at("prune"):
             decisions = self._rungs.judge(paused)
-        self._remember(standings, decisions)
+        if is_planning:
+            self._remember(standings, decisions)
         alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
         record = self._store.study(self._name)
         return Position(

@@ -24,7 +24,14 @@ _IN_AUTHORITY = re.compile(r"(://[^/?#@\s:]*:).*(@)")
 """To the last @ of the line: a password may hold any character, and hiding too much does no harm."""
 _IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword|passphrase)=)[^&\s]*", re.I)
 
+_NO_CONNECTION = (
+    "has no free connection: every worker keeps one and takes a second for moments; "
+    "raise max_connections of the server, or the limit of the role, to twice the workers"
+)
 _ADVICE = (
+    ("too many clients", _NO_CONNECTION),
+    ("too many connections", _NO_CONNECTION),
+    ("remaining connection slots", _NO_CONNECTION),
     ("file is not a database", "is not a SQLite database; name another file with --storage"),
     ("file is encrypted", "is not a SQLite database; name another file with --storage"),
     (
