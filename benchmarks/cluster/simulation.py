@@ -151,13 +151,14 @@ class Meter:
         def timed(*args: Any, **options: Any) -> Iterator[None]:
             asked = time.monotonic()
             with planning(*args, **options):
-                got = time.monotonic()
+                got, used = time.monotonic(), time.thread_time()
                 self.note("wait for the lock", got - asked)
                 self.is_planning = True
                 try:
                     yield
                 finally:
                     self.is_planning = False
+                self.note("own processor time", time.thread_time() - used)
             self.note("hold the lock", time.monotonic() - got)
 
         Store.planning = timed  # type: ignore[method-assign]

@@ -11,10 +11,11 @@ from dynamoe_search.search.legs import LegTrainer, by_ordinal
 from dynamoe_search.search.planner import Over, Position, Propose, TakeOver, Train, Wait, plan
 from dynamoe_search.search.proposals import Proposals
 from dynamoe_search.search.rungs import Rungs, changed, to_store
+from dynamoe_search.search.sampling import Proposal
 from dynamoe_search.search.space import Space
 from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Pulse, Store
+from dynamoe_search.store import Addition, Pulse, Store
 from dynamoe_search.training import Interrupted
 
 _LOOK_SECONDS = 5.0
@@ -69,31 +70,48 @@ class NextLegs:
         if self._is_waiting and not self._has_news():
             return Wait()
         self._is_waiting, self._seen = False, None
-        with self._store.planning(self._name, self._worker, self._should_stop):
-            while True:
-                position = self._position()
-                step = plan(position)
-                match step:
-                    case TakeOver():
-                        if self._store.take_leg(self._name, self._worker, step.leg.number):
-                            return replace(step.leg, worker=self._worker)
-                    case Propose():
+        drafts: Sequence[Proposal] | None = None
+        while True:
+            with self._store.planning(self._name, self._worker, self._should_stop):
+                step = self._planned(drafts)
+            if not isinstance(step, Propose):
+                self._is_waiting = isinstance(step, Wait)
+                return step
+            drafts = self._drawn(step.number)
+
+    def _planned(self, drafts: Sequence[Proposal] | None) -> Leg | Propose | Wait | Over:
+        """Returns what this worker does next while it is its turn to plan; `Propose` if it is to draw designs first.
+
+        Args:
+            drafts: Designs that it has drawn; None if it has not.
+        """
+        while True:
+            position = self._position()
+            step = plan(position)
+            match step:
+                case TakeOver():
+                    if self._store.take_leg(self._name, self._worker, step.leg.number):
+                        return replace(step.leg, worker=self._worker)
+                case Propose():
+                    if drafts is None and self._draws_apart(position):
+                        return step
+                    if not drafts or not self._add(drafts, step, position.candidates):
                         self._propose(step)
-                    case Train():
-                        return self._store.open_leg(
-                            self._name,
-                            self._worker,
-                            step.trials,
-                            start=step.start,
-                            end=step.end,
-                            pack_key=step.pack_key,
-                        )
-                    case Over():
-                        self._close(step, position)
-                        return step
-                    case Wait():
-                        self._is_waiting = True
-                        return step
+                    drafts = None
+                case Train():
+                    return self._store.open_leg(
+                        self._name,
+                        self._worker,
+                        step.trials,
+                        start=step.start,
+                        end=step.end,
+                        pack_key=step.pack_key,
+                    )
+                case Over():
+                    self._close(step, position)
+                    return step
+                case Wait():
+                    return step
 
     def _has_news(self) -> bool:
         """Says whether there is something to do, as far as can be seen without the turn to plan."""
@@ -150,6 +168,55 @@ class NextLegs:
         self, standings: Sequence[Standing], decisions: Sequence[Decision]
     ) -> list[RungDecision]:
         return to_store(decisions, {one.ordinal: one.trial for one in standings})
+
+    # Designs that are drawn while others plan
+
+    def _draws_apart(self, position: Position) -> bool:
+        """Says whether to draw designs without the turn to plan: it takes long, and others are at work.
+
+        A worker that is alone draws them in its turn, so that what it draws follows from what is stored alone.
+        """
+        has_company = any(
+            leg.worker != self._worker and leg.number not in position.dead
+            for leg in position.open_legs
+        )
+        return has_company and self._proposals.may_be_drawn_apart(len(position.candidates))
+
+    def _drawn(self, number: int) -> list[Proposal]:
+        """Returns so many new designs as far as this worker knows, fewer if the space has no more.
+
+        Others draw at the same time from the same knowledge: what is drawn depends on who draws it.
+        """
+        records = self._store.candidates(self._name)
+        drafts: list[Proposal] = []
+        with self._watch.at("sample"):
+            proposer = self._proposals.proposer(records, self._rungs, self._worker)
+            while len(drafts) < number and (proposal := proposer.propose()) is not None:
+                drafts.append(proposal)
+                if self._should_stop():
+                    raise Interrupted("stopped between two proposals")
+        return drafts
+
+    def _add(
+        self, drafts: Sequence[Proposal], step: Propose, candidates: Sequence[Standing]
+    ) -> bool:
+        """Adds drafts to a cohort under the next ordinals, but those that others drew; says whether any are left."""
+        hashes = {one.candidate.design_hash: one for one in drafts}
+        taken = self._store.known_designs(self._name, hashes)
+        fresh = [one for design, one in hashes.items() if design not in taken][: step.number]
+        first = max((one.ordinal for one in candidates), default=-1) + 1
+        additions = [
+            Addition(
+                candidate=replace(one.candidate, ordinal=ordinal),
+                params=one.params,
+                distributions=one.distributions,
+                cohort=step.cohort,
+                sampler_state=one.sampler_state,
+            )
+            for ordinal, one in enumerate(fresh, start=first)
+        ]
+        self._store.add_candidates(self._name, additions)
+        return bool(additions)
 
     def _propose(self, step: Propose) -> None:
         records = self._store.candidates(self._name)

@@ -14,7 +14,7 @@ from dynamoe_search.pruning import Decision
 from dynamoe_search.records import CandidateRecord, Ended, Leg, Outcome, Progress, Stood
 from dynamoe_search.search import create_study
 from dynamoe_search.search.next_legs import NextLegs
-from dynamoe_search.search.planner import Over, Wait
+from dynamoe_search.search.planner import Over, Propose, Wait
 from dynamoe_search.search.rungs import Rungs, to_store
 from dynamoe_search.search.sampling import Known, Proposer
 from dynamoe_search.search.space import Space
@@ -163,6 +163,54 @@ def test_no_two_workers_draw_the_same(workers: Make) -> None:
     members = [trial for leg in legs for trial in leg.trials]
     assert sorted(members) == [one.trial for one in records]  # in one leg each
     assert {leg.worker for leg in legs} == {one.id for one in some}
+
+
+def test_designs_are_drawn_while_others_plan(workers: Make) -> None:
+    some = workers(spec_of(pruner={"kind": "none"}), 4)
+    for one in some[:3]:
+        one.finish(one.next())
+    busy, slow, quick = some[0].next(), some[1], some[2]
+    legs: list[Leg] = []
+
+    def let_another_plan() -> bool:
+        if not legs:
+            legs.append(quick.next())  # would wait for ever if the slow one kept its turn
+        return False
+
+    slow.while_drawing = let_another_plan
+    legs.append(slow.next())
+    records = pool(some)
+    assert [one.ordinal for one in records] == list(range(6 * COHORT))
+    assert len({one.candidate.design_hash for one in records}) == len(records)
+    cohorts = [{one.cohort for one in records if one.trial in leg.trials} for leg in legs]
+    assert cohorts == [{4}, {5}]  # in the order in which they were stored
+    assert not set(busy.trials) & {trial for leg in legs for trial in leg.trials}
+
+
+def test_drafts_that_others_drew_are_dropped(workers: Make) -> None:
+    slow, other = workers(spec_of(pruner={"kind": "none"}), 2)
+    other.next()
+    drafts = slow.legs._drawn(COHORT)
+    step = Propose(cohort=1, number=COHORT)
+    assert slow.legs._add(drafts[:3], step, slow.store.standings(slow.name))
+    assert slow.legs._add(drafts, step, slow.store.standings(slow.name))
+    assert not slow.legs._add(drafts, step, slow.store.standings(slow.name))
+    records = pool([slow])
+    assert [one.ordinal for one in records] == list(range(2 * COHORT))
+    assert len({one.candidate.design_hash for one in records}) == len(records)
+
+
+def test_who_draws_at_the_same_time_draws_something_else() -> None:
+    space = Space(spec_of())
+    alone, again, one, other = (
+        Proposer(space, (), *who).propose() for who in ((), ("",), ("a",), ("b",))
+    )
+    assert alone is not None
+    assert again is not None
+    assert one is not None
+    assert other is not None
+    assert alone.params == again.params
+    assert len({str(found.params) for found in (alone, one, other)}) == 3
 
 
 def test_what_others_have_in_training_moves_the_proposals(workers: Make) -> None:
