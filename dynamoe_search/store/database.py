@@ -70,7 +70,7 @@ class Database:
             database = cls(engine, busy_timeout_seconds)
         else:
             identity = None
-            database = cls(sa.create_engine(url, pool_pre_ping=True))
+            database = cls(_server_engine(url))
         try:
             database.patience.call(lambda: database._check_schema(create=create))
             if identity is not None:
@@ -106,6 +106,15 @@ class Database:
         def once() -> Result:
             with self.read() as connection:
                 return body(connection)
+
+        return self.patience.call(once)
+
+    def look(self, body: Callable[[sa.Connection], Result]) -> Result:
+        """Returns what `body` reads with one statement, without the round trips of a transaction."""
+
+        def once() -> Result:
+            with translated(self.url), self.engine.connect() as connection:
+                return body(connection.execution_options(isolation_level="AUTOCOMMIT"))
 
         return self.patience.call(once)
 
@@ -188,6 +197,15 @@ class _Identity:
 
     def __init__(self) -> None:
         self.made_at: str | None = None
+
+
+def _server_engine(url: sa.URL) -> sa.Engine:
+    """Returns an engine that keeps one connection: servers have few, and workers are many.
+
+    Others are opened for moments: a second one when a sign of life is due amid a transaction, more if several threads
+    read, as those of a dashboard do.
+    """
+    return sa.create_engine(url, pool_pre_ping=True, pool_size=1, max_overflow=15)
 
 
 def _sqlite_engine(url: sa.URL, busy_timeout_seconds: float, identity: _Identity) -> sa.Engine:
