@@ -24,6 +24,7 @@ from dynamoe_search import __version__
 from dynamoe_search.data.token_cache import cache_folder, key_of
 from dynamoe_search.moe.activations import Activation, inner_width
 from dynamoe_search.moe.experts import Backend, pool_forward
+from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.training.durable_files import write_text
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def _step(shape: LayerShape, device: str, backend: Backend) -> Callable[[], None
     tokens = drawn(pack, rows, shape.d_model)
     gate = drawn(pack, rows, experts, dtype=torch.float32)
     mask = (torch.rand(pack, rows, experts, generator=generator) < shape.share).to(device)
-    start = torch.arange(pack + 1, device=device) * experts
+    layout = PoolLayout([experts] * pack)
     pool = (
         drawn(pack * experts, shape.d_model, inner),
         drawn(pack * experts, inner),
@@ -202,7 +203,7 @@ def _step(shape: LayerShape, device: str, backend: Backend) -> Callable[[], None
 
     def step() -> None:
         with torch.set_grad_enabled(shape.is_training):
-            out = pool_forward(tokens, gate, mask, start, backend, *pool)
+            out = pool_forward(tokens, gate, mask, layout, backend, *pool)
         if shape.is_training:
             torch.autograd.grad(out, (tokens, gate, *pool), upstream)
         if device != "cpu":
