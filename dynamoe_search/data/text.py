@@ -240,7 +240,12 @@ def _write(
                     num_bytes[part] += len(piece.encode())
                     np.array(tokenizer.encode(piece), dtype=np.int64).tofile(file)
     num_documents = {part: len(numbers) for part, numbers in parts.items()}
-    return Manifest(num_documents=num_documents, num_bytes=num_bytes, tokenizer=trained)
+    return Manifest(
+        num_documents=num_documents,
+        num_bytes=num_bytes,
+        tokenizer=trained,
+        source=f"{corpus.source}, {tokenizer.name}",
+    )
 
 
 def _num_wanted(corpus: Corpus, tokenizer: Tokenizer | None, section: DataSection) -> int:

@@ -303,8 +303,10 @@ class SearchSection(Frozen):
     """Random designs before TPE starts to learn; population size of NSGA-II."""
     cohort_size: int = Field(default=16, ge=1, le=1024)
     """How many candidates are proposed and trained together."""
-    expert_backend: Literal["grouped", "dense"] = "grouped"
-    """`grouped` computes only the chosen experts; `dense` computes all of them (for high K)."""
+    expert_backend: Literal["auto", "grouped", "dense"] = "auto"
+    """`grouped` computes only the chosen experts; `dense` computes all of them (for high K).
+
+    `auto` is whichever is faster on the machine that creates the study, which is measured once and stored with it."""
     checkpoint_limit_mb: int = Field(default=4096, ge=0, le=MOST)
     """Disk space for checkpoints of the paused; beyond it the most hopeless lose theirs and would start again."""
     pruner: PrunerSection = Field(default_factory=PrunerSection)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynamoe_search.data import SearchData, Split, TextData
+from dynamoe_search.moe.asynchrony import sent
 from dynamoe_search.seeding import derive_seed
 
 
@@ -47,14 +48,15 @@ def augment(x: Tensor, study_seed: int, step: int) -> Tensor:
     pad_h, pad_w = height // 8, width // 8
     down = torch.randint(2 * pad_h + 1, (batch, 1), generator=generator)
     right = torch.randint(2 * pad_w + 1, (batch, 1), generator=generator)
-    rows = down + torch.arange(height)  # (batch, height)
-    columns = right + torch.arange(width)  # (batch, width)
+    mirrored = torch.zeros(batch, 1, dtype=torch.int64)
     if channels > 1:
-        mirrored = torch.rand(batch, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
+        mirrored = (torch.rand(batch, 1, generator=generator) < 0.5).long()
+    down, right, mirrored = sent(torch.stack([down, right, mirrored]), x.device)
+    rows = down + torch.arange(height, device=x.device)  # (batch, height)
+    columns = right + torch.arange(width, device=x.device)  # (batch, width)
+    columns = torch.where(mirrored > 0, columns.flip(1), columns)
     padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
-    index = torch.arange(batch)[:, None, None]
-    rows, columns, index = rows.to(x.device), columns.to(x.device), index.to(x.device)
+    index = torch.arange(batch, device=x.device)[:, None, None]
     shifted = padded.movedim(1, -1)[index, rows[:, :, None], columns[:, None, :]]
     return shifted.movedim(-1, 1).contiguous()
 
