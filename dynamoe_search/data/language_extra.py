@@ -32,7 +32,9 @@ def import_extra(name: str, purpose: str) -> ModuleType:
 def without_retry_messages() -> Iterator[None]:
     """Keeps huggingface_hub from writing a line for every attempt at a network that is not there."""
     with suppress(ImportError):
-        importlib.import_module("huggingface_hub")  # which sets the level, so not in the block
+        importlib.import_module(
+            "huggingface_hub.utils"
+        )  # which sets the level, so not in the block
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -151,7 +151,7 @@ def test_lines_about_attempts_are_kept_back_also_if_the_library_was_not_loaded_b
         "import logging\n"
         "from dynamoe_search.data.language_extra import without_retry_messages\n"
         "with without_retry_messages():\n"
-        "    import huggingface_hub\n"
+        "    import huggingface_hub.file_download\n"
         "    print(logging.getLogger('huggingface_hub').level)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
