@@ -21,7 +21,7 @@ from dynamoe_search.records import (
     RouterConfig,
     ScheduleConfig,
 )
-from dynamoe_search.search.references import LOAD_BALANCE
+from dynamoe_search.search.references import LOAD_BALANCE, plain_top_k
 from dynamoe_search.specs import StudySpec, values_of
 
 _WHOLE = 0.05
@@ -73,7 +73,7 @@ def _common(members: Sequence[CandidateRecord], spec: StudySpec) -> Iterator[Bas
         yield _uniform("dense", words[model], record, 1, RouterConfig(kind="dense"))
         for k in (1, 2):
             if k <= experts:
-                yield _uniform(f"top-{k}", words[model], record, experts, _top_k(k))
+                yield _uniform(f"top-{k}", words[model], record, experts, plain_top_k(k))
 
 
 def _uniform(
@@ -92,7 +92,9 @@ def _matched(members: Mapping[str, CandidateRecord]) -> Iterator[Baseline]:
         assert record.outcome is not None
         routing = record.outcome.routing
         for k in _neighbours(mean_k(routing), max(record.experts_per_layer)):
-            yield Baseline(name=f"top-{k} as {name}", candidate=_plain(record, _top_k(k)), of=name)
+            yield Baseline(
+                name=f"top-{k} as {name}", candidate=_plain(record, plain_top_k(k)), of=name
+            )
         router = RouterConfig(kind="random-k", histogram=_histogram(routing))
         yield Baseline(name=f"random-k as {name}", candidate=_plain(record, router), of=name)
 
@@ -112,13 +114,6 @@ def _histogram(routing: Sequence[LayerRouting]) -> tuple[float, ...]:
         math.fsum(one[count] for one in shares if count < len(one)) / len(shares)
         for count in range(longest)
     )
-
-
-def _top_k(k: int) -> RouterConfig:
-    order = (
-        "before" if k == 1 else "after"
-    )  # after it, a single weight would be 1 and learn nothing
-    return RouterConfig(kind="top-k", k=k, softmax=order, temperature=1.0, noise=0.0, bias_rate=0.0)
 
 
 def _plain(like: CandidateRecord, router: RouterConfig) -> Candidate:

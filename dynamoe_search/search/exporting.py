@@ -19,7 +19,13 @@ from dynamoe_search.records import (
 from dynamoe_search.search import weights
 from dynamoe_search.search.designs import candidate_from
 from dynamoe_search.search.events import EpochFinished, OnEvent, ignore, never
-from dynamoe_search.search.machine import default_threads, library_versions, train_settings
+from dynamoe_search.search.expert_backends import choose_backend, size_of
+from dynamoe_search.search.machine import (
+    default_threads,
+    library_versions,
+    resolve_device,
+    train_settings,
+)
 from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
@@ -105,7 +111,9 @@ def export_candidate(
     spec = StudySpec.model_validate_json(study.spec_json)
     data = load_same_data(study)
     outcome, versions = record.outcome, record.versions
-    state: Mapping[str, Tensor] | None = weights.load(store.files_of(name) / "models", trial)
+    state: Mapping[str, Tensor] | None = store.patiently(
+        lambda: weights.load(store.files_of(name) / "models", trial)
+    )
     is_retrained = state is None
     if state is None:
         settings = train_settings(spec, study.settings, trust_code=trust_code)
@@ -156,15 +164,17 @@ def train_one(
             "can take several; fix them in the file or with --set, or search with run"
         )
     candidate = candidate_from({}, spec, 0)
+    data = load_data(spec.data)
+    resolved, threads = resolve_device(device), num_threads or default_threads()
+    choice = choose_backend(space, size_of(data), device=resolved, num_threads=threads)
     frozen = StudySettings(
-        device=device,
+        device=resolved,
         num_slots=space.num_slots,
-        expert_backend=spec.search.expert_backend,
-        num_threads=num_threads or default_threads(),
+        expert_backend=choice.backend,
+        num_threads=threads,
         cohort_size=1,
     )
     settings = train_settings(spec, frozen, trust_code=trust_code)
-    data = load_data(spec.data)
     outcome, state = _train(candidate, data, settings, on_event, should_stop)
     return TrainedModel(
         candidate=candidate,
