@@ -31,10 +31,8 @@ def import_extra(name: str, purpose: str) -> ModuleType:
 @contextmanager
 def without_retry_messages() -> Iterator[None]:
     """Keeps huggingface_hub from writing a line for every attempt at a network that is not there."""
-    with suppress(ImportError):
-        importlib.import_module(
-            "huggingface_hub.utils"
-        )  # which sets the level, so not in the block
+    with suppress(ImportError):  # it sets the level, so it must not do so in the block
+        importlib.import_module("huggingface_hub.file_download")
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)

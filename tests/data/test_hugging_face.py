@@ -148,7 +148,7 @@ def test_published_name_is_the_repository_of_its_authors() -> None:
 
 def test_lines_about_attempts_are_kept_back_also_if_the_library_was_not_loaded_before() -> None:
     code = (
-        "import logging\n"
+        "import logging, tokenizers\n"
         "from dynamoe_search.data.language_extra import without_retry_messages\n"
         "with without_retry_messages():\n"
         "    import huggingface_hub.file_download\n"
