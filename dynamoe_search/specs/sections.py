@@ -298,7 +298,7 @@ class SearchSection(Frozen):
     startup_trials: int = Field(default=16, ge=1, le=MOST)
     """Random designs before TPE starts to learn; population size of NSGA-II."""
     cohort_size: int = Field(default=16, ge=1, le=1024)
-    """How many candidates are proposed and trained together."""
+    """How many candidates are proposed and trained together; on a GPU fewer, if memory seems too short."""
     expert_backend: Literal["grouped", "dense"] = "grouped"
     """`grouped` computes only the chosen experts; `dense` computes all of them (for high K)."""
     checkpoint_limit_mb: int = Field(default=4096, ge=0, le=MOST)
