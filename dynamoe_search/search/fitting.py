@@ -18,7 +18,7 @@ def fitting_cohort(
 ) -> tuple[int, str | None]:
     """Returns how many candidates are proposed and trained together, and a sentence if that is fewer than asked for.
 
-    On the CPU it is `search.cohort_size`, which is the upper limit everywhere.
+    On the CPU, and for a device that is on another machine, it is `search.cohort_size`, the upper limit everywhere.
 
     Args:
         spec: The study.
@@ -27,7 +27,7 @@ def fitting_cohort(
         device: Where it is trained, such as `cpu` or `cuda:0`.
     """
     asked = spec.search.cohort_size
-    if not device.startswith("cuda"):
+    if not device.startswith("cuda") or not torch.cuda.is_available():
         return asked, None
     free, _ = torch.cuda.mem_get_info(device)
     size = most_that_fit(asked, free, cuda_bytes(spec, largest), data_bytes(info))

@@ -11,9 +11,27 @@ from dynamoe_search.moe.asynchrony import sent
 from dynamoe_search.seeding import derive_seed
 
 
-def epoch_order(num_examples: int, study_seed: int, epoch: int) -> Tensor:
-    """Returns the order (num_examples,) in which an epoch, counted from 0, visits the training examples."""
-    generator = torch.Generator().manual_seed(derive_seed(study_seed, 0, "batches", epoch))
+def epoch_order(num_examples: int, study_seed: int, epoch: int, size: int | None = None) -> Tensor:
+    """Returns the training examples (size,) that an epoch, counted from 0, visits, in their order.
+
+    All examples come in random order, then all in another one, and so on; every epoch takes the next `size` of them.
+
+    Args:
+        num_examples: Of the training part.
+        study_seed: Seed of the study.
+        epoch: Its number.
+        size: Examples of an epoch, at most `num_examples`; none means all.
+    """
+    size = size or num_examples
+    begin = epoch * size
+    passes = range(begin // num_examples, (begin + size - 1) // num_examples + 1)
+    orders = torch.cat([_pass_order(num_examples, study_seed, number) for number in passes])
+    return orders[begin - passes[0] * num_examples :][:size]
+
+
+def _pass_order(num_examples: int, study_seed: int, number: int) -> Tensor:
+    """Returns the order (num_examples,) of a pass over the training part, counted from 0."""
+    generator = torch.Generator().manual_seed(derive_seed(study_seed, 0, "batches", number))
     return torch.randperm(num_examples, generator=generator)
 
 

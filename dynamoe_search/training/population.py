@@ -145,7 +145,7 @@ class Population:
     @property
     def num_steps(self) -> int:
         """Steps per epoch."""
-        return -(-len(self.data.train.y) // self.candidates[0].train.batch_size)
+        return -(-self.data.per_epoch // self.candidates[0].train.batch_size)
 
     def train_epoch(self, after_step: Callable[[], None] | None = None) -> None:
         """Trains every candidate to the end of the epoch that has begun, or of the next.
@@ -155,7 +155,8 @@ class Population:
         """
         self.cohort.train(True)
         first = self.candidates[0]
-        order = epoch_order(len(self.data.train.y), first.study_seed, self.epoch)
+        num_train, per_epoch = len(self.data.train.y), self.data.per_epoch
+        order = epoch_order(num_train, first.study_seed, self.epoch, per_epoch)
         self._batches = torch.split(sent(order, self.device), first.train.batch_size)
         self._rooms.begin()
         while self.batch < len(self._batches):

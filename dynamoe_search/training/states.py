@@ -75,6 +75,8 @@ def circumstances(data: SearchData, settings: TrainSettings) -> dict[str, str]:
         "measure": sorted(settings.measure),
         "data": (data.data_hash, data.input_shape, data.num_classes, len(data.train.y)),
     }
+    if data.per_epoch < len(data.train.y):
+        facts["epoch_size"] = data.per_epoch
     return {name: str(fact) for name, fact in facts.items()}
 
 
