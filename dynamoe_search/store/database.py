@@ -34,6 +34,9 @@ from dynamoe_search.store.texts import safe_name, utc_now
 
 BUSY_TIMEOUT_SECONDS = 60.0
 
+CONNECT_SECONDS = 10
+"""A server that has not let us in after so long counts as out of reach."""
+
 Result = TypeVar("Result")
 
 
@@ -70,7 +73,7 @@ class Database:
             database = cls(engine, busy_timeout_seconds)
         else:
             identity = None
-            database = cls(sa.create_engine(url, pool_pre_ping=True))
+            database = cls(_server_engine(url))
         try:
             database.patience.call(lambda: database._check_schema(create=create))
             if identity is not None:
@@ -181,6 +184,14 @@ class Database:
         if found < tables.SCHEMA_VERSION:
             with self.write() as connection:
                 migrate(connection, _program())
+
+
+def _server_engine(url: sa.URL) -> sa.Engine:
+    """Returns an engine that does not wait for ever for a server that says nothing."""
+    options = {}
+    if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
+        options["connect_timeout"] = CONNECT_SECONDS
+    return sa.create_engine(url, pool_pre_ping=True, connect_args=options)
 
 
 class _Identity:
