@@ -5,6 +5,7 @@ Digits, 256 examples, two layers of width 8, four epochs, cohorts of four: secon
 
 import dataclasses
 import json
+import re
 import sqlite3
 from itertools import pairwise
 from pathlib import Path

@@ -9,6 +9,7 @@ Several processes may run one study: each has a lease, they plan one at a time, 
 import logging
 import math
 import platform
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -108,7 +109,7 @@ def run_study(
         start, has_finished = time.monotonic(), False
         try:
             set_limits(store, name, limits)
-            stopper = Stopper(store, name, worker, limits.timeout_seconds, should_stop)
+            stopper = Stopper(store, name, limits.timeout_seconds, should_stop)
             record = store.study(name)
             allowed = {"trust_code": trust_code, "has_own_device": has_own_device}
             run = _Run(store, worker, record, on_event, stopper, **allowed)
@@ -197,7 +198,7 @@ class _Run:
                     break
             else:
                 with self._watch.at("wait"):
-                    time.sleep(pause)
+                    time.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - not all at once
                 pause = min(1.5 * pause, _LONGEST_WAIT_SECONDS)
         assert self._stopper.reason is not None
         return self._stopper.reason

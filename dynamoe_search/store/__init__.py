@@ -12,6 +12,7 @@ from dynamoe_search.store.candidates import CandidateMethods
 from dynamoe_search.store.checks import Finding
 from dynamoe_search.store.copying import CopyMethods
 from dynamoe_search.store.evidence import EvidenceMethods
+from dynamoe_search.store.legs import Pulse
 from dynamoe_search.store.overview import Happening, OpenLeg, Overview, Place
 from dynamoe_search.store.problems import PassingError
 from dynamoe_search.store.trials import Addition, quiet_optuna
@@ -25,6 +26,7 @@ __all__ = [
     "Overview",
     "PassingError",
     "Place",
+    "Pulse",
     "Store",
     "default_url",
     "masked",

@@ -112,6 +112,15 @@ class Database:
 
         return self.patience.call(once)
 
+    def look(self, body: Callable[[sa.Connection], Result]) -> Result:
+        """Returns what `body` reads with one statement, without the round trips of a transaction."""
+
+        def once() -> Result:
+            with translated(self.url), self.engine.connect() as connection:
+                return body(connection.execution_options(isolation_level="AUTOCOMMIT"))
+
+        return self.patience.call(once)
+
     def transact(
         self, body: Callable[[sa.Connection], Result], *, is_lasting: bool = False
     ) -> Result:
@@ -186,19 +195,25 @@ class Database:
                 migrate(connection, _program())
 
 
-def _server_engine(url: sa.URL) -> sa.Engine:
-    """Returns an engine that does not wait for ever for a server that says nothing."""
-    options = {}
-    if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
-        options["connect_timeout"] = CONNECT_SECONDS
-    return sa.create_engine(url, pool_pre_ping=True, connect_args=options)
-
-
 class _Identity:
     """When the tables of a database were made; tells it from another that comes to stand in its place."""
 
     def __init__(self) -> None:
         self.made_at: str | None = None
+
+
+def _server_engine(url: sa.URL) -> sa.Engine:
+    """Returns an engine that keeps one connection: servers have few, and workers are many.
+
+    Others are opened for moments: a second one when a sign of life is due amid a transaction, more if several threads
+    read, as those of a dashboard do. None waits for ever for a server that says nothing.
+    """
+    options = {}
+    if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
+        options["connect_timeout"] = CONNECT_SECONDS
+    return sa.create_engine(
+        url, pool_pre_ping=True, pool_size=1, max_overflow=15, connect_args=options
+    )
 
 
 def _sqlite_engine(url: sa.URL, busy_timeout_seconds: float, identity: _Identity) -> sa.Engine:

@@ -23,7 +23,14 @@ class LockedError(PassingError):
 
 
 _UNKNOWN = re.compile('(database|role) "[^"]*" does not exist')
+_NO_CONNECTION = (
+    "has no free connection: every worker keeps one and takes a second for moments; "
+    "raise max_connections of the server, or the limit of the role, to twice the workers"
+)
 _ADVICE = (
+    ("too many clients", _NO_CONNECTION),
+    ("too many connections", _NO_CONNECTION),
+    ("remaining connection slots", _NO_CONNECTION),
     ("file is not a database", "is not a SQLite database; name another file with --storage"),
     ("file is encrypted", "is not a SQLite database; name another file with --storage"),
     (

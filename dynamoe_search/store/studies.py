@@ -110,12 +110,6 @@ class StudyMethods(OpenStore):
         self._database.query(lambda found: reading.require_study(found, name))
         self._database.transact(lambda found: writing.raise_stop_serial(found, name))
 
-    def stop_requested(self, name: str) -> bool:
-        """Says whether someone asked the study to end since this process joined it; false if it did not join."""
-        lease = self._leases.get(name)
-        serial = self._database.query(lambda found: reading.read_stop_serial(found, name))
-        return lease is not None and serial > lease.stop_serial
-
     def refresh_front(self, name: str) -> list[FrontMember]:
         """Computes the Pareto front of the complete and feasible candidates, stores and returns it."""
         record = self.study(name)
