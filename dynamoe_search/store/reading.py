@@ -12,6 +12,7 @@ from dynamoe_search.errors import UsageError
 from dynamoe_search.records import (
     Candidate,
     CandidateRecord,
+    FilesMark,
     LayerRouting,
     Outcome,
     Standing,
@@ -53,6 +54,13 @@ def require_study(connection: sa.Connection, name: str) -> None:
     if not has_study(connection, name):
         names = list(connection.execute(sa.select(tables.studies.c.study_name)).scalars())
         raise UsageError(_no_study(name, names))
+
+
+def read_files_mark(connection: sa.Connection, name: str) -> FilesMark | None:
+    """Returns where the files of a study are; None if nobody said so yet."""
+    here = tables.studies.c
+    text = connection.execute(sa.select(here.files_json).where(here.study_name == name)).scalar()
+    return from_text(FilesMark, text) if text else None
 
 
 def has_study(connection: sa.Connection, name: str) -> bool:
