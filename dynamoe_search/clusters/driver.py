@@ -43,7 +43,7 @@ def main() -> None:
                 order = Order(**told(line)[1])
                 Places(order, lambda kind, **values: send(answers, kind, **values), is_over).run()
                 send(answers, "end")
-    except (OSError, RuntimeError, ValueError, RayError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError, RayError) as error:
         send(answers, "error", text=_sentence(address, error))
         sys.exit(1)
 
