@@ -93,7 +93,7 @@ class NearTeam:
         crew = Crew(
             work.study,
             self.devices,
-            logs=work.store.files_of(work.study) / "logs",
+            logs=work.store.logs_of(work.study),
             environment=os.environ | dict(work.environment),
             arguments=work.arguments,
             timeout_seconds=work.timeout_seconds,

@@ -8,6 +8,7 @@ from threadpoolctl import threadpool_limits
 from dynamoe_search.pruning import Estimate, estimates
 from dynamoe_search.records import CandidateRecord, bytes_per_token, language_metrics
 from dynamoe_search.search.planner import rung_of
+from dynamoe_search.search.references import reference_designs
 from dynamoe_search.search.rungs import Rungs
 from dynamoe_search.search.sampling import Known, Proposer
 from dynamoe_search.search.space import Space
@@ -29,21 +30,34 @@ class Proposals:
 
     def __init__(self, space: Space) -> None:
         self._space = space
+        self._num_references = len(reference_designs(space))
         self._finished: dict[int, Known] = {}  # by trial, each made once
         self._bytes_per_token: float | None = None  # of a text, once anybody has finished
 
-    def proposer(self, records: Sequence[CandidateRecord], rungs: Rungs) -> Proposer:
+    def may_be_drawn_apart(self, num_candidates: int) -> bool:
+        """Says whether several may propose at the same time without drawing the same, and whether that is worth it.
+
+        A point of a quasi-random sequence, a generation of NSGA-II and the last designs of a small space are for one.
+
+        Args:
+            num_candidates: How many there are.
+        """
+        is_past_references = num_candidates >= self._num_references
+        is_tpe = self._space.spec.search.sampler == "tpe"
+        return is_past_references and is_tpe and self._space.size is None
+
+    def proposer(self, records: Sequence[CandidateRecord], rungs: Rungs, who: str = "") -> Proposer:
         """Returns a proposer that knows these candidates.
 
         Args:
             records: All candidates of the study.
             rungs: What they reported.
+            who: Tells those apart who propose at the same time.
         """
         expected = self._estimates(records, rungs)
         ordered = sorted(records, key=lambda record: record.ordinal)
-        return Proposer(
-            self._space, [self._known(record, expected.get(record.ordinal)) for record in ordered]
-        )
+        known = [self._known(record, expected.get(record.ordinal)) for record in ordered]
+        return Proposer(self._space, known, who)
 
     def _estimates(self, records: Sequence[CandidateRecord], rungs: Rungs) -> dict[int, Estimate]:
         finals, standing = {}, {}

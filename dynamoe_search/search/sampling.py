@@ -98,10 +98,12 @@ class Proposer:
     Args:
         space: The space of the study.
         known: All earlier proposals of the study, in the order of their ordinals.
+        who: Tells those apart who propose at the same time: TPE draws differently for each. Empty for one alone.
     """
 
-    def __init__(self, space: Space, known: Iterable[Known] = ()) -> None:
+    def __init__(self, space: Space, known: Iterable[Known] = (), who: str = "") -> None:
         self._space = space
+        self._who = (who,) if who else ()
         self._kind = space.spec.search.sampler
         self._hashes: set[str] = set()
         self._num_in_space = 0
@@ -239,7 +241,7 @@ class Proposer:
 
     def _sampler(self, ordinal: int, attempt: int) -> BaseSampler:
         study, search = self._space.spec.study, self._space.spec.search
-        seed = derive_seed(study.seed, ordinal, "sampler", attempt) % 2**32
+        seed = derive_seed(study.seed, ordinal, "sampler", attempt, *self._who) % 2**32
         if self._kind == "random" or attempt >= NUM_ATTEMPTS:
             return RandomSampler(seed=seed)
         if self._kind == "nsga2":

@@ -72,6 +72,10 @@ class CandidateMethods(OpenStore):
                     self._patiently(partial(self._trials.discard, study, trial))
         return [known[one.candidate.ordinal] for one in additions]
 
+    def known_designs(self, name: str, hashes: Collection[str]) -> frozenset[str]:
+        """Returns those of the hashes of designs that are of candidates of a study."""
+        return self._query(name, lambda found: writing.known_designs(found, name, hashes))
+
     def candidates(
         self,
         name: str,

@@ -88,14 +88,6 @@ def read_children(connection: sa.Connection, name: str) -> list[str]:
     )
 
 
-def read_stop_serial(connection: sa.Connection, name: str) -> int:
-    """Returns how often a study was asked to stop."""
-    require_study(connection, name)
-    table = tables.studies
-    query = sa.select(table.c.stop_serial).where(table.c.study_name == name)
-    return int(connection.execute(query).scalar_one())
-
-
 def read_numbers(connection: sa.Connection, name: str) -> dict[int, int]:
     """Returns the trial number of every ordinal of a study."""
     here = tables.candidates.c

@@ -1,10 +1,11 @@
 """The methods of `Store` for the processes that work on studies: their leases, whose turn it is to plan, legs."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Literal
+from typing import Literal, TypeVar
 
 import sqlalchemy as sa
 
@@ -12,10 +13,13 @@ from dynamoe_search.errors import StoppedError, StorageError
 from dynamoe_search.records import Ended, Leg, RungDecision, Stood
 from dynamoe_search.store import legs, reading, workers, writing
 from dynamoe_search.store.hearts import Heart
+from dynamoe_search.store.legs import Pulse
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.patience import PATIENCE_SECONDS
 from dynamoe_search.store.runs import Lease, this_process
 from dynamoe_search.store.writing import named_values
+
+Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.05
 _LONGEST_POLL_SECONDS = 1.0
@@ -129,9 +133,7 @@ class WorkMethods(OpenStore):
             StoppedError: `should_stop` returned true while it waited.
         """
         pause = _POLL_SECONDS
-        while self._is_planned(name, worker) or not self._database.transact(
-            lambda found: workers.try_to_plan(found, name, worker, self._watcher)
-        ):
+        while not self._may_plan(name, worker):
             if should_stop is not None and should_stop():
                 raise StoppedError("stopped while another worker planned")
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that many do not ask at once
@@ -170,7 +172,6 @@ class WorkMethods(OpenStore):
                 start=start,
                 end=end,
                 pack_key=pack_key,
-                watcher=self._watcher,
             )
         )
 
@@ -255,10 +256,54 @@ class WorkMethods(OpenStore):
         for item in ended:
             self._tell(name, item.trial)
 
-    def _is_planned(self, name: str, worker: str) -> bool:
-        return self._database.query(
-            lambda found: workers.is_planned(found, name, worker, self._watcher)
+    def _may_plan(self, name: str, worker: str) -> bool:
+        """Takes the turn to plan if it is free."""
+        watcher = self._watcher
+        if (
+            self._database.is_sqlite
+            and self._database.query(  # there to ask for a turn locks the file
+                lambda found: workers.is_planned(found, name, worker, watcher)
+            )
+        ):
+            return False
+        return self._database.transact(
+            lambda found: workers.try_to_plan(found, name, worker, watcher)
         )
+
+    def orders(self, name: str) -> tuple[bool, float]:
+        """Returns whether somebody asked the study to stop since this process joined it, and how long it may work.
+
+        The seconds are what the study's budget leaves to this run, after what the other workers took; infinite if there
+        is no budget. It is one statement, since hundreds of workers ask every second.
+
+        Raises:
+            UsageError: There is no such study.
+        """
+        lease = self._leases.get(name)
+        worker = "" if lease is None else lease.worker
+        found = self._look(name, lambda one: workers.read_orders(one, name, worker))
+        budget = found.max_seconds
+        left = math.inf if budget is None else budget - found.others_seconds
+        return lease is not None and found.stop_serial > lease.stop_serial, left
+
+    def pulse(self, name: str, first_leg: int = 0) -> Pulse:
+        """Returns what tells a worker that waits whether anything has happened; one statement that reads few rows.
+
+        Args:
+            name: The study.
+            first_leg: No leg below this one is open.
+
+        Raises:
+            UsageError: There is no such study.
+        """
+        return self._look(name, lambda one: legs.read_pulse(one, name, first_leg))
+
+    def _look(self, name: str, body: Callable[[sa.Connection], Result | None]) -> Result:
+        found = self._database.look(body)
+        if found is None:
+            self._database.query(lambda one: reading.require_study(one, name))
+        assert found is not None
+        return found
 
     def _named(self, name: str, ended: Sequence[Ended]) -> dict[int, dict[str, float] | None]:
         objectives, _ = self._database.query(lambda found: reading.read_goals(found, name))

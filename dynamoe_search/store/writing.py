@@ -1,7 +1,7 @@
 """What is written to our tables; every function is a part of one transaction."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +96,15 @@ def insert_candidate(connection: sa.Connection, name: str, trial: int, one: Addi
         )
     )
     return trial
+
+
+def known_designs(connection: sa.Connection, name: str, hashes: Collection[str]) -> frozenset[str]:
+    """Returns those of the hashes of designs that are of candidates of a study."""
+    here = tables.candidates.c
+    query = sa.select(here.design_hash).where(
+        here.study_name == name, here.design_hash.in_(sorted(hashes))
+    )
+    return frozenset(connection.execute(query).scalars())
 
 
 def write_outcome(
