@@ -93,7 +93,11 @@ class RayCluster:
         Raises:
             UsageError: It cannot be used, or does not answer in time.
         """
-        answer = self._next(_CONNECT_SECONDS)
+        try:
+            answer = self._next(_CONNECT_SECONDS)
+        except KeyboardInterrupt:
+            self._kill()
+            raise
         if answer is None:
             self._kill()
             raise UsageError(
