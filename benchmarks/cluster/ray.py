@@ -34,10 +34,12 @@ from tests.ray_cluster import ray_nodes
 
 NUM_WORKERS = 4
 NODE_CPUS = 2
+EPOCHS = 6  # a leg must be shorter than the time from kill to kill, or nothing is ever finished
 STUDY = (
     "study.references=['dense']",
+    "data.max_train=512",
     "model.d_model=8",
-    "train.epochs=10",
+    f"train.epochs={EPOCHS}",
     "search.sampler=random",
     "search.cohort_size=4",
     "search.pruner.kind=none",
@@ -171,8 +173,8 @@ def _problems(found: dict[str, Any], trials: int) -> list[str]:
         problems.append(f"candidates: {dict(states)}")
     if Counter(one["state"] for one in found["optuna"]) != {"COMPLETE": trials}:
         problems.append("Optuna has trials that are not complete")
-    if len(found["progress"]) != 10 * trials:
-        problems.append(f"{len(found['progress'])} reports of epochs instead of {10 * trials}")
+    if len(found["progress"]) != EPOCHS * trials:
+        problems.append(f"{len(found['progress'])} reports of epochs instead of {EPOCHS * trials}")
     if found["zombies"]:
         problems.append(f"zombies: {found['zombies']}")
     return problems
@@ -182,7 +184,7 @@ def main() -> None:
     """Runs everything and prints a page; exit code 1 if a trial is lost, there twice, or has other numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=48)
-    parser.add_argument("--pause", type=float, nargs=2, default=(5.0, 11.0), metavar="SECONDS")
+    parser.add_argument("--pause", type=float, nargs=2, default=(6.0, 12.0), metavar="SECONDS")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pg-") as name:
