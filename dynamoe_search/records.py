@@ -290,6 +290,16 @@ class StudySettings:
     reference_point: tuple[float, ...] = ()  # of the hypervolume, one value per objective
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries that computed
     data_hash: str = ""  # of the training and the validation part; empty if unknown
+    backend_basis: str = ""  # why this expert backend, in words; empty if the study file names it
+
+    @property
+    def backend_words(self) -> str:
+        """The expert backend and why it was chosen, for people."""
+        return (
+            f"{self.expert_backend} ({self.backend_basis})"
+            if self.backend_basis
+            else self.expert_backend
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,6 +40,12 @@ class ImageData:
     mean: tuple[float, ...]  # of the training part, per channel (per feature for flat data)
     std: tuple[float, ...]  # what is divided by; 1 where the training part is constant
     data_hash: str = ""  # of both parts as they were read; empty for data made by hand
+    epoch_size: int | None = None  # training examples of an epoch; none means all
+
+    @property
+    def per_epoch(self) -> int:
+        """Training examples that an epoch visits."""
+        return min(self.epoch_size or len(self.train.y), len(self.train.y))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +56,12 @@ class DataInfo:
     num_classes: int  # of text: entries of the vocabulary
     num_train: int
     num_validation: int
+    epoch_size: int | None = None  # training examples of an epoch; none means all
+
+    @property
+    def per_epoch(self) -> int:
+        """Training examples that an epoch visits."""
+        return min(self.epoch_size or self.num_train, self.num_train)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,6 +239,7 @@ def search_parts(raw: RawImages, section: DataSection, *, has_test: bool) -> Ima
         mean=standardize.mean,
         std=standardize.std,
         data_hash=_hash(*train, *validation),
+        epoch_size=section.epoch_size,
     )
 
 

@@ -21,7 +21,7 @@ from dynamoe_search.records import (
 )
 from dynamoe_search.search.designs import KIND, SHAPE, build_candidate, decide
 from dynamoe_search.search.distributions import middle_value
-from dynamoe_search.search.references import LOAD_BALANCE
+from dynamoe_search.search.references import LOAD_BALANCE, plain_top_k
 from dynamoe_search.specs import StudySpec, values_of
 from dynamoe_search.specs.vocabulary import SHAPES
 
@@ -216,16 +216,8 @@ class _Designs:
 
 def _top_k(like: Candidate, k: int) -> Candidate:
     """The same design with top-k: no noise, no bias, and at least the load-balance loss of the references."""
-    router = RouterConfig(
-        kind="top-k",
-        k=k,
-        softmax="before" if k == 1 else "after",
-        temperature=1.0,
-        noise=0.0,
-        bias_rate=0.0,
-    )
     balance = like.losses.load_balance or LOAD_BALANCE
     losses = LossWeights(
         load_balance=balance, normalize_load_balance=like.losses.normalize_load_balance
     )
-    return replace(like, router=router, losses=losses, adaptive=None)
+    return replace(like, router=plain_top_k(k), losses=losses, adaptive=None)

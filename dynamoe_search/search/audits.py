@@ -118,12 +118,12 @@ def prepare_audit(store: Store, parent: str, request: AuditRequest) -> Audit:
         )
     claims = tuple(key for key in CLAIMS if not request.claims or key in request.claims)
     epochs = request.epochs or spec.train.epochs
-    num_train = describe(spec.data).num_train
+    per_epoch = describe(spec.data).per_epoch
     plan = plan_audit(
         spec,
         claims,
         epochs=epochs,
-        steps_per_epoch=-(-num_train // spec.train.batch_size),
+        steps_per_epoch=-(-per_epoch // spec.train.batch_size),
         front=store.front(parent),
     )
     runs = (len(plan.designs) + len(plan.controls)) * request.seeds
@@ -270,7 +270,7 @@ def _observations(store: Store, name: str) -> list[Observation]:
                 activated_params=outcome.metrics["activated_params"],
                 mean_k=tuple(layer.mean_k for layer in outcome.routing),
                 std_k=tuple(layer.std_k for layer in outcome.routing),
-                num_steps=outcome.epochs * -(-info.num_train // candidate.train.batch_size),
+                num_steps=outcome.epochs * -(-info.per_epoch // candidate.train.batch_size),
                 num_examples=info.num_validation,
                 events=outcome.expert_events,
                 hardness=_read(Hardness, own.get("hardness")),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from dynamoe_search.data import SearchData
 from dynamoe_search.errors import DynamoeError
+from dynamoe_search.places import PlaceError
 from dynamoe_search.records import StudyRecord
 from dynamoe_search.search import weights
 from dynamoe_search.search.machine import train_settings
@@ -74,6 +75,8 @@ def _of_files(
     for member in store.front(study.name):
         try:
             is_there = weights.load(files.models, member.trial) is not None
+        except PlaceError:
+            raise
         except DynamoeError:
             is_there = False
         if not is_there:

@@ -20,6 +20,7 @@ import torch
 
 from dynamoe_search.data import SearchData, TextData
 from dynamoe_search.errors import LeaseLostError, StoppedError
+from dynamoe_search.places import PlaceError
 from dynamoe_search.records import (
     Ended,
     Leg,
@@ -261,6 +262,13 @@ class _Run:
         self._on_event(EpochFinished(reports=tuple(reports)))
 
     def _tidy_up(self) -> None:
+        """Removes files that nobody needs; what cannot be removed now is removed after the next leg."""
+        try:
+            self._remove_checkpoints()
+        except PlaceError as error:
+            logger.warning("no checkpoints were removed: %s", error)
+
+    def _remove_checkpoints(self) -> None:
         """Removes checkpoints that nobody needs, and those of the most hopeless beyond the limit."""
         present = self._files.present()
         open_legs = {leg.number for leg in self._store.legs(self._name, state="open")}
@@ -281,13 +289,14 @@ class _Run:
 
         Of a designed study everybody does: what was trained for a comparison is wanted for it.
         """
-        present = weights.trials_in(self._files.models)
+        present = self._store.patiently(lambda: weights.trials_in(self._files.models))
         standings = self._store.standings(self._name)
         members = self._store.refresh_front(self._name)
         trials = {member.trial for member in members}
         running = {one.trial for one in standings if one.status == "running"}
         if self._record.purpose == "search":
-            weights.remove(self._files.models, present - trials - running)
+            gone = present - trials - running
+            self._store.patiently(lambda: weights.remove(self._files.models, gone))
         if self._front is not None and trials != self._front:
             self._on_event(FrontChanged(members=tuple(members)))
         self._front = trials

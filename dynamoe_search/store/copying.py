@@ -1,13 +1,13 @@
 """The method of `Store` that copies a study, with all that belongs to it, to another database."""
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
 
 from dynamoe_search.errors import StorageError, UsageError
+from dynamoe_search.places import AnyPath, copy_tree
 from dynamoe_search.store import tables
 from dynamoe_search.store.studies import StudyMethods
 from dynamoe_search.store.texts import utc_now
@@ -93,11 +93,11 @@ class CopyMethods(StudyMethods):
         target._database.transact(write, is_lasting=True)
 
 
-def _copy_files(folder: Path, copy: Path) -> None:
+def _copy_files(folder: AnyPath, copy: AnyPath) -> None:
     if folder.is_symlink() or not folder.is_dir():
         return
     try:
-        shutil.copytree(folder, copy, symlinks=True)
+        copy_tree(folder, copy)
     except (OSError, shutil.Error) as error:
         raise StorageError(
             f"the files in {folder} cannot be copied to {copy} ({error}); "

@@ -16,6 +16,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dynamoe_search.errors import StorageError
+from dynamoe_search.places import AnyPath, place_of
 from dynamoe_search.store import tables
 from dynamoe_search.store.addresses import (
     APP_NAME,
@@ -85,14 +86,15 @@ class Database:
         return display(self.url)
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> AnyPath:
         """Where the files of the studies are: where `DYNAMOE_SEARCH_FILES` says, in a folder of the database's own.
 
-        Without it beside a SQLite file, else in the per-user data folder.
+        That may be a path or the URL of storage that fsspec knows. Without it they are beside a SQLite file, else in
+        the per-user data folder.
         """
         place = f"{self.url.host or 'local'}-{self.url.port or 0}-{self.url.database}"
         if chosen := os.environ.get(FILES_VARIABLE):
-            return Path(chosen) / safe_name(place)
+            return place_of(chosen, FILES_VARIABLE) / safe_name(place)
         if self.is_sqlite:
             path = Path(str(self.url.database))
             return path.with_name(f"{path.name}.files")

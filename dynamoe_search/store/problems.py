@@ -1,6 +1,5 @@
 """What can go wrong with a database, said in one sentence: where, what, and what to do. Passwords are never shown."""
 
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from dynamoe_search.errors import StorageError
+from dynamoe_search.places import masked
 
 
 class PassingError(StorageError):
@@ -19,10 +19,6 @@ class PassingError(StorageError):
 class LockedError(PassingError):
     """Another program writes to the same SQLite file."""
 
-
-_IN_AUTHORITY = re.compile(r"(://[^/?#@\s:]*:).*(@)")
-"""To the last @ of the line: a password may hold any character, and hiding too much does no harm."""
-_IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword|passphrase)=)[^&\s]*", re.I)
 
 _NO_CONNECTION = (
     "has no free connection: every worker keeps one and takes a second for moments; "
@@ -55,11 +51,6 @@ _ADVICE = (
         "lacks a column of this program; it was changed by hand or is not one of its databases",
     ),
 )
-
-
-def masked(text: str) -> str:
-    """Returns text in which the passwords of all URLs are replaced by `***`."""
-    return _IN_QUERY.sub(r"\1***", _IN_AUTHORITY.sub(r"\1***\2", text))
 
 
 def display(url: sa.URL) -> str:

@@ -24,6 +24,7 @@ from dynamoe_search.records import CandidateRecord, Progress
 from dynamoe_search.search.events import EpochFinished, LegStarted
 from dynamoe_search.store import Store
 from tests.cli.conftest import Run as RunCli
+from tests.cli.processes import ended, start, wait_for_line
 from tests.store.builders import candidate, report
 
 ROOT = Path(__file__).parents[2]
@@ -133,19 +134,9 @@ def test_killed_and_resumed_with_a_log_that_saw_half_of_it(
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     board = tmp_path / "board"
     one = ("--log", f"tensorboard={board}", "--storage", storage_url)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "cli.py", "run", study_file, *PRUNED, "--device", "cpu", *one],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("leg 2"):
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with ended(start("run", study_file, *PRUNED, "--device", "cpu", *one)) as process:
+        wait_for_line(process, "leg 2")
+        process.send_signal(signal.SIGKILL)
     result = cli("resume", "tiny", *one, "--log", f"mlflow={uri}")
     assert result.exit_code == 0, result.output
     check(storage_url, board, uri)

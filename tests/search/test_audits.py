@@ -9,7 +9,7 @@ import pytest
 
 from dynamoe_search.auditing import CLAIMS, FINDINGS
 from dynamoe_search.errors import UsageError
-from dynamoe_search.search import create_study, run_study
+from dynamoe_search.search import run_study
 from dynamoe_search.search.audits import (
     Audited,
     AuditRequest,
@@ -17,9 +17,8 @@ from dynamoe_search.search.audits import (
     prepare_audit,
 )
 from dynamoe_search.search.limits import Limits
-from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from tests.conftest import TINY
+from tests.search.finished import copy_of, finish
 
 REQUEST = AuditRequest(seeds=2, epochs=3)
 
@@ -27,20 +26,16 @@ REQUEST = AuditRequest(seeds=2, epochs=3)
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with the finished study `tiny`; tests copy it."""
-    path = tmp_path_factory.mktemp("parent") / "studies.db"
-    sections = TINY | {"router": {"kind": "top-any"}, "train": {"epochs": 1, "batch_size": 16}}
-    with Store.open(f"sqlite:///{path}") as store:
-        create_study(
-            store, StudySpec.model_validate(sections), source="test", device="cpu", num_threads=1
-        )
-        run_study(store, "tiny")
-    return path
+    return finish(
+        tmp_path_factory.mktemp("parent"),
+        router={"kind": "top-any"},
+        train={"epochs": 1, "batch_size": 16},
+    )
 
 
 @pytest.fixture
 def url(parent: Path, tmp_path: Path) -> str:
-    shutil.copytree(parent.parent, tmp_path / "copy")
-    return f"sqlite:///{tmp_path / 'copy' / parent.name}"
+    return copy_of(parent, tmp_path / "copy")
 
 
 def audited(store: Store, request: AuditRequest = REQUEST) -> Audited:
