@@ -9,11 +9,15 @@ from dynamoe_search.search.legs import LegTrainer, by_ordinal
 from dynamoe_search.search.planner import Over, Position, Propose, TakeOver, Train, Wait, plan
 from dynamoe_search.search.proposals import Proposals
 from dynamoe_search.search.rungs import Rungs, changed, to_store
+from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import Addition, Store
 from dynamoe_search.training import Interrupted
+
+_STORED_TOGETHER = 16
+"""Proposals that are written to the database at a time."""
 
 
 class NextLegs:
@@ -63,7 +67,7 @@ class NextLegs:
                         if self._store.take_leg(self._name, self._worker, step.leg.number):
                             return replace(step.leg, worker=self._worker)
                     case Propose():
-                        self._propose(step)
+                        self._propose(step, position.candidates)
                     case Train():
                         return self._store.open_leg(
                             self._name,
@@ -119,26 +123,46 @@ class NextLegs:
     ) -> list[RungDecision]:
         return to_store(decisions, {one.ordinal: one.trial for one in standings})
 
-    def _propose(self, step: Propose) -> None:
-        records = self._store.candidates(self._name)
-        with self._watch.at("sample"):
-            proposer = self._proposals.proposer(records, self._rungs)
-        for number in range(len(records), len(records) + step.number):
-            with self._watch.at("sample"):
-                proposal = proposer.propose()
-            if proposal is None:
-                self._store.set_exhausted(self._name, number)
-                return
-            self._store.add_candidate(
+    def _propose(self, step: Propose, candidates: Sequence[Standing]) -> None:
+        """Adds designs to a cohort; whoever is killed before they are stored would propose the same ones again."""
+        moved = self._proposals.moved(candidates)
+        self._proposals.tell(
+            self._store.candidates(
                 self._name,
-                proposal.candidate,
-                params=proposal.params,
-                distributions=proposal.distributions,
-                cohort=step.cohort,
-                sampler_state=proposal.sampler_state,
+                trials=moved if len(moved) < len(candidates) else None,
+                with_routing=False,
             )
+        )
+        with self._watch.at("sample"):
+            proposer = self._proposals.proposer(self._rungs)
+        number = len(candidates)
+        for missing in range(step.number, 0, -_STORED_TOGETHER):
+            additions = self._additions(proposer, step.cohort, min(missing, _STORED_TOGETHER))
+            number += len(additions)
+            self._store.add_candidates(self._name, additions)
             if self._should_stop():  # the cohort is filled up when the study goes on
                 raise Interrupted("stopped between two proposals")
+            if len(additions) < min(missing, _STORED_TOGETHER):
+                self._store.set_exhausted(self._name, number)
+                return
+
+    def _additions(self, proposer: Proposer, cohort: int, number: int) -> list[Addition]:
+        """Returns the next designs: so many, unless the space has no more or somebody asks to stop."""
+        found: list[Addition] = []
+        with self._watch.at("sample"):
+            while len(found) < number and (proposal := proposer.propose()) is not None:
+                found.append(
+                    Addition(
+                        candidate=proposal.candidate,
+                        params=proposal.params,
+                        distributions=proposal.distributions,
+                        cohort=cohort,
+                        sampler_state=proposal.sampler_state,
+                    )
+                )
+                if self._should_stop():
+                    break
+        return found
 
     def _close(self, step: Over, position: Position) -> None:
         """Ends whoever waits, if nobody will go on; a budget of epochs can be raised.

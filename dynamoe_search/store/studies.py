@@ -113,9 +113,13 @@ class StudyMethods(OpenStore):
         return lease is not None and serial > lease.stop_serial
 
     def refresh_front(self, name: str) -> list[FrontMember]:
-        """Computes the Pareto front of the complete and feasible candidates, stores and returns it."""
-        record = self.study(name)
-        self._database.transact(lambda found: fronts.rewrite_front(found, record))
+        """Brings the Pareto front of the complete and feasible candidates up to date, stores and returns it."""
+        ledger, front = self._ledgers[name], self._fronts[name]
+
+        def write(connection: sa.Connection) -> None:
+            fronts.rewrite_front(connection, name, ledger, front)
+
+        self._database.transact(write)
         return self.front(name)
 
     def front(self, name: str) -> list[FrontMember]:
@@ -155,6 +159,8 @@ class StudyMethods(OpenStore):
         deletion.delete_files(self.files_of(name), self.folder)
         self._database.transact(lambda found: writing.delete_rows(found, name))
         self._leases.pop(name, None)
+        self._ledgers.pop(name, None)
+        self._fronts.pop(name, None)
 
     def refuse_taken(self, name: str) -> None:
         """Raises `UsageError` if there is a study of that name, ours or another program's."""
