@@ -190,7 +190,7 @@ def test_designs_are_drawn_while_others_plan(workers: Make) -> None:
 def test_drafts_that_others_drew_are_dropped(workers: Make) -> None:
     slow, other = workers(spec_of(pruner={"kind": "none"}), 2)
     other.next()
-    drafts = slow.legs._drawn(COHORT)
+    drafts = slow.legs._drawn(Propose(cohort=1, number=COHORT))
     step = Propose(cohort=1, number=COHORT)
     assert slow.legs._add(drafts[:3], step, slow.store.standings(slow.name))
     assert slow.legs._add(drafts, step, slow.store.standings(slow.name))
@@ -203,7 +203,7 @@ def test_drafts_that_others_drew_are_dropped(workers: Make) -> None:
 def test_who_draws_at_the_same_time_draws_something_else() -> None:
     space = Space(spec_of())
     alone, again, one, other = (
-        Proposer(space, (), *who).propose() for who in ((), ("",), ("a",), ("b",))
+        Proposer(space, (), None, *who).propose() for who in ((), ("",), ("a",), ("b",))
     )
     assert alone is not None
     assert again is not None
