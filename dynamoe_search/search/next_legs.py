@@ -59,6 +59,7 @@ class NextLegs:
         self._is_waiting = False
         self._seen: Pulse | None = None  # the study when there was nothing to do
         self._first_leg = 0  # the lowest that was open then
+        self._at_work: set[str | None] = set()  # who had legs then
         self._look_at = 0.0
 
     def next(self) -> Leg | Wait | Over:
@@ -117,18 +118,26 @@ class NextLegs:
 
     def _has_news(self) -> bool:
         """Says whether there is something to do, as far as can be seen without the turn to plan."""
-        pulse = self._store.pulse(
-            self._name, self._first_leg
-        )  # before the position, which may be newer
-        if pulse == self._seen and time.monotonic() < self._look_at:
+        pulse = self._store.pulse(self._name, self._first_leg)  # first: the rest may be newer
+        if pulse == self._seen and not self._has_died():
             return False
         position = self._position(is_planning=False)
         if not isinstance(plan(position), Wait):
             return True
         self._seen = pulse
         self._first_leg = min((leg.number for leg in position.open_legs), default=0)
-        self._look_at = time.monotonic() + _LOOK_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311
+        self._at_work = {leg.worker for leg in position.open_legs}
+        self._look_at = _soon()
         return False
+
+    def _has_died(self) -> bool:
+        """Says whether somebody with a leg is dead, which is looked for now and then."""
+        if time.monotonic() < self._look_at:
+            return False
+        self._look_at = _soon()
+        return not self._at_work <= {
+            one.id for one in self._store.workers(self._name) if one.is_alive
+        }
 
     def _position(self, *, is_planning: bool = True) -> Position:
         # Legs first: one that another worker closes now still counts as open, and its members as busy.
@@ -277,6 +286,11 @@ class NextLegs:
         final = [replace(decisions[one.trial], action="stop") for one in ended]
         self._store.stop_paused(self._name, ended, final)
         self._on_ended(ended)
+
+
+def _soon() -> float:
+    """Returns when to look for the dead again; many who wait do not do so at the same time."""
+    return time.monotonic() + _LOOK_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311
 
 
 def is_exhausted(record: StudyRecord, num_proposals: int) -> bool:

@@ -22,6 +22,7 @@ from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from tests.search.proposing import conditional_spec
+from tests.store.test_looks import statements
 
 EPOCHS, RUNG, COHORT, STARTUP = 4, 1, 4, 8
 
@@ -252,6 +253,9 @@ def test_who_waits_keeps_nobody_from_planning_and_sees_what_happens(workers: Mak
     legs = [one.next() for one in some[:2]]
     idle = some[2]
     assert [isinstance(idle.legs.next(), Wait) for _ in range(3)] == [True] * 3
+    with statements(idle.store) as sent:
+        assert isinstance(idle.legs.next(), Wait)
+    assert len(sent) == 1
     with some[0].store.planning(
         some[0].name, some[0].id
     ):  # the turn is taken: who waits does not ask for it
