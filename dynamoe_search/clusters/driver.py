@@ -22,6 +22,7 @@ from dynamoe_search.clusters.places import Places
 
 _REACH_SECONDS = 10.0
 _CLIENT = "ray://"
+_STORE_BYTES = 10**8  # of a cluster of ours; nothing large is kept there
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
                 order = Order(**told(line)[1])
                 Places(order, lambda kind, **values: send(answers, kind, **values), is_over).run()
                 send(answers, "end")
-    except (OSError, RuntimeError, ValueError, RayError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError, RayError) as error:
         send(answers, "error", text=_sentence(address, error))
         sys.exit(1)
 
@@ -73,7 +74,7 @@ def _check_reachable(address: str) -> None:
 def _connected(address: str) -> Iterator[Cluster]:
     """Yields what the cluster has; leaves it, or ends it if it was started here."""
     is_ours = address == OWN
-    options = {"include_dashboard": False} if is_ours else {}
+    options = {"include_dashboard": False, "object_store_memory": _STORE_BYTES} if is_ours else {}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
         resources = ray.cluster_resources()

@@ -125,10 +125,11 @@ class Places:
         is_long = any(now - one.since > _PATIENCE_SECONDS for one in waiting)
         if is_long and not self._has_told_of_waiting:
             needs = f"{self._order.gpus:g} GPU and " if self._order.gpus else ""
+            words = "1 worker waits" if len(waiting) == 1 else f"{len(waiting)} workers wait"
             found = ray.cluster_resources()
             self._say(
                 "news",
-                text=f"{len(waiting)} workers wait for room: each takes {needs}{self._order.cpus:g} CPU, and the "
+                text=f"{words} for room: each takes {needs}{self._order.cpus:g} CPU, and the "
                 f"Ray cluster has {found.get('GPU', 0):g} GPU and {found.get('CPU', 0):g} CPU in all",
             )
         self._has_told_of_waiting = is_long

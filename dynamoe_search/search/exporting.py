@@ -259,4 +259,5 @@ def _config(
         mean=() if isinstance(data, TextData) else data.mean,
         std=() if isinstance(data, TextData) else data.std,
         versions=dict(versions),
+        tokenizer=data.tokenizer.fingerprint if isinstance(data, TextData) else "",
     )

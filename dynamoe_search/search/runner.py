@@ -275,7 +275,7 @@ class _Run:
         """Removes checkpoints that nobody needs, and those of the most hopeless beyond the limit."""
         present = self._files.present()
         open_legs = {leg.number for leg in self._store.legs(self._name, state="open")}
-        standings = self._store.standings(self._name)
+        standings = self._store.standings(self._name, status=("paused", "running"))
         paused = [one for one in standings if one.status == "paused"]
         behind = {one.ordinal: one.behind for one in self._rungs.judge(paused)}
         hopeless = {one.ordinal: behind.get(one.ordinal, -1.0) for one in paused}
@@ -293,10 +293,10 @@ class _Run:
         Of a designed study everybody does: what was trained for a comparison is wanted for it.
         """
         present = self._store.patiently(lambda: weights.trials_in(self._files.models))
-        standings = self._store.standings(self._name)
+        standings = self._store.standings(self._name, status=("running",))
         members = self._store.refresh_front(self._name)
         trials = {member.trial for member in members}
-        running = {one.trial for one in standings if one.status == "running"}
+        running = {one.trial for one in standings}
         if self._record.purpose == "search":
             gone = present - trials - running
             self._store.patiently(lambda: weights.remove(self._files.models, gone))

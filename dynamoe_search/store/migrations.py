@@ -180,6 +180,8 @@ def _to_version_3(connection: sa.Connection) -> None:
         table.create(connection)
     _add_columns(connection, tables.studies, "exhausted_at", "parent", "purpose", "plan_json")
     _add_columns(connection, tables.layers, "loss_by_k_json")
+    for index in tables.candidates.indexes:
+        index.create(connection, checkfirst=True)
     here, legs = tables.candidates, tables.legs
     rows = connection.execute(
         sa.select(here.c.study_name, here.c.trial_number, here.c.candidate_json)

@@ -96,6 +96,7 @@ candidates = sa.Table(
     sa.Column("created_at", sa.String(40), nullable=False),
     sa.Column("finished_at", sa.String(40)),
     sa.UniqueConstraint("study_name", "ordinal"),
+    sa.Index("dynamoe_candidates_by_status", "study_name", "status"),  # most are over
 )
 
 evaluations = sa.Table(

@@ -257,8 +257,7 @@ class WorkMethods(OpenStore):
             self._beat(connection, name)
 
         self._database.transact(write, is_lasting=True)
-        for item in ended:
-            self._tell(name, item.trial)
+        self._tell(name, [item.trial for item in ended])
 
     def stop_paused(
         self, name: str, ended: Sequence[Ended], decisions: Sequence[RungDecision] = ()
@@ -280,8 +279,7 @@ class WorkMethods(OpenStore):
             legs.upsert_decisions(connection, name, decisions)
 
         self._database.transact(write, is_lasting=True)
-        for item in ended:
-            self._tell(name, item.trial)
+        self._tell(name, [item.trial for item in ended])
 
     def _may_plan(self, name: str, worker: str) -> bool:
         """Takes the turn to plan if it is free."""
