@@ -24,6 +24,7 @@ from dynamoe_search.training.batches import augment, data_on, epoch_order
 from dynamoe_search.training.cohort import Cohort
 from dynamoe_search.training.evaluation import Evaluation, evaluate
 from dynamoe_search.training.failures import check_alike
+from dynamoe_search.training.graphs import Steps
 from dynamoe_search.training.modes import choose_mode
 from dynamoe_search.training.optimizers import StackedAdamW
 from dynamoe_search.training.rooms import Rooms
@@ -125,6 +126,7 @@ class Population:
         self._rates = Rates([own.train for own in members], self.num_steps, self.device)
         self._streams = Streams(self.cohort, self._seed)
         self._rooms = Rooms(self, self._train_batch)
+        self._steps = Steps(self, self._make_step)
 
     def _make_optimizer(self, members: Sequence[int]) -> StackedAdamW:
         own = [self.candidates[position].train for position in members]
@@ -184,12 +186,18 @@ class Population:
 
     def _train_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Makes one optimiser step and returns the task loss of every member, (P,)."""
-        task, routings = self.gradients(x, y)
-        self.optimizer.step(self.cohort.parameters, self.cohort.owner, self._rate_factors())
-        self.cohort.apply_state(routings)
+        self._set_streams()
+        task, routings = self._steps(x, y, self._rate_factors(), self._rooms.version)
         self.step += 1
         self.adaptation.after_step(self.step, routings)
         return task
+
+    def _make_step(self, x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, list[Routing]]:
+        """Makes what of a step may be recorded, see `training.graphs`."""
+        task, routings = self._gradients(x, y)
+        self.optimizer.step(self.cohort.parameters, self.cohort.owner, factors)
+        self.cohort.apply_state(routings)
+        return task, routings
 
     def gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
         """Adds the gradients of one batch to the parameters' `.grad`.
@@ -202,6 +210,10 @@ class Population:
             The task loss of every member (P,), detached, and one `Routing` per MoE layer.
         """
         self._set_streams()
+        return self._gradients(x, y)
+
+    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
+        """The same with the streams as they are."""
         if self.cohort.head is not None:
             return self._token_gradients(x, y)
         with self._autocast():
