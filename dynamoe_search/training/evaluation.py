@@ -66,14 +66,16 @@ def evaluate(cohort: Cohort, split: Split | TextSplit) -> list[Evaluation]:
                 loss_by_k[layer].scatter_add_(1, used, losses.double())
     accuracy = (correct.double() / split.y.numel()).tolist()
     mean_loss = (loss / split.y.numel()).tolist()
-    routing = _routing(
+    summaries = _routing(
         cohort,
         histogram.tolist(),
         load.tolist(),
         (loss_by_k / histogram).tolist() if is_text else None,  # NaN where no token is
     )
     return [
-        Evaluation(accuracy=accuracy[position], loss=mean_loss[position], routing=routing[position])
+        Evaluation(
+            accuracy=accuracy[position], loss=mean_loss[position], routing=summaries[position]
+        )
         for position in range(num)
     ]
 
