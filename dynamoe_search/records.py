@@ -291,6 +291,16 @@ class StudySettings:
     reference_point: tuple[float, ...] = ()  # of the hypervolume, one value per objective
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries that computed
     data_hash: str = ""  # of the training and the validation part; empty if unknown
+    backend_basis: str = ""  # why this expert backend, in words; empty if the study file names it
+
+    @property
+    def backend_words(self) -> str:
+        """The expert backend and why it was chosen, for people."""
+        return (
+            f"{self.expert_backend} ({self.backend_basis})"
+            if self.backend_basis
+            else self.expert_backend
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -400,6 +410,23 @@ class Worker:
     beats: int  # rises while it is alive
     is_alive: bool
     seconds: float = 0.0  # wall time that it worked
+    versions: dict[str, str] = field(default_factory=dict)  # of the libraries that it computes with
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilesMark:
+    """A small file among those of a study, by which a worker sees that it looks where the others do."""
+
+    id: str
+    study: str
+    host: str  # who wrote it
+    place: str  # folder or URL that it was written to; no password
+    made_at: str  # UTC, ISO 8601
+
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return f"study-{self.id}.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

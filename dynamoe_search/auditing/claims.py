@@ -75,8 +75,9 @@ def hardness(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
             continue
         mean, other = sum(own) / len(own), sum(chance) / len(chance)
         direction = "more" if mean > 0 else "fewer"
+        inputs = "tokens" if plan.is_text else "inputs"
         words = (
-            f"inputs with a higher loss get {direction} experts (rank correlation {mean:+.2f}; {other:+.2f} if K is "
+            f"{inputs} with a higher loss get {direction} experts (rank correlation {mean:+.2f}; {other:+.2f} if K is "
             "drawn at random)"
         )
         details = {"correlation": mean, "correlation_of_random_k": other}

@@ -47,7 +47,9 @@ def audit(
     margin: Annotated[
         float,
         typer.Option(
-            "--margin", help="Smallest difference of accuracy that is of interest, in points."
+            "--margin",
+            help="Smallest difference of accuracy that is of interest, in points; of text, of the loss in hundredths "
+            "of a nat.",
         ),
     ] = 0.5,
     storage: Storage = None,
@@ -151,7 +153,7 @@ def _print_json(planned: "Audit", done: "Audited") -> None:
 
 
 def _show(planned: "Audit", done: "Audited") -> None:
-    from dynamoe_search.auditing.findings import CLAIMS, RULE
+    from dynamoe_search.auditing.findings import CLAIMS, POINTS_OF_TEXT, RULE
     from dynamoe_search.cli import screens
 
     out = screens.console()
@@ -177,6 +179,8 @@ def _show(planned: "Audit", done: "Audited") -> None:
             f"{_counted([one for one in done.findings if one.claim == key])}",
             markup=False,
         )
+    if planned.plan.is_text:
+        out.print(f"\nOf text, {POINTS_OF_TEXT}.", markup=False)
     failed = f" {done.failed} runs failed and are left out." if done.failed else ""
     out.print(
         f"\nRule: {RULE}.\nIntervals are over {planned.request.seeds} seeds, measured on the validation part; the runs "

@@ -1,5 +1,6 @@
 """The command that trains a front again to see what is left of it: confirm."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -9,6 +10,7 @@ from dynamoe_search.cli.words import printable, say
 from dynamoe_search.errors import StoppedError
 
 if TYPE_CHECKING:  # loads torch
+    from dynamoe_search.confirmation import Confirmation, DesignResult, Gain, Measure, Place
     from dynamoe_search.search.confirming import Confirmed
 
 
@@ -121,7 +123,7 @@ def _print_json(study: str, found: "Confirmed") -> None:
     from dataclasses import asdict
 
     from dynamoe_search.cli import screens
-    from dynamoe_search.confirmation import findings
+    from dynamoe_search.confirmation import as_plain, findings
 
     assert found.confirmation is not None
     screens.print_json(
@@ -130,8 +132,8 @@ def _print_json(study: str, found: "Confirmed") -> None:
             "studies": list(found.studies),
             "trials": list(found.chosen),
             "members_of_the_front": found.num_front,
-            "confirmation": asdict(found.confirmation),
-            "scaled": asdict(found.scaled) if found.scaled else None,
+            "confirmation": as_plain(found.confirmation),
+            "scaled": as_plain(found.scaled) if found.scaled else None,
             "carrying": asdict(found.carrying) if found.carrying else None,
             "findings": findings(found.confirmation, found.carrying),
         }
@@ -140,52 +142,65 @@ def _print_json(study: str, found: "Confirmed") -> None:
 
 def _show(found: "Confirmed") -> None:
     from dynamoe_search.cli import screens
-    from dynamoe_search.confirmation import Confirmation, findings
-
-    def table(one: Confirmation, title: str) -> None:
-        gains = {gain.design: gain for gain in one.gains}
-        places = {place.design: place for place in one.places}
-        rows = [
-            _row(result, gains.get(result.design), places.get(result.design))
-            for result in one.designs
-        ]
-        headings = ["design", "activated", "test accuracy", "best plain design", "gain", "front"]
-        screens.console().print(screens.table(headings, rows, title=title))
+    from dynamoe_search.confirmation import findings
 
     assert found.confirmation is not None
-    table(found.confirmation, "Test accuracy in points, with 95 % intervals over the seeds")
+    first = found.confirmation
+    screens.console().print(_table(first, _title(first.measure)))
     if found.scaled is not None and found.carrying is not None:
         typer.echo()
-        table(found.scaled, f"The same at {found.carrying.factor} times the {found.carrying.by}")
+        again = f"The same at {found.carrying.factor} times the {found.carrying.by}"
+        screens.console().print(_table(found.scaled, again))
     typer.echo()
+    if first.measure.name == "perplexity":
+        say(
+            "A gain of 3 % is a perplexity that is 3 % lower; means and intervals are taken of its logarithm."
+        )
     if found.num_front is not None and found.num_front > len(found.chosen):
         say(
             f"The front has {found.num_front} members; {len(found.chosen)} of them were confirmed, spread evenly "
             f"(--limit {found.num_front} takes all)."
         )
-    for sentence in findings(found.confirmation, found.carrying):
+    for sentence in findings(first, found.carrying):
         say(sentence)
     say(
         f"\nAll runs are kept, with their weights: {', '.join(found.studies)} (status, show, export)."
     )
 
 
-def _row(result: Any, gain: Any, place: Any) -> list[Any]:
-    from dynamoe_search.confirmation import interval_words
+def _title(measure: "Measure") -> str:
+    what = f"Test {measure.words}" + (" in points" if measure.is_maximised else ", lower is better")
+    return f"{what}, with 95 % intervals over the seeds"
 
-    against, difference, verdict = "", "", ""
+
+def _table(one: "Confirmation", title: str) -> Any:
+    from dynamoe_search.cli import screens
+
+    gains = {gain.design: gain for gain in one.gains}
+    places = {place.design: place for place in one.places}
+    rows = [
+        _row(result, gains.get(result.design), places.get(result.design), one.measure)
+        for result in one.designs
+    ]
+    test = f"test {one.measure.words}"
+    headings = ["design", "activated", test, "best plain design", "gain", "front"]
+    return screens.table(headings, rows, title=title)
+
+
+def _row(
+    result: "DesignResult", gain: "Gain | None", place: "Place | None", measure: "Measure"
+) -> Sequence[Any]:
+    against, difference = "", ""
     if gain is not None and gain.difference is not None:
-        against = printable(gain.baseline)
-        difference = interval_words(gain.difference, signed=True)
-    if place is not None:
-        verdict = place.verdict
+        against = printable(gain.baseline or "")
+        difference = measure.gains_text(gain.difference)
     return [
         result.design,
         f"{result.activated_params:,.0f}",
-        interval_words(result.accuracy),
+        measure.interval_text(result.test),
         against,
-        difference,
-        verdict,
+        difference.removesuffix(" points"),
+        "" if place is None else place.verdict,
     ]
 
 

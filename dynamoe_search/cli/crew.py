@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -34,7 +34,7 @@ Number = Annotated[
     typer.Option(
         "--workers",
         min=1,
-        help="Train with this many processes on this machine. Default: one per device, or no more than this one.",
+        help="Train with this many processes. Default: one per device, or no more than this one.",
         show_default=False,
     ),
 ]
@@ -47,6 +47,40 @@ Devices = Annotated[
         show_default=False,
     ),
 ]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Where the workers are: on this machine, or on a Ray cluster."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="The Ray cluster: auto (that of this machine), HOST:PORT, ray://HOST:PORT, or local (this machine, "
+        "for this run). Default: auto.",
+        show_default=False,
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-worker",
+        min=0.0,
+        max=1.0,
+        help="What Ray sets aside for a worker, e.g. 0.5. Default: 1, or 0 for a study on the CPU.",
+        show_default=False,
+    ),
+]
+
+
+class AskedTeam(NamedTuple):
+    """What the options say about the workers of a study."""
+
+    engine: Literal["local", "ray"]
+    workers: int | None
+    devices: str | None
+    ray_address: str | None
+    gpus_per_worker: float | None
 
 
 def worker(

@@ -1,7 +1,6 @@
 """Several worker processes under one command, with one progress."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +14,10 @@ from rich.text import Text
 from dynamoe_search.cli import screens
 from dynamoe_search.cli.logs import catch_up
 from dynamoe_search.cli.options import LOGS_VARIABLE, STORAGE_VARIABLE
+from dynamoe_search.cli.teams import Team, Work
 from dynamoe_search.cli.words import printable, say
 from dynamoe_search.errors import StoppedError, UsageError
-from dynamoe_search.search import Crew, Limits, StudySummary, set_limits, summarise
+from dynamoe_search.search import Limits, StudySummary, set_limits, summarise
 from dynamoe_search.store import PassingError, Store, default_url
 
 _LINE_SECONDS = 10.0
@@ -27,7 +27,7 @@ def search(
     store: Store,
     study: str,
     storage: str | None,
-    devices: Sequence[str],
+    team: Team,
     limits: Limits,
     logs: Sequence[tuple[str, str]],
     *,
@@ -35,7 +35,7 @@ def search(
     trust_code: bool,
     quiet: bool,
 ) -> StudySummary:
-    """Runs a stored study with one process per device and returns where it stands then.
+    """Runs a stored study by the workers of a team and returns where it stands then.
 
     Raises:
         UsageError: No worker ended well; the message says what they said.
@@ -48,16 +48,17 @@ def search(
     }
     catch_up(store, study, logs)
     with _watching(store, study, quiet) as view:
-        crew = Crew(
-            study,
-            devices,
-            logs=store.files_of(study) / "logs",
-            environment=os.environ | handed,
+        work = Work(
+            store=store,
+            study=study,
+            environment=handed,
             arguments=["--trust-code"] if trust_code else [],
             timeout_seconds=limits.timeout_seconds,
+            should_stop=should_stop,
             on_news=view.say,
+            on_poll=view.poll,
         )
-        end = crew.run(should_stop, view.poll)
+        end = team.run(work)
     catch_up(store, study, logs)  # of workers that were killed
     if end.reason is None:
         raise UsageError("; ".join(end.failures) or "the workers ended without a word")
@@ -79,7 +80,7 @@ class _View:
         """Prints what happened to a worker."""
         say(news, err=True)
 
-    def poll(self, alive: int) -> None:
+    def poll(self, alive: int, waiting: int = 0) -> None:
         """Looks into the database, at most once a second; one that is away for a while is told of once."""
         if self._is_quiet or time.monotonic() < self._next:
             return
@@ -99,6 +100,7 @@ class _View:
         self._line = (
             f"{finished}/{record.trials} trials done, {record.num_failed} failed, {record.num_paused} paused, "
             f"{record.num_front} on the front, {alive} workers"
+            + (f" ({waiting} wait for room)" if waiting else "")
         )
         if not self._is_live:
             say(self._line, err=True)

@@ -186,10 +186,12 @@ def train(
     from dynamoe_search.cli import screens
     from dynamoe_search.cli.interrupts import stop_on_signals
     from dynamoe_search.presets import read_study
+    from dynamoe_search.specs.vocabulary import TEXT_NAMES
 
     loaded = read_study(file, changes or ())  # before anything that loads torch
     if out is not None:
         check_folder(out)
+    is_text = loaded.spec.data.name in TEXT_NAMES
 
     from dynamoe_search.cli.progress import watching_epochs
     from dynamoe_search.records import to_json
@@ -202,7 +204,7 @@ def train(
             device=device,
             num_threads=threads,
             trust_code=trust_code,
-            on_event=watching_epochs(loaded.spec.train.epochs, quiet),
+            on_event=watching_epochs(loaded.spec.train.epochs, quiet, is_text=is_text),
             should_stop=should_stop,
         )
     if out is not None:
@@ -217,7 +219,7 @@ def train(
         return
     screens.show_outcome(trained.outcome)
     if out is not None:
-        screens.show_loading(out)
+        screens.show_loading(out, is_text=is_text)
 
 
 COMMANDS: dict[str, Any] = {

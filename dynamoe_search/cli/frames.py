@@ -1,7 +1,7 @@
 """One picture of a study for a terminal of any size: what `watch` shows. Nothing is read here."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from dynamoe_search.cli.pace import done, rung_rows, seconds_left
 from dynamoe_search.cli.pictures import scatter
 from dynamoe_search.cli.screens import table
 from dynamoe_search.cli.words import cell, printable, seconds, words_of
+from dynamoe_search.confirmation import MEASURES, measure_of
 from dynamoe_search.store import Happening, Overview
 
 Item = TypeVar("Item")
@@ -24,6 +25,7 @@ _SIDE, _WIDE_SIDE = 38, 46  # columns of the tables beside the plot
 _TWO_COLUMNS, _THREE_COLUMNS = 76, 140  # from these widths on
 _HEAD_LINES, _PLOT_FRAME = 5, 4
 _MOST_LEGS = 4
+_BEST = {"accuracy": "best", "perplexity": "perplexity"}  # of a leg; else its lowest loss
 _KINDS = {"complete": "complete", "stopped": "pruned"}
 
 
@@ -132,10 +134,10 @@ def _plot(view: Overview, width: int, rows: int) -> RenderableType:
     upwards, across = record.objectives[:2]
     front = _finite((one.values[across], one.values[upwards]) for one in view.front)
     others = _finite((one[across], one[upwards]) for one in view.complete)
-    unfinished = (
-        _finite((activated, accuracy) for accuracy, activated in view.latest)
-        if (upwards, across) == ("accuracy", "activated_params")
-        else []
+    unfinished = _finite(
+        (one["activated_params"], reached)
+        for one in view.latest
+        if across == "activated_params" and (reached := _reached(one, upwards)) is not None
     )
     if len(front) > 1 and record.maximise[0]:  # the front fills the picture, whoever is far below
         heights = [y for _, y in front]
@@ -154,6 +156,13 @@ def _plot(view: Overview, width: int, rows: int) -> RenderableType:
     better = "" if record.maximise[0] else ", lower is better"
     title = printable(f"{upwards}{better} (up) against {across}")
     return Group(Text(title, "bold", no_wrap=True, overflow="ellipsis"), area, legend)
+
+
+def _reached(report: Mapping[str, float], measure: str) -> float | None:
+    """Returns what a candidate has reported of a measure; None if a report does not say it."""
+    if measure == "perplexity":
+        return MEASURES["perplexity"].shown(report["validation_loss"])
+    return report.get(measure)
 
 
 def _side(view: Overview, width: int, height: int, *, has_front: bool = True) -> RenderableType:
@@ -182,13 +191,16 @@ def _legs(view: Overview) -> RenderableType:
     for name in ("leg", "worker"):
         grid.add_column(name, no_wrap=True, overflow="ellipsis", max_width=12)
     grid.add_column("trials", no_wrap=True, overflow="ellipsis", ratio=1)
-    for name in ("epoch", "best"):
+    measure = measure_of(view.record.objectives)
+    for name in ("epoch", _BEST.get(measure.name, "loss")):
         grid.add_column(name, no_wrap=True, justify="right")
     shown = view.legs[:_MOST_LEGS]
     for one in shown:
         leg = one.leg
         trials = f"{len(leg.trials)}: {' '.join(map(str, leg.trials))}"
-        best = "" if one.best_accuracy is None else f"{one.best_accuracy:.3f}"
+        reached = one.best_accuracy if measure.is_maximised else one.lowest_loss
+        places = ".3f" if measure.is_maximised else ".4g"
+        best = "" if reached is None else format(measure.shown(reached), places)
         row = (
             str(leg.number),
             names.get(leg.worker or "", "gone"),

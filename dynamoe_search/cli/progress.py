@@ -15,7 +15,7 @@ from rich.text import Text
 from dynamoe_search.cli import screens
 from dynamoe_search.cli.frames import thinned
 from dynamoe_search.cli.words import printable, seconds, words_of
-from dynamoe_search.records import FrontMember
+from dynamoe_search.records import FrontMember, language_metrics
 from dynamoe_search.search.events import (
     CandidateFinished,
     EpochFinished,
@@ -231,14 +231,18 @@ def watching(quiet: bool = False) -> Iterator[OnEvent]:
         yield PlainView()
 
 
-def watching_epochs(num_epochs: int, quiet: bool = False) -> OnEvent:
+def watching_epochs(num_epochs: int, quiet: bool = False, *, is_text: bool = False) -> OnEvent:
     """Returns an `on_event` that prints a line for every epoch of a single model."""
 
     def view(event: Event) -> None:
         if isinstance(event, EpochFinished) and event.reports:
             report = event.reports[0]
+            quality = f"accuracy {report.accuracy:.4f}"
+            if is_text:
+                told = language_metrics(report.validation_loss, bytes_per_token=1.0)
+                quality = f"perplexity {told['perplexity']:.4g}"
             _line(
-                f"epoch {report.epoch}/{num_epochs}: accuracy {report.accuracy:.4f}, "
+                f"epoch {report.epoch}/{num_epochs}: {quality}, "
                 f"validation loss {report.validation_loss:.4f}, "
                 f"{report.activated_params:,.0f} activated parameters"
             )

@@ -19,7 +19,7 @@ from dynamoe_search.cli.options import (
     bound,
     check_folder,
 )
-from dynamoe_search.cli.words import printable, say
+from dynamoe_search.cli.words import printable, quality_words, say
 
 
 def show(study: Study, trial: Trial, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -148,6 +148,7 @@ def export(
         require_model(record, study)
         check_folder(out)
         epochs = record.candidate.train.epochs
+        is_text = record.outcome is not None and "perplexity" in record.outcome.metrics
 
         from dynamoe_search.cli import screens
         from dynamoe_search.cli.interrupts import stop_on_signals
@@ -161,15 +162,15 @@ def export(
                 trial,
                 out,
                 trust_code=trust_code,
-                on_event=watching_epochs(epochs, quiet),
+                on_event=watching_epochs(epochs, quiet, is_text=is_text),
                 should_stop=should_stop,
             )
     if as_json:
         screens.print_json({**asdict(exported), "folder": str(exported.folder)})
         return
     origin = "trained again" if exported.is_retrained else "weights of the study"
-    say(f"{out}: validation accuracy {exported.accuracy:.4f} ({origin})")
-    screens.show_loading(out)
+    say(f"{out}: {quality_words(exported.metrics)} on the validation part ({origin})")
+    screens.show_loading(out, is_text=is_text)
 
 
 COMMANDS: dict[str, Any] = {"show": show, "front": front, "export": export}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -20,12 +21,19 @@ from dynamoe_search.records import (
     CandidateRecord,
     FrontMember,
     LayerRouting,
+    ModelConfig,
     Outcome,
     Progress,
     RouterConfig,
     StudyRecord,
+    language_metrics,
 )
-from dynamoe_search.specs.vocabulary import MAXIMISED
+from dynamoe_search.specs.vocabulary import (
+    IMAGE_BACKBONES,
+    LANGUAGE_BACKBONES,
+    LANGUAGE_OBJECTIVES,
+    MAXIMISED,
+)
 
 if TYPE_CHECKING:  # these load torch
     from dynamoe_search.search import Estimate, Speed
@@ -161,7 +169,7 @@ def show_candidate(record: CandidateRecord, progress: Sequence[Progress] = ()) -
                 "trial": record.trial,
                 "status": f"{record.status} ({record.reason})" if record.reason else record.status,
                 "reference": candidate.reference,
-                "model": asdict(candidate.model),
+                "model": _model_words(candidate.model),
                 "schedule": {
                     name: value
                     for name, value in asdict(candidate.schedule).items()
@@ -184,9 +192,19 @@ def show_candidate(record: CandidateRecord, progress: Sequence[Progress] = ()) -
     if outcome:
         show_outcome(outcome)
     elif kept := [one for one in progress if one.epoch <= record.epochs] or list(progress):
-        _show_report(kept[-1])
+        _show_report(kept[-1], is_text=candidate.model.backbone in LANGUAGE_BACKBONES)
     if record.message:
         out.print(f"\n{printable(record.message, lines=True)}", markup=False)
+
+
+def _model_words(model: ModelConfig) -> dict[str, Any]:
+    """Returns the settings of a network, without those that only networks of the other kind of data have."""
+    unread: tuple[str, ...] = ()
+    if model.backbone in LANGUAGE_BACKBONES:
+        unread = ("patch_size",)
+    elif model.backbone in IMAGE_BACKBONES:
+        unread = ("moe_every", "expert", "tie_embeddings")
+    return {name: value for name, value in asdict(model).items() if name not in unread}
 
 
 def show_outcome(outcome: Outcome) -> None:
@@ -194,7 +212,9 @@ def show_outcome(outcome: Outcome) -> None:
     out = console()
     if outcome.metrics:
         out.print()
-        rows = [(name, float(value)) for name, value in outcome.metrics.items()]
+        first = [name for name in LANGUAGE_OBJECTIVES if name in outcome.metrics]
+        names = dict.fromkeys([*first, *outcome.metrics])
+        rows = [(name, float(outcome.metrics[name])) for name in names]
         out.print(table(["measure", "value"], rows))
     if outcome.expert_events:
         events = [(step, " ".join(map(str, counts))) for step, counts in outcome.expert_events]
@@ -220,10 +240,12 @@ def _loss_by_k(layer: LayerRouting) -> str:
     return ", ".join(told)
 
 
-def _show_report(report: Progress) -> None:
+def _show_report(report: Progress, *, is_text: bool) -> None:
     """Prints what a candidate that goes on, or may, reported last."""
     out = console()
-    rows = [
+    perplexity = language_metrics(report.validation_loss, 1.0)["perplexity"]
+    rows = [("perplexity", perplexity)] if is_text else []
+    rows += [
         (name, float(getattr(report, name)))
         for name in ("accuracy", "validation_loss", "train_loss", "activated_params")
     ]
@@ -236,12 +258,16 @@ def _show_report(report: Progress) -> None:
     )
 
 
-def show_loading(folder: Path) -> None:
-    """Prints how to load an exported model."""
+def show_loading(folder: Path, *, is_text: bool = False) -> None:
+    """Prints how to load an exported model, and how to let it write if it is one of text."""
     out = console()
     out.print("\nload it with:", markup=False)
     out.print("  from dynamoe_search import load_model", markup=False)
     out.print(f"  model = load_model({str(folder)!r})", markup=False)
+    if is_text:
+        out.print("\nlet it write with:", markup=False)
+        line = f"  dynamoe-search sample {shlex.quote(str(folder))}"
+        out.print(printable(line), markup=False, soft_wrap=True)
 
 
 def _pack(record: CandidateRecord) -> str:

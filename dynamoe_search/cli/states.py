@@ -61,6 +61,7 @@ def show_status(
                 "time budget": record.max_seconds
                 and f"{seconds(record.seconds_spent)} of {seconds(record.max_seconds)}",
                 "device": record.settings.device,
+                "expert backend": record.settings.backend_words,
                 "versions": record.settings.versions or None,
                 "created": ago(record.created_at),
                 "updated": ago(record.updated_at),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dynamoe_search.cli.crew import Devices, Number
+from dynamoe_search.cli.crew import AskedTeam, Devices, Engine, GpusPerWorker, Number, RayAddress
 from dynamoe_search.cli.options import (
     STORAGE_VARIABLE,
     AsJson,
@@ -31,6 +31,7 @@ from dynamoe_search.cli.words import say
 from dynamoe_search.errors import StoppedError
 
 if TYPE_CHECKING:  # these load torch or Optuna
+    from dynamoe_search.cli.teams import Team
     from dynamoe_search.records import CandidateRecord, FrontMember, RungDecision, StudyRecord
     from dynamoe_search.search import Limits, StudySummary
     from dynamoe_search.store import Store
@@ -53,6 +54,9 @@ def run(
     changes: Changes = None,
     workers: Number = None,
     devices: Devices = None,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
     logs: Logs = None,
@@ -67,21 +71,23 @@ def run(
         overrides.append(f"study.trials={trials}")
     loaded = read_study(file, overrides, name)  # before anything that loads torch
 
-    from dynamoe_search.search import Limits, create_study, stored_device, threads_of_each
+    from dynamoe_search.cli.teams import assembled
+    from dynamoe_search.search import Limits, create_study
     from dynamoe_search.store import Store
 
-    with Store.open(storage) as store:
-        crew = _crew(workers, devices)
+    asked = AskedTeam(engine, workers, devices, ray_address, gpus_per_worker)
+    with Store.open(storage) as store, assembled(store, asked) as team:
         study = create_study(
             store,
             loaded.spec,
             source=loaded.source,
-            device=stored_device(crew) if crew and device == "auto" else device,
-            num_threads=threads or (threads_of_each(crew) if crew else None),
+            device=team.device(device) if team else device,
+            num_threads=threads or (team.threads() if team else None),
             trust_code=trust_code,
+            is_device_here=team is None or team.is_near,
         )
         limits = Limits(timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget)
-        _search(store, study, storage, limits, crew, targets, trust_code=trust_code, quiet=quiet)
+        _search(store, study, storage, limits, team, targets, trust_code=trust_code, quiet=quiet)
 
 
 def resume(
@@ -92,6 +98,9 @@ def resume(
     time_budget: TimeBudget = None,
     workers: Number = None,
     devices: Devices = None,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
     logs: Logs = None,
@@ -101,6 +110,7 @@ def resume(
 
     --trials, --epochs and --time-budget go further than was asked for.
     """
+    from dynamoe_search.cli.teams import assembled
     from dynamoe_search.search import Limits
     from dynamoe_search.store import Store
 
@@ -108,18 +118,9 @@ def resume(
     limits = Limits(
         trials=trials, timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget
     )
-    with Store.open(storage, create=False) as store:
-        crew = _crew(workers, devices)
-        _search(store, study, storage, limits, crew, targets, trust_code=trust_code, quiet=quiet)
-
-
-def _crew(workers: int | None, devices: str | None) -> list[str]:
-    """Returns the device of every worker process; none if this process is to do the work itself."""
-    from dynamoe_search.search import devices_of
-
-    if workers is None and devices is None:
-        return []
-    return devices_of(devices, workers)
+    asked = AskedTeam(engine, workers, devices, ray_address, gpus_per_worker)
+    with Store.open(storage, create=False) as store, assembled(store, asked) as team:
+        _search(store, study, storage, limits, team, targets, trust_code=trust_code, quiet=quiet)
 
 
 def _search(
@@ -127,7 +128,7 @@ def _search(
     study: str,
     storage: str | None,
     limits: "Limits",
-    crew: Sequence[str],
+    team: "Team | None",
     logs: Sequence[tuple[str, str]],
     *,
     trust_code: bool,
@@ -139,7 +140,7 @@ def _search(
     again = _command("resume", study, storage=storage)
     try:
         summary = _searched(
-            store, study, storage, limits, crew, logs, again, trust_code=trust_code, quiet=quiet
+            store, study, storage, limits, team, logs, again, trust_code=trust_code, quiet=quiet
         )
     except StoppedError as error:
         say(str(error), err=True)
@@ -159,11 +160,10 @@ def _search(
 
 def _quality(member: "FrontMember") -> float:
     """Returns by what the best of a front is chosen: accuracy, or the loss where that is what counts."""
-    from dynamoe_search.specs.vocabulary import is_about_loss
+    from dynamoe_search.confirmation import measure_of
 
-    if is_about_loss(tuple(member.values)):
-        return -member.metrics["validation_loss"]
-    return member.metrics.get("accuracy", 0.0)
+    measure = measure_of(tuple(member.values))
+    return measure.gain(member.metrics.get(measure.value_name, 0.0), 0.0)
 
 
 def _searched(
@@ -171,14 +171,14 @@ def _searched(
     study: str,
     storage: str | None,
     limits: "Limits",
-    crew: Sequence[str],
+    team: "Team | None",
     logs: Sequence[tuple[str, str]],
     again: str,
     *,
     trust_code: bool,
     quiet: bool,
 ) -> "StudySummary":
-    """Runs a stored study in this process, or with one per device, until somebody asks it to stop."""
+    """Runs a stored study in this process, or with a team, until somebody asks it to stop."""
     from dynamoe_search.cli import crews
     from dynamoe_search.cli.interrupts import stop_on_signals
     from dynamoe_search.cli.logs import logging_to
@@ -189,12 +189,12 @@ def _searched(
         stop_on_signals(f"go on with: {again}") as should_stop,
         store.giving_up(should_stop),
     ):
-        if crew:
+        if team:
             return crews.search(
                 store,
                 study,
                 storage,
-                crew,
+                team,
                 limits,
                 logs,
                 should_stop=should_stop,

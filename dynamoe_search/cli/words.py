@@ -96,6 +96,15 @@ def size(number: float | None) -> str:
     return f"{number:.3g} TiB"
 
 
+def quality_words(metrics: Mapping[str, float]) -> str:
+    """Returns how good a model is: `accuracy 0.9567`, or `perplexity 8.06, 3.01 bits per byte` of one of text."""
+    if "perplexity" in metrics:
+        return (
+            f"perplexity {metrics['perplexity']:.4g}, {metrics['bits_per_byte']:.3f} bits per byte"
+        )
+    return f"accuracy {metrics['accuracy']:.4f}"
+
+
 def words_of(leg: "Leg") -> str:
     """Returns what a leg does, for people."""
     number = len(leg.trials)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dynamoe_search.confirmation.measures import ACCURACY, Measure
 from dynamoe_search.intervals import (
     Agreement,
     Difference,
@@ -43,8 +44,8 @@ class Measured:
     kind: Kind
     is_plain: bool  # every token gets the same number of experts, or one at random
     replicate: int
-    accuracy: float  # on the test part
-    validation_accuracy: float
+    test: float  # a value of the study's measure, see `measures`
+    validation: float
     activated_params: float  # on the test part
     examples: int  # of the test part; of text, its tokens
     is_text: bool = False
@@ -57,20 +58,18 @@ class DesignResult:
     design: str
     kind: Kind
     is_plain: bool
-    accuracy: Interval
-    validation_accuracy: float
+    test: Interval
+    validation: float
     activated_params: float
     missing: int  # seeds that failed
-    searched: float | None = (
-        None  # the validation accuracy that the search gave it, with its one seed
-    )
+    searched: float | None = None  # what the search found with its one seed, on the validation part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gain:
     """What a member of the front gains on the best plain design with at most 1.05 times its activated parameters.
 
-    The plain design is chosen by validation accuracy, so the test part has no say in who is compared; with each seed by
+    The plain design is chosen on the validation part, so the test part has no say in who is compared; with each seed by
     what the other seeds say (see `_gain`). `baseline` is the best over all seeds.
     """
 
@@ -92,7 +91,7 @@ class Place:
     design: str
     verdict: Literal["stays", "within noise", "beaten"]
     by: str | None = None
-    difference: Difference | None = None  # of the other one to it
+    difference: Difference | None = None  # what the other one gains on it
     p: float | None = None  # corrected for the number of rivals, by Holm
 
 
@@ -105,6 +104,7 @@ class Confirmation:
     places: tuple[Place, ...]
     seeds: int
     examples: int
+    measure: Measure = ACCURACY
     is_text: bool = False  # so that the examples are tokens
     lost: tuple[str, ...] = ()  # designs of which no seed came to its end
 
@@ -132,7 +132,10 @@ def planned(plan_json: str) -> list[str]:
 
 
 def measured(
-    records: Iterable[CandidateRecord], tests: Iterable[TestResult], plan_json: str
+    records: Iterable[CandidateRecord],
+    tests: Iterable[TestResult],
+    plan_json: str,
+    measure: Measure,
 ) -> list[Measured]:
     """Returns the runs of a confirmation that were measured on the test part, by trial number.
 
@@ -140,6 +143,7 @@ def measured(
         records: Candidates of the designed study.
         tests: What was measured of them.
         plan_json: `StudyRecord.plan_json`, which knows the designs.
+        measure: What the study compares.
     """
     known = json.loads(plan_json)["designs"]
     results = {one.trial: one for one in tests}
@@ -155,8 +159,8 @@ def measured(
                 kind=known[design]["kind"],
                 is_plain=record.candidate.router.kind in PLAIN_ROUTERS,
                 replicate=int(record.params["replicate"]),
-                accuracy=result.accuracy,
-                validation_accuracy=outcome.metrics["accuracy"],
+                test=measure.of_test(result.accuracy, result.loss, outcome.metrics),
+                validation=measure.of(outcome.metrics),
                 activated_params=result.activated_params,
                 examples=result.examples,
                 is_text="perplexity" in outcome.metrics,
@@ -169,6 +173,7 @@ def confirmation(
     runs: Sequence[Measured],
     *,
     seeds: int,
+    measure: Measure = ACCURACY,
     asked: Iterable[str] = (),
     searched: Mapping[str, float] | None = None,
 ) -> Confirmation:
@@ -177,14 +182,15 @@ def confirmation(
     Args:
         runs: Those that came to their end.
         seeds: Replicates that were asked for.
+        measure: What the values of the runs are.
         asked: Designs that were asked for; of some no run may have come to its end.
-        searched: The validation accuracies of the search, by design.
+        searched: What the search found on the validation part, by design.
     """
     by_design: dict[str, dict[int, Measured]] = defaultdict(dict)
     for run in runs:
         by_design[run.design][run.replicate] = run
     examples = max((run.examples for run in runs), default=0)
-    step = 1 / examples if examples else 0.0
+    step = measure.resolution(examples)
     designs = sorted(
         (
             replace(_result(name, found, seeds, step), searched=(searched or {}).get(name))
@@ -192,22 +198,30 @@ def confirmation(
         ),
         key=lambda one: (one.activated_params, one.design),
     )
+    sides = _Sides(runs=by_design, measure=measure, step=step)
     members = [one for one in designs if one.kind == "member"]
     return Confirmation(
         designs=tuple(designs),
-        gains=tuple(_gain(one, designs, by_design, step) for one in members),
-        places=tuple(_place(one, designs, by_design, step) for one in members),
+        gains=tuple(_gain(one, designs, sides) for one in members),
+        places=tuple(_place(one, designs, sides) for one in members),
         seeds=seeds,
         examples=examples,
+        measure=measure,
         is_text=any(run.is_text for run in runs),
         lost=tuple(name for name in asked if name not in by_design),
     )
 
 
 def carrying(
-    small: Sequence[Measured], large: Sequence[Measured], *, factor: int, by: str, seeds: int
+    small: Sequence[Measured],
+    large: Sequence[Measured],
+    *,
+    factor: int,
+    by: str,
+    seeds: int,
+    measure: Measure = ACCURACY,
 ) -> Carrying:
-    """Returns whether the ranking of the designs by test accuracy carries over to a larger scale.
+    """Returns whether the ranking of the designs on the test part carries over to a larger scale.
 
     Designs that lack a seed at either scale are left out.
 
@@ -217,6 +231,7 @@ def carrying(
         factor: By how much.
         by: In what: `width` or `epochs`.
         seeds: Replicates of each.
+        measure: What the values of the runs are; a ranking is the same whichever way better is.
     """
     tables = [_complete(runs, seeds) for runs in (small, large)]
     names = [name for name in tables[0] if name in tables[1]]
@@ -228,7 +243,7 @@ def carrying(
         split_agreement([table[name] for name in names]) if names else math.nan for table in tables
     )
     within = (small_within, large_within)
-    places = [confirmation(runs, seeds=seeds).places for runs in (small, large)]
+    places = [confirmation(runs, seeds=seeds, measure=measure).places for runs in (small, large)]
     left = [{one.design for one in found if one.verdict != "beaten"} for found in places]
     return Carrying(
         factor=factor,
@@ -244,10 +259,10 @@ def carrying(
 
 
 def _complete(runs: Sequence[Measured], seeds: int) -> dict[str, list[float]]:
-    """Returns the accuracy with each seed of every design that has them all."""
+    """Returns the test value with each seed of every design that has them all."""
     found: dict[str, dict[int, float]] = defaultdict(dict)
     for run in runs:
-        found[run.design][run.replicate] = run.accuracy
+        found[run.design][run.replicate] = run.test
     return {
         name: [values[replicate] for replicate in sorted(values)]
         for name, values in sorted(found.items())
@@ -265,28 +280,47 @@ def _result(name: str, found: Mapping[int, Measured], seeds: int, step: float) -
         design=name,
         kind=runs[0].kind,
         is_plain=runs[0].is_plain,
-        accuracy=mean_interval([run.accuracy for run in runs], resolution=step),
-        validation_accuracy=math.fsum(run.validation_accuracy for run in runs) / len(runs),
+        test=mean_interval([run.test for run in runs], resolution=step),
+        validation=math.fsum(run.validation for run in runs) / len(runs),
         activated_params=math.fsum(run.activated_params for run in runs) / len(runs),
         missing=seeds - len(runs),
     )
 
 
-Runs = Mapping[str, Mapping[int, Measured]]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sides:
+    """The runs of all designs by replicate, and how two of them are compared."""
+
+    runs: Mapping[str, Mapping[int, Measured]]
+    measure: Measure
+    step: float  # of the scale that the values are read from
+
+    def ahead(self, first: str, second: str) -> Difference:
+        """Returns the gain of the first design on the second, over the seeds that both have."""
+        one, other = self.runs[first], self.runs[second]
+        shared = sorted(one.keys() & other.keys())
+        return self.gain([(one[replicate], other[replicate]) for replicate in shared])
+
+    def gain(self, pairs: Sequence[tuple[Measured, Measured]]) -> Difference:
+        """Returns by how much the first runs are better than the second ones, pair by pair."""
+        gains = [self.measure.gain(one.test, other.test) for one, other in pairs]
+        return paired_difference(gains, [0.0] * len(gains), resolution=self.step)
+
+    def best(self, some: Sequence[DesignResult], without: int | None = None) -> DesignResult:
+        """Returns the design with the best mean on the validation part over the seeds, one of them left out."""
+
+        def score(one: DesignResult) -> tuple[float, float]:
+            found = self.runs[one.design]
+            values = [
+                self.measure.gain(run.validation, 0.0) for r, run in found.items() if r != without
+            ]
+            mean = math.fsum(values) / len(values) if values else -math.inf
+            return mean, -one.activated_params
+
+        return max(some, key=score)
 
 
-def _difference(first: str, second: str, runs: Runs, step: float) -> Difference:
-    """Returns the accuracy of the first design less that of the second, over the seeds that both have."""
-    one, other = runs[first], runs[second]
-    shared = sorted(one.keys() & other.keys())
-    return paired_difference(
-        [one[replicate].accuracy for replicate in shared],
-        [other[replicate].accuracy for replicate in shared],
-        resolution=step,
-    )
-
-
-def _gain(member: DesignResult, designs: Sequence[DesignResult], runs: Runs, step: float) -> Gain:
+def _gain(member: DesignResult, designs: Sequence[DesignResult], sides: _Sides) -> Gain:
     """Compares a member with the best plain design of its size, seed by seed.
 
     With each seed, the rival is the plain design that is best on the validation part with the other seeds. Otherwise
@@ -299,43 +333,32 @@ def _gain(member: DesignResult, designs: Sequence[DesignResult], runs: Runs, ste
         and one.design != member.design
         and one.activated_params <= MORE_PARAMS * member.activated_params
     ]
-    own = runs[member.design]
+    own = sides.runs[member.design]
     pairs = []
     for replicate in sorted(own):
-        rivals = [one for one in small if replicate in runs[one.design]]
+        rivals = [one for one in small if replicate in sides.runs[one.design]]
         if rivals:
-            best = _best(rivals, runs, without=replicate)
-            pairs.append((own[replicate].accuracy, runs[best.design][replicate].accuracy))
+            best = sides.best(rivals, without=replicate)
+            pairs.append((own[replicate], sides.runs[best.design][replicate]))
     if not pairs:
         return Gain(design=member.design, baseline=None, difference=None, answer="not decided")
-    difference = paired_difference(*zip(*pairs, strict=True), resolution=step)
+    difference = sides.gain(pairs)
     return Gain(
         design=member.design,
-        baseline=_best(small, runs).design,
+        baseline=sides.best(small).design,
         difference=difference,
         answer=_decided(difference.low > 0, difference.high < 0),
     )
 
 
-def _best(some: Sequence[DesignResult], runs: Runs, without: int | None = None) -> DesignResult:
-    """Returns the design with the highest mean validation accuracy over the seeds, one of them left out."""
-
-    def score(one: DesignResult) -> tuple[float, float]:
-        found = runs[one.design]
-        values = [run.validation_accuracy for r, run in found.items() if r != without]
-        return math.fsum(values) / len(values) if values else 0.0, -one.activated_params
-
-    return max(some, key=score)
-
-
-def _place(member: DesignResult, designs: Sequence[DesignResult], runs: Runs, step: float) -> Place:
+def _place(member: DesignResult, designs: Sequence[DesignResult], sides: _Sides) -> Place:
     """Compares a member with everybody who uses no more parameters, corrected for how many they are."""
     smaller = [
         other.design
         for other in designs
         if other.design != member.design and other.activated_params <= member.activated_params
     ]
-    differences = [_difference(other, member.design, runs, step) for other in smaller]
+    differences = [sides.ahead(other, member.design) for other in smaller]
     corrected = holm([one.p for one in differences])
     ahead = [
         (p, -difference.mean, other, difference)

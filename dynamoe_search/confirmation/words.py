@@ -1,4 +1,4 @@
-"""What a confirmation found, one plain sentence per finding. Accuracies are in points, hundredths of all examples."""
+"""What a confirmation found, one plain sentence per finding; numbers as `measures` writes them."""
 
 import math
 import statistics
@@ -9,11 +9,9 @@ from dynamoe_search.confirmation.results import (
     CARRIES,
     Carrying,
     Confirmation,
-    DesignResult,
     Gain,
-    Place,
 )
-from dynamoe_search.intervals import Difference, Interval, holm, mean_interval
+from dynamoe_search.intervals import holm, mean_interval
 
 _MOST_NAMED = 6
 
@@ -30,26 +28,11 @@ def findings(found: Confirmation, scaled: Carrying | None = None) -> list[str]:
     return [
         *_of_runs(found),
         *_of_noise(found),
-        *_of_flattery(found.designs),
-        *_of_front(found.places),
-        *_of_gains(found.gains),
+        *_of_flattery(found),
+        *_of_front(found),
+        *_of_gains(found),
         *(_of_scale(scaled) if scaled is not None else ()),
     ]
-
-
-def points(share: float) -> str:
-    """Returns a share of examples in points: 93.4 for 0.934."""
-    return "-" if math.isnan(share) else f"{100 * share:.1f}"
-
-
-def interval_words(found: Interval | Difference, *, signed: bool = False) -> str:
-    """Returns an interval in points: `93.4 (92.9 to 93.9)`."""
-    sign = "+" if signed else ""
-    ends = [found.mean, found.low, found.high]
-    if math.isnan(found.low):
-        return points(found.mean)
-    mean, low, high = (f"{100 * value:{sign}.1f}" for value in ends)
-    return f"{mean} ({low} to {high})"
 
 
 def _of_runs(found: Confirmation) -> Iterator[str]:
@@ -66,50 +49,66 @@ def _of_runs(found: Confirmation) -> Iterator[str]:
 
 
 def _of_noise(found: Confirmation) -> Iterator[str]:
-    widths = [one.accuracy.high - one.accuracy.low for one in found.designs]
+    measure = found.measure
+    widths = [one.test.high - one.test.low for one in found.designs]
     known = [width for width in widths if not math.isnan(width)]
     if not known:
         return
-    middle = statistics.median(one.accuracy.mean for one in found.designs)
-    spread = 1.96 * math.sqrt(max(0.0, middle * (1 - middle)) / found.examples)
+    how_wide = measure.width_text(statistics.median(known) / 2)
+    moved = (
+        f"would move all {measure.plural} much alike, so that differences hold better than levels"
+    )
+    if measure.resolution(found.examples):  # what is counted has a known spread
+        middle = statistics.median(one.test.mean for one in found.designs)
+        spread = 1.96 * math.sqrt(max(0.0, middle * (1 - middle)) / found.examples)
+        moved = (
+            f"would move every {measure.words} by up to ±{measure.width_text(spread)}, but all designs much alike, "
+            "so that differences hold better than levels"
+        )
     yield (
-        f"Chance: the 95 % interval of a design's mean over the seeds is ±{points(statistics.median(known) / 2)} "
-        f"points wide in the middle. Another test part of this size would move every accuracy by up to "
-        f"±{points(spread)} points, but all designs much alike, so that differences hold better than levels."
+        f"Chance: the 95 % interval of a design's mean over the seeds is ±{how_wide} wide in the middle. "
+        f"Another test part of this size {moved}."
     )
 
 
-def _of_flattery(designs: Sequence[DesignResult]) -> Iterator[str]:
+def _of_flattery(found: Confirmation) -> Iterator[str]:
     """On the same examples, the validation part: what the seed of the search was worth."""
-    more = [one.searched - one.validation_accuracy for one in designs if one.searched is not None]
+    measure = found.measure
+    more = [
+        measure.gain(one.searched, one.validation)
+        for one in found.designs
+        if one.searched is not None
+    ]
     if not more:
         return
-    found = interval_words(mean_interval(more), signed=True)
+    worth = measure.gains_text(mean_interval(more))
+    side = "above" if measure.is_maximised else "better than"
     yield (
-        f"On the validation part the search's own accuracies of {len(more)} members lie {found} points above those "
+        f"On the validation part the search's own {measure.plural} of {len(more)} members lie {worth} {side} those "
         "with fresh seeds, on average: what the seed and being chosen were worth."
     )
 
 
-def _of_front(places: Sequence[Place]) -> Iterator[str]:
-    verdicts = [one.verdict for one in places]
-    if not places:
+def _of_front(found: Confirmation) -> Iterator[str]:
+    verdicts = [one.verdict for one in found.places]
+    if not verdicts:
         return
     yield (
-        f"Of {len(places)} members of the front {len(places) - verdicts.count('beaten')} are left: "
+        f"Of {len(verdicts)} members of the front {len(verdicts) - verdicts.count('beaten')} are left: "
         f"{verdicts.count('stays')} are behind no design that uses no more parameters, "
         f"{verdicts.count('within noise')} are behind one by no more than chance explains; "
         f"{verdicts.count('beaten')} are beaten."
     )
-    for one in places:
+    for one in found.places:
         if one.verdict == "beaten" and one.difference is not None:
             yield (
                 f"{one.design} is beaten by {one.by}, which uses no more parameters: by "
-                f"{interval_words(one.difference, signed=True)} points, p = {one.p:.2g} after correction."
+                f"{found.measure.gains_text(one.difference)}, p = {one.p:.2g} after correction."
             )
 
 
-def _of_gains(gains: Sequence[Gain]) -> Iterator[str]:
+def _of_gains(found: Confirmation) -> Iterator[str]:
+    gains = found.gains
     if not gains:
         return
     if all(one.baseline is None for one in gains):
@@ -130,7 +129,7 @@ def _of_gains(gains: Sequence[Gain]) -> Iterator[str]:
             word = "better" if one.answer == "yes" else "worse"
             yield (
                 f"By its own interval {one.design} is {word} than {one.baseline}: "
-                f"{interval_words(one.difference, signed=True)} points."
+                f"{found.measure.gains_text(one.difference)}."
             )
     if alone := [one.design for one in gains if one.baseline is None]:
         yield f"No plain design is as small as {_named(alone)}."

@@ -105,6 +105,7 @@ def describe(section: DataSection) -> DataInfo:
         num_classes=num_classes,
         num_train=sizes.train,
         num_validation=sizes.validation,
+        epoch_size=section.epoch_size,
     )
 
 

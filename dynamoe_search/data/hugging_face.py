@@ -15,7 +15,7 @@ from pathlib import Path
 from dynamoe_search.data.corpora import MAX_RECORD_BYTES, FileCorpus, text_in
 from dynamoe_search.data.images import READ_ERRORS, in_one_line
 from dynamoe_search.data.language_extra import import_extra, without_retry_messages
-from dynamoe_search.data.token_cache import cache_folder, key_of, writing
+from dynamoe_search.data.token_cache import MANIFEST, cache_folder, key_of, mark_used, writing
 from dynamoe_search.data.vision import user_path
 from dynamoe_search.data.vocabularies import Tokenizer
 from dynamoe_search.errors import DataError
@@ -27,7 +27,7 @@ RECYCLING_THE_WEB = "facebook/recycling_the_web"
 Source: Nguyen et al., 2025, arXiv:2506.04689.
 """
 
-_DOCUMENTS, _MANIFEST = "documents.jsonl", "manifest.json"
+_DOCUMENTS = "documents.jsonl"
 
 
 def _repository(section: DataSection) -> str:
@@ -51,7 +51,7 @@ def source_of(section: DataSection) -> str:
 def find_documents(section: DataSection) -> Path | None:
     """Gives the folder in the cache that holds the documents, or None if they would have to be streamed."""
     folder = _folder(section)
-    return folder if (folder / _DOCUMENTS).is_file() and (folder / _MANIFEST).is_file() else None
+    return folder if (folder / _DOCUMENTS).is_file() and (folder / MANIFEST).is_file() else None
 
 
 def open_documents(section: DataSection, tokenizer: Tokenizer | None) -> FileCorpus:
@@ -74,8 +74,9 @@ def open_documents(section: DataSection, tokenizer: Tokenizer | None) -> FileCor
     with writing(_folder(section), lambda: _cached(section) is not None) as fresh:
         count = _write(fresh / _DOCUMENTS, _stream(section), section, tokenizer)
         corpus = _corpus(fresh / _DOCUMENTS, section)
-        manifest = {"checksum": corpus.content_hash, "documents": count}
-        (fresh / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        source = source_of(section)
+        manifest = {"checksum": corpus.content_hash, "documents": count, "source": source}
+        (fresh / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     if (corpus := _cached(section)) is None:
         raise DataError(f"{_folder(section)} was damaged while it was written; try again")
     return corpus
@@ -106,12 +107,15 @@ def _cached(section: DataSection) -> FileCorpus | None:
     """Gives the documents in the cache, or None if there are none or they are damaged."""
     folder = _folder(section)
     try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        manifest = json.loads((folder / MANIFEST).read_bytes())
         corpus = _corpus(folder / _DOCUMENTS, section)
     except (OSError, ValueError):  # a DataError is a ValueError
         return None
     known = {"checksum": corpus.content_hash, "documents": len(corpus)}
-    return corpus if manifest == known else None
+    if not isinstance(manifest, dict) or manifest | known != manifest:
+        return None
+    mark_used(folder)
+    return corpus
 
 
 def _corpus(path: Path, section: DataSection) -> FileCorpus:

@@ -40,6 +40,12 @@ class ImageData:
     mean: tuple[float, ...]  # of the training part, per channel (per feature for flat data)
     std: tuple[float, ...]  # what is divided by; 1 where the training part is constant
     data_hash: str = ""  # of both parts as they were read; empty for data made by hand
+    epoch_size: int | None = None  # training examples of an epoch; none means all
+
+    @property
+    def per_epoch(self) -> int:
+        """Training examples that an epoch visits."""
+        return min(self.epoch_size or len(self.train.y), len(self.train.y))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +56,12 @@ class DataInfo:
     num_classes: int  # of text: entries of the vocabulary
     num_train: int
     num_validation: int
+    epoch_size: int | None = None  # training examples of an epoch; none means all
+
+    @property
+    def per_epoch(self) -> int:
+        """Training examples that an epoch visits."""
+        return min(self.epoch_size or self.num_train, self.num_train)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,13 +103,19 @@ def part_sizes(
     validation = max(1, round((num_examples - test) * section.validation_fraction))
     train = num_examples - test - validation
     if train < 1:
+        cure = (
+            "" if num_examples < 3 else ", or lower data.validation_fraction or data.test_fraction"
+        )
         raise DataError(
-            f"data set {section.name}: {num_examples:,} {unit} are too few for a training part beside "
-            f"{validation} for validation and {test} for the test; give more, or lower "
-            "data.validation_fraction or data.test_fraction"
+            f"data set {section.name}: {_several(num_examples, unit)} too few for a training part beside "
+            f"{validation} for validation and {test} for the test; give more{cure}"
         )
     limit = train if section.max_train is None else section.max_train
     return PartSizes(train=min(train, limit), validation=validation, test=test)
+
+
+def _several(number: int, unit: str) -> str:
+    return f"1 {unit.removesuffix('s')} is" if number == 1 else f"{number:,} {unit} are"
 
 
 def part_indices(y: Array, section: DataSection, *, has_test: bool) -> PartIndices:
@@ -227,6 +245,7 @@ def search_parts(raw: RawImages, section: DataSection, *, has_test: bool) -> Ima
         mean=standardize.mean,
         std=standardize.std,
         data_hash=_hash(*train, *validation),
+        epoch_size=section.epoch_size,
     )
 
 

@@ -76,6 +76,7 @@ class TextData:
     data_hash: str = (
         ""  # of the tokens of both parts and of the tokenizer; empty for data made by hand
     )
+    epoch_size: int | None = None  # training sequences of an epoch; none means all
 
     @property
     def input_shape(self) -> tuple[int]:
@@ -86,6 +87,11 @@ class TextData:
     def num_classes(self) -> int:
         """What is told apart: the entries of the vocabulary."""
         return self.vocab_size
+
+    @property
+    def per_epoch(self) -> int:
+        """Training sequences that an epoch visits."""
+        return min(self.epoch_size or len(self.train.y), len(self.train.y))
 
 
 def load_text(section: DataSection) -> TextData:
@@ -114,6 +120,7 @@ def load_text(section: DataSection) -> TextData:
         bytes_per_token=manifest.num_bytes["validation"] / len(tokens.streams["validation"]),
         unigram_loss=unigram_loss(train.tokens, validation.tokens, tokenizer.vocab_size),
         data_hash=_hash(tokenizer, manifest, train, validation),
+        epoch_size=section.epoch_size,
     )
 
 
@@ -150,6 +157,7 @@ def _info(section: DataSection, vocab_size: int, num_train: int, num_validation:
         num_classes=vocab_size,
         num_train=num_train if section.max_train is None else min(num_train, section.max_train),
         num_validation=num_validation,
+        epoch_size=section.epoch_size,
     )
 
 
@@ -232,7 +240,12 @@ def _write(
                     num_bytes[part] += len(piece.encode())
                     np.array(tokenizer.encode(piece), dtype=np.int64).tofile(file)
     num_documents = {part: len(numbers) for part, numbers in parts.items()}
-    return Manifest(num_documents=num_documents, num_bytes=num_bytes, tokenizer=trained)
+    return Manifest(
+        num_documents=num_documents,
+        num_bytes=num_bytes,
+        tokenizer=trained,
+        source=f"{corpus.source}, {tokenizer.name}",
+    )
 
 
 def _num_wanted(corpus: Corpus, tokenizer: Tokenizer | None, section: DataSection) -> int:

@@ -27,7 +27,8 @@ from dynamoe_search.errors import DataError
 _LOOKS = 40
 PARTS = ("train", "validation", "test")
 _FORMAT = 1
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
+"""Of every entry; its time is when the entry was last used."""
 _CHUNK_TOKENS = 1 << 20
 
 
@@ -41,6 +42,7 @@ class Manifest:
         default_factory=dict
     )  # SHA-256 of the tokens, and of the tokenizer
     tokenizer: str = ""  # `Tokenizer.to_json` of one that was trained on the training part
+    source: str = ""  # of the text, for people
     format: int = _FORMAT
 
 
@@ -81,7 +83,7 @@ def cached_streams(key: str, write: Callable[[Path], Manifest]) -> TokenStreams:
         checksums = {part: _to_npy(fresh / part) for part in PARTS}
         checksums["tokenizer"] = hashlib.sha256(manifest.tokenizer.encode()).hexdigest()
         entry = TypeAdapter(Manifest).dump_python(manifest) | {"checksums": checksums}
-        (fresh / _MANIFEST).write_text(json.dumps(entry), encoding="utf-8")
+        (fresh / MANIFEST).write_text(json.dumps(entry), encoding="utf-8")
     for _ in range(_LOOKS):  # another process may be about to put a damaged one aside
         if (found := _read(folder)) is not None:
             return found
@@ -145,7 +147,7 @@ def _unwritable(path: Path, error: OSError) -> DataError:
 def _read(folder: Path) -> TokenStreams | None:
     """Gives the streams of a folder, or None if they are missing or damaged."""
     try:
-        manifest = TypeAdapter(Manifest).validate_json((folder / _MANIFEST).read_bytes())
+        manifest = TypeAdapter(Manifest).validate_json((folder / MANIFEST).read_bytes())
         trained = hashlib.sha256(manifest.tokenizer.encode()).hexdigest()
         if manifest.format != _FORMAT or manifest.checksums.get("tokenizer") != trained:
             return None
@@ -161,7 +163,14 @@ def _read(folder: Path) -> TokenStreams | None:
             return None
         if _checksum(stream) != manifest.checksums.get(part):
             return None
+    mark_used(folder)
     return TokenStreams(streams=streams, manifest=manifest)
+
+
+def mark_used(folder: Path) -> None:
+    """Notes that an entry was used now, if its manifest may be touched."""
+    with suppress(OSError):
+        os.utime(folder / MANIFEST)
 
 
 def _checksum(stream: Array) -> str:
@@ -185,11 +194,13 @@ def _to_npy(raw: Path) -> str:
 
 
 __all__ = [
+    "MANIFEST",
     "PARTS",
     "Manifest",
     "TokenStreams",
     "cache_folder",
     "cached_streams",
     "key_of",
+    "mark_used",
     "writing",
 ]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynamoe_search.moe.activations import activate, activation_gradient
+from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.moe.threads import Part, Result, in_threads
 
 _PART = 2**18  # numbers in a (pairs, width) tensor of a part: a megabyte in fp32
@@ -35,27 +36,26 @@ class Pairs(NamedTuple):
 
 
 def grouped_experts(
-    tokens: Tensor, gate: Tensor, mask: Tensor, start: Tensor, *pool: Tensor
+    tokens: Tensor, gate: Tensor, mask: Tensor, layout: PoolLayout, *pool: Tensor
 ) -> Tensor:
     """Returns the gate-weighted sums of the chosen experts' outputs; see `moe.experts.pool_forward`."""
-    parts = _pairs(mask, start, *pool[0].shape[1:])
+    parts = _pairs(mask, layout, *pool[0].shape[1:])
     return _GroupedExperts.apply(  # type: ignore[no-any-return, no-untyped-call]
         tokens.contiguous(), gate.contiguous(), parts, *pool
     )
 
 
-def _pairs(mask: Tensor, start: Tensor, width: int, hidden: int) -> list[Pairs]:
+def _pairs(mask: Tensor, layout: PoolLayout, width: int, hidden: int) -> list[Pairs]:
     """Returns the pairs of a pack, part by part; parts without a pair are left out.
 
     Args:
         mask: (candidates, tokens, slots) bool; slots that a candidate lacks count as False.
-        start: (candidates + 1,) where each candidate's experts begin in the pool.
+        layout: Where each candidate's experts lie in the pool.
         width: Width of the tokens.
         hidden: Width of what the first layer of an expert gives.
     """
     num_candidates, num_tokens, num_slots = mask.shape
-    counts = start[1:] - start[:-1]
-    exists = torch.arange(num_slots, device=mask.device) < counts[:, None]  # (candidates, slots)
+    start, exists, _, _ = layout.places(num_slots, mask.device)
     by_expert = mask.transpose(1, 2) & exists[..., None]  # (candidates, slots, tokens)
     ends = by_expert.sum(-1)[exists].cumsum(0)  # (G,)
     flat = by_expert.reshape(-1).nonzero().squeeze(1)  # pairs
@@ -71,18 +71,17 @@ def _pairs(mask: Tensor, start: Tensor, width: int, hidden: int) -> list[Pairs]:
         pool = slice(0, len(ends))
         return [Pairs(rows, group, ends.to(torch.int32), gate, everything, pool)]
     whole = Pairs(rows, group, ends, gate, slice(0, 0), slice(0, 0))
-    return _parts(whole, start, num_tokens, _PART // max(width, hidden))
+    return _parts(whole, layout.start, num_tokens, _PART // max(width, hidden))
 
 
-def _parts(whole: Pairs, start: Tensor, num_tokens: int, most: int) -> list[Pairs]:
+def _parts(whole: Pairs, start: Sequence[int], num_tokens: int, most: int) -> list[Pairs]:
     """Cuts the pairs of a pack into parts of at most `most` pairs or one candidate, one for every thread at least."""
-    ends = torch.cat([whole.ends.new_zeros(1), whole.ends])
-    first: list[int] = ends[start].tolist()  # (candidates + 1,) first pair
-    begins: list[int] = start.tolist()
+    ends = [0, *whole.ends.tolist()]
+    first = [ends[begin] for begin in start]  # (candidates + 1,) first pair
     parts = []
     for begin, end in _cuts(first, min(most, first[-1] // torch.get_num_threads())):
         pairs = slice(first[begin], first[end])
-        experts = slice(begins[begin], begins[end])
+        experts = slice(start[begin], start[end])
         tokens = slice(begin * num_tokens, end * num_tokens)
         parts.append(
             Pairs(

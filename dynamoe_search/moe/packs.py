@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from dynamoe_search.moe.asynchrony import sent
 from dynamoe_search.moe.candidate_axis import with_candidate_axis
 from dynamoe_search.moe.routing import Routing
 
@@ -26,12 +27,14 @@ class RouterGroup:
 
     Attributes:
         members: Positions of the group's candidates in the pack, ascending.
+        index: The same as a tensor.
         module: One of the routers; its own tensors are never read.
         names: Names of its parameters and buffers, in the order in which the pack passes them.
     """
 
     def __init__(self, members: Sequence[int], module: nn.Module) -> None:
         self.members = tuple(members)
+        self.index = torch.tensor(self.members)
         self.module: Any = module
         self.names = tuple(
             name for name, _ in (*module.named_parameters(), *module.named_buffers())
@@ -99,7 +102,16 @@ class RouterPack(nn.Module):
 
     def _set_order(self) -> None:
         order = [position for group in self.groups.values() for position in group.members]
-        self.inverse = None if order == sorted(order) else torch.tensor(order).argsort()
+        self._inverse = None if order == sorted(order) else torch.tensor(order).argsort()
+        for group in self.groups.values():
+            group.index = torch.tensor(group.members)
+
+    def _move(self, device: torch.device) -> None:
+        """Has the positions of members on the device where they are used; they are sent there once."""
+        if self._inverse is not None:
+            self._inverse = sent(self._inverse, device)
+        for group in self.groups.values():
+            group.index = sent(group.index, device)
 
     def _stack(self, index: int, group: RouterGroup, members: list[Any], num_slots: int) -> None:
         parameters = dict(group.module.named_parameters())
@@ -168,14 +180,14 @@ class RouterPack(nn.Module):
         """Runs every group on its slice and puts the pack together again, (P, ...) each; see `forward`."""
         parts: list[tuple[Tensor, ...]] = []
         states: dict[str, Tensor] = {}
+        self._move(tokens.device)
         for index, group in self.groups.items():
             own = [getattr(self, _stacked_name(index, name)) for name in group.names]
             if len(self.groups) == 1:
                 fields, state = group.run(tokens, is_open, own)
             else:
-                members = torch.tensor(group.members, device=tokens.device)
                 fields, state = group.run(
-                    tokens.index_select(0, members), is_open.index_select(0, members), own
+                    tokens.index_select(0, group.index), is_open.index_select(0, group.index), own
                 )
             parts.append(fields)
             states |= {_stacked_name(index, name): value for name, value in state.items()}
@@ -184,9 +196,8 @@ class RouterPack(nn.Module):
             torch.cat(pieces) if len(pieces) > 1 else pieces[0]
             for pieces in zip(*parts, strict=True)
         )
-        if self.inverse is not None:
-            inverse = self.inverse.to(tokens.device)
-            whole = tuple(field.index_select(0, inverse) for field in whole)
+        if self._inverse is not None:
+            whole = tuple(field.index_select(0, self._inverse) for field in whole)
         return whole, tuple(states.values())
 
 

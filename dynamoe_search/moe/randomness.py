@@ -1,14 +1,24 @@
 """Random numbers inside models, without a global generator.
 
-A module that needs randomness owns a buffer `stream`, a 0-d int64 tensor on the CPU whose value seeds a generator for
-one draw. The trainer replaces it before every step by a number derived from (study seed, ordinal, module, step), so a
-draw depends neither on order nor on company. Under `torch.func.vmap` each candidate draws from its own stream.
+A module that needs randomness owns a buffer `stream`, a 0-d int64 tensor whose value seeds one draw. The trainer
+replaces it before every step by a number derived from (study seed, ordinal, module, step), so a draw depends neither on
+order nor on company. Under `torch.func.vmap` each candidate draws from its own stream.
+
+On the CPU a stream seeds torch's generator. On a device that the host runs ahead of, streams stay there and a draw is a
+hash of stream and place (`hashed`): nobody reads a seed, and all candidates draw at once.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dynamoe_search.moe.asynchrony import runs_ahead
+
+_STEP = -0x61C8864680B583EB  # 2**64 / golden ratio, as a signed number
+_FIRST, _SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+_FRACTION = 2.0**-24  # as many bits as a float32 between 0.5 and 1 has
 
 
 def new_stream() -> Tensor:
@@ -29,7 +39,41 @@ def uniform(stream: Tensor, shape: tuple[int, ...], device: torch.device | str =
     return _Draw.apply(stream, shape, "uniform", torch.device(device))  # type: ignore[no-any-return, no-untyped-call]
 
 
+def hashed(seeds: Tensor, numbers: Tensor | int) -> Tensor:
+    """Returns 64 random bits, int64, for every pair of a seed and a number (int64, broadcast).
+
+    Source: SplitMix64, Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators", with the mixer of
+    Stafford's variant 13; a seed is where its sequence begins and the number the place in it.
+    """
+    steps = numbers * _STEP
+    if isinstance(steps, int):
+        steps = (steps + 2**63) % 2**64 - 2**63  # as int64 overflows
+    bits = seeds + steps
+    bits = (bits ^ _shifted(bits, 30)) * _FIRST
+    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    return bits ^ _shifted(bits, 31)
+
+
+def _shifted(bits: Tensor, places: int) -> Tensor:
+    """Shifts to the right and fills up with zeros, which torch does not do with signed numbers."""
+    mask: int = 2 ** (64 - places) - 1
+    return (bits >> places) & mask
+
+
+def _draw_ahead(streams: Tensor, shape: tuple[int, ...], law: str) -> Tensor:
+    """Draws on the device where the streams (...) are, (..., *shape)."""
+    numbers = torch.arange(1, math.prod(shape) + 1, device=streams.device)
+    bits = hashed(streams[..., None], numbers)
+    high = _shifted(bits, 40).float() * _FRACTION  # [0, 1)
+    if law == "normal":  # Box and Muller, 1958
+        low = (bits & (2**24 - 1)).float() * _FRACTION
+        high = (-2 * torch.log(1 - high)).sqrt() * torch.cos(2 * math.pi * low)
+    return high.view(*streams.shape, *shape)
+
+
 def _draw(stream: Tensor, shape: tuple[int, ...], law: str, device: torch.device) -> Tensor:
+    if runs_ahead(device):
+        return _draw_ahead(stream.to(device, non_blocking=True), shape, law)
     generator = torch.Generator(device).manual_seed(int(stream.item()))
     draw = torch.randn if law == "normal" else torch.rand
     return draw(shape, generator=generator, device=device)
@@ -61,6 +105,8 @@ class _Draw(torch.autograd.Function):
     ) -> tuple[Tensor, int | None]:
         if in_dims[0] is None:
             return _draw(stream, shape, law, device), None
+        if runs_ahead(device):
+            return _draw(stream.movedim(in_dims[0], 0), shape, law, device), 0
         draws = [_Draw.apply(own, shape, law, device) for own in stream.unbind(in_dims[0])]  # type: ignore[no-untyped-call]
         return torch.stack(draws), 0
 

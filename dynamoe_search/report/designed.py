@@ -3,21 +3,25 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dynamoe_search.auditing import CLAIMS, FINDINGS, Finding
 from dynamoe_search.confirmation import (
     Carrying,
     Confirmation,
+    Measure,
     Measured,
     carrying,
     confirmation,
     findings,
+    measure_of,
     measured,
     planned,
 )
 from dynamoe_search.records import CandidateRecord, StudyRecord
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.vocabulary import TEXT_NAMES
 from dynamoe_search.store import Store
 
 
@@ -56,10 +60,17 @@ class Confirmed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Audited:
-    """The answers of an audit, and the study that has its runs."""
+    """The answers of an audit, and the study that has its runs.
+
+    Attributes:
+        study: It has the runs.
+        findings: The answers.
+        is_text: Whether they are about language models.
+    """
 
     study: str
     findings: tuple[Finding, ...]
+    is_text: bool = False
 
 
 def read_confirmed(
@@ -80,19 +91,22 @@ def read_confirmed(
         records, tests = store.candidates(child.name), store.tests(child.name)
         known = {one.trial for one in tests}
         missing = sum(one.status == "complete" and one.trial not in known for one in records)
-        runs = [] if missing else measured(records, tests, text)
+        measure = measure_of(child.objectives)
+        runs = [] if missing else measured(records, tests, text, measure)
         if not runs and not missing:
             continue
         plan = json.loads(text)
         seeds, factor = plan["seeds"], plan["factor"]
-        searched = _searched(plan["designs"], candidates) if factor == 1 else {}
+        searched = _searched(plan["designs"], candidates, measure) if factor == 1 else {}
         own = Confirmed(
             study=child.name,
             seeds=seeds,
             factor=factor,
             by=plan["scale_by"],
             runs=tuple(runs),
-            found=confirmation(runs, seeds=seeds, asked=planned(text), searched=searched),
+            found=confirmation(
+                runs, seeds=seeds, measure=measure, asked=planned(text), searched=searched
+            ),
             unmeasured=missing,
         )
         found.append(_with_scale(own, found))
@@ -100,12 +114,14 @@ def read_confirmed(
 
 
 def _searched(
-    designs: Mapping[str, Mapping[str, Any]], candidates: Sequence[CandidateRecord]
+    designs: Mapping[str, Mapping[str, Any]],
+    candidates: Sequence[CandidateRecord],
+    measure: Measure,
 ) -> dict[str, float]:
-    """Returns the accuracies that the search had measured, by the name of the member."""
+    """Returns what the search had measured on the validation part, by the name of the member."""
     outcomes = {one.trial: one.outcome for one in candidates if one.outcome is not None}
     return {
-        name: outcome.metrics["accuracy"]
+        name: measure.of(outcome.metrics)
         for name, one in designs.items()
         if one["kind"] == "member" and (outcome := outcomes.get(one["trial"])) is not None
     }
@@ -119,16 +135,15 @@ def _with_scale(one: Confirmed, earlier: list[Confirmed]) -> Confirmed:
     for other in reversed(earlier):
         same = {run.design for run in other.runs} == designs and other.seeds == one.seeds
         if other.factor == 1 and same:
-            scaled = carrying(other.runs, one.runs, factor=one.factor, by=one.by, seeds=one.seeds)
-            return Confirmed(
-                study=one.study,
-                seeds=one.seeds,
+            scaled = carrying(
+                other.runs,
+                one.runs,
                 factor=one.factor,
                 by=one.by,
-                runs=one.runs,
-                found=one.found,
-                scaled=scaled,
+                seeds=one.seeds,
+                measure=one.found.measure,
             )
+            return replace(one, scaled=scaled)
     return one
 
 
@@ -136,10 +151,11 @@ def read_audited(store: Store, name: str) -> tuple[Audited, ...]:
     """Returns the audits of a study that came to their end, in the order in which they were made."""
     found = []
     for child in _children(store, name, "audit"):
+        is_text = StudySpec.model_validate_json(child.spec_json).data.name in TEXT_NAMES
         for evidence in store.evidence(child.name, FINDINGS):
             lines = json.loads(evidence.content_json)["findings"]
             answers = [finding_of(one) for one in lines if one["claim"] in CLAIMS]
-            found.append(Audited(study=child.name, findings=tuple(answers)))
+            found.append(Audited(study=child.name, findings=tuple(answers), is_text=is_text))
     return tuple(found)
 
 

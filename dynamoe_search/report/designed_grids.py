@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from dynamoe_search.auditing import CLAIMS
-from dynamoe_search.confirmation import points
+from dynamoe_search.auditing import CLAIMS, POINTS_OF_TEXT
+from dynamoe_search.confirmation import Measure
 from dynamoe_search.report.designed import Audited, Confirmed
 from dynamoe_search.report.designed_rows import confirmed_rows
 from dynamoe_search.report.grids import Cell, Grid, GridRow, Heading
@@ -22,20 +22,21 @@ def confirmed(one: Confirmed) -> Grid:
         [
             Cell(text=row["design"]),
             _number(row["activated_params"], count(row["activated_params"])),
-            _number(row["accuracy"], points(row["accuracy"])),
-            Cell(text=_between(row["accuracy_low"], row["accuracy_high"])),
+            _number(row["test"], row["test_words"]),
+            Cell(text=row["interval_words"]),
             Cell(text=row["best_plain"] or NONE),
             _number(row["gain"], row["gain_words"]),
             Cell(text=row["verdict"] or NONE),
         ]
         for row in confirmed_rows(one)
     ]
+    measure = one.found.measure
     return _grid(
-        f"Accuracy on the test part in points, {scale_words(one)}, over {one.seeds} fresh seeds",
+        f"{_what(measure)}, {scale_words(one)}, over {one.seeds} fresh seeds",
         (
             ("design", "tight"),
             ("activated", "num"),
-            ("test accuracy", "num"),
+            (f"test {measure.words}", "num"),
             ("95 % interval", "tight"),
             ("best plain design", "tight"),
             ("gain on it", "tight"),
@@ -43,7 +44,24 @@ def confirmed(one: Confirmed) -> Grid:
         ),
         rows,
         "Activated parameters are those of a test token; the best plain design is that of at most 1.05 times as many. "
-        f"The runs are the study {one.study}, which has a report of its own.",
+        f"{_about_gains(measure)}The runs are the study {one.study}, which has a report of its own.",
+    )
+
+
+def _what(measure: Measure) -> str:
+    words = f"{measure.words[0].upper()}{measure.words[1:]} on the test part"
+    return f"{words} in points" if measure.is_maximised else f"{words} (lower is better)"
+
+
+def _about_gains(measure: Measure) -> str:
+    """Says what is not plain about the gains of a measure that is better if it is low."""
+    if measure.is_maximised:
+        return ""
+    words = "A gain is above 0 where the design is better than the plain one. "
+    if measure.name != "perplexity":
+        return words
+    return words + (
+        "One of 3 % is a perplexity that is 3 % lower; means and intervals are taken of its logarithm. "
     )
 
 
@@ -55,7 +73,7 @@ def audited(one: Audited) -> Grid:
             Cell(text=line.subject),
             Cell(text=line.verdict),
             _number(line.effect, _signed(line.effect)),
-            Cell(text=_between(line.low, line.high, 1.0)),
+            Cell(text=_between(line.low, line.high)),
             _number(line.n, f"{line.n:,}"),
             Cell(text=line.sentence),
         ]
@@ -73,7 +91,8 @@ def audited(one: Audited) -> Grid:
             ("in words", "wide"),
         ),
         rows,
-        f"The runs are the study {one.study}. Measured on the validation part.",
+        f"The runs are the study {one.study}. Measured on the validation part."
+        + (f" Of text, {POINTS_OF_TEXT}." if one.is_text else ""),
     )
 
 
@@ -101,8 +120,5 @@ def _signed(value: float) -> str:
     return NONE if math.isnan(value) else f"{value:+.2f}"
 
 
-def _between(low: float, high: float, unit: float = 100.0) -> str:
-    if math.isnan(low) or math.isnan(high):
-        return NONE
-    places = 1 if unit == 100.0 else 2
-    return f"{unit * low:.{places}f} to {unit * high:.{places}f}"
+def _between(low: float, high: float) -> str:
+    return NONE if math.isnan(low) or math.isnan(high) else f"{low:.2f} to {high:.2f}"

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from dynamoe_search.confirmation import interval_words
+from dynamoe_search.confirmation import Measure
+from dynamoe_search.intervals import Interval
 from dynamoe_search.report.designed import Audited, Confirmed
 from dynamoe_search.report.words import NONE
 
@@ -13,6 +14,7 @@ Row = dict[str, Any]
 
 def confirmed_rows(one: Confirmed) -> Iterator[Row]:
     """Yields one row per design of a confirmation."""
+    measure = one.found.measure
     gains = {gain.design: gain for gain in one.found.gains}
     places = {place.design: place for place in one.found.places}
     for design in one.found.designs:
@@ -25,19 +27,28 @@ def confirmed_rows(one: Confirmed) -> Iterator[Row]:
             "design": design.design,
             "kind": design.kind,
             "activated_params": design.activated_params,
-            "accuracy": design.accuracy.mean,
-            "accuracy_low": design.accuracy.low,
-            "accuracy_high": design.accuracy.high,
-            "validation_accuracy": design.validation_accuracy,
-            "seeds": design.accuracy.number,
+            "measure": measure.name,
+            "test": measure.shown(design.test.mean),
+            "test_low": measure.shown(design.test.low),
+            "test_high": measure.shown(design.test.high),
+            "test_words": measure.text(design.test.mean),
+            "interval_words": _between(measure, design.test),
+            "validation": measure.shown(design.validation),
+            "seeds": design.test.number,
             "best_plain": gain.baseline if gain is not None else None,
-            "gain": difference.mean if difference is not None else math.nan,
-            "gain_low": difference.low if difference is not None else math.nan,
-            "gain_high": difference.high if difference is not None else math.nan,
-            "gain_words": interval_words(difference, signed=True) if difference else NONE,
+            "gain": measure.shown_gain(difference.mean) if difference else math.nan,
+            "gain_low": measure.shown_gain(difference.low) if difference else math.nan,
+            "gain_high": measure.shown_gain(difference.high) if difference else math.nan,
+            "gain_words": measure.gains_text(difference) if difference else NONE,
             "verdict": place.verdict if place is not None else None,
             "beaten_by": place.by if place is not None else None,
         }
+
+
+def _between(measure: Measure, found: Interval) -> str:
+    if math.isnan(found.low):
+        return NONE
+    return f"{measure.text(found.low)} to {measure.text(found.high)}"
 
 
 def audited_rows(one: Audited) -> Iterator[Row]:

@@ -17,6 +17,9 @@ def study_file(data: StudyData) -> tuple[str, str]:
     if data.spec is None:
         return "study.json", _indented(data.record.spec_json)
     tables = _without_none(data.spec.model_dump(mode="json"))
+    tables["search"]["expert_backend"] = (
+        data.record.settings.expert_backend
+    )  # whatever `auto` came to
     return "study.toml", f"# The study {data.name!r}, as it was run.\n\n{to_toml(tables)}"
 
 
@@ -34,7 +37,7 @@ def of_study(data: StudyData) -> dict[str, Any]:
         "Seed": data.spec.study.seed if data.spec else NONE,
         "Came from": data.record.source,
         "Device": f"{settings.device}, {plural(settings.num_threads, 'thread')}, "
-        f"expert backend {settings.expert_backend}",
+        f"expert backend {settings.backend_words}",
         "Packs": f"cohorts of {settings.cohort_size}, padded to {settings.num_slots} experts",
         "Versions": ", ".join(f"{key} {value}" for key, value in settings.versions.items()) or NONE,
         "Data": f"{data.spec.data.name if data.spec else NONE}, checksum {settings.data_hash or 'unknown'}",

@@ -30,17 +30,19 @@ from dynamoe_search.search.exporting import (
     train_one,
 )
 from dynamoe_search.search.limits import Limits, set_limits
+from dynamoe_search.search.ray_crews import RayCluster, ray_cluster
 from dynamoe_search.search.runner import run_study
 from dynamoe_search.search.space import Space
 from dynamoe_search.search.speed import PackSpeed, Speed, measure_speed
 from dynamoe_search.search.summaries import summarise
-from dynamoe_search.search.workers import Crew, devices_of, stored_device, threads_of_each
+from dynamoe_search.search.workers import Crew, CrewEnd, devices_of, stored_device, threads_of_each
 
 __all__ = [
     "CandidateFinished",
     "ConfirmRequest",
     "Confirmed",
     "Crew",
+    "CrewEnd",
     "Design",
     "DesignedRun",
     "EpochFinished",
@@ -52,6 +54,7 @@ __all__ = [
     "LegStarted",
     "Limits",
     "PackSpeed",
+    "RayCluster",
     "Space",
     "Speed",
     "StudyEnded",
@@ -67,6 +70,7 @@ __all__ = [
     "estimate",
     "export_candidate",
     "measure_speed",
+    "ray_cluster",
     "replicated",
     "run_designed",
     "run_study",

@@ -1,13 +1,13 @@
 """What an audit sees in the weights of its runs, pack by pack, stored with the trials as it comes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from torch import Tensor
 
 from dynamoe_search.auditing import AuditPlan
 from dynamoe_search.auditing.observations import control_name
 from dynamoe_search.data import SearchData
+from dynamoe_search.places import AnyPath
 from dynamoe_search.records import Candidate, to_json
 from dynamoe_search.search import weights
 from dynamoe_search.search.designed import DesignedRun, designed_runs
@@ -85,7 +85,7 @@ def _wanted(plan: AuditPlan) -> dict[str, set[str]]:
 Run = tuple[DesignedRun, Mapping[str, Tensor]]
 
 
-def _with_weights(runs: Sequence[DesignedRun], folder: Path) -> list[Run]:
+def _with_weights(runs: Sequence[DesignedRun], folder: AnyPath) -> list[Run]:
     """Runs with their weights; whose file was lost is left out, and counts as a run that failed."""
     loaded = [(run, weights.load(folder, run.record.trial)) for run in runs]
     return [(run, own) for run, own in loaded if own is not None]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dynamoe_search.confirmation import measure_of
 from dynamoe_search.records import (
     Candidate,
     CandidateRecord,
@@ -20,7 +21,7 @@ from dynamoe_search.records import (
     RouterConfig,
     ScheduleConfig,
 )
-from dynamoe_search.search.references import LOAD_BALANCE
+from dynamoe_search.search.references import LOAD_BALANCE, plain_top_k
 from dynamoe_search.specs import StudySpec, values_of
 
 _WHOLE = 0.05
@@ -41,7 +42,7 @@ def baselines(members: Mapping[str, CandidateRecord], spec: StudySpec) -> list[B
 
     Args:
         members: Complete candidates by the name of the design.
-        spec: Their study.
+        spec: Their study; what it measures tells who of equal widths is the best.
     """
     seen = {record.candidate.design_hash for record in members.values()}
     found = []
@@ -57,25 +58,22 @@ def mean_k(routing: Sequence[LayerRouting]) -> float:
     return math.fsum(layer.mean_k for layer in routing) / len(routing)
 
 
-def accuracy_of(record: CandidateRecord) -> float:
-    """Returns the validation accuracy of a complete candidate."""
-    assert record.outcome is not None
-    return record.outcome.metrics["accuracy"]
-
-
 def _common(members: Sequence[CandidateRecord], spec: StudySpec) -> Iterator[Baseline]:
+    measure = measure_of(spec.study.objectives)
     best: dict[ModelConfig, CandidateRecord] = {}
     for record in members:
-        model = record.candidate.model
-        if model not in best or accuracy_of(record) > accuracy_of(best[model]):
-            best[model] = record
+        known = best.setdefault(record.candidate.model, record)
+        assert record.outcome is not None
+        assert known.outcome is not None
+        if measure.gain(measure.of(record.outcome.metrics), measure.of(known.outcome.metrics)) > 0:
+            best[record.candidate.model] = record
     words = _distinctions(list(best))
     experts: int = max(values_of(spec.schedule.max_experts))
     for model, record in best.items():
         yield _uniform("dense", words[model], record, 1, RouterConfig(kind="dense"))
         for k in (1, 2):
             if k <= experts:
-                yield _uniform(f"top-{k}", words[model], record, experts, _top_k(k))
+                yield _uniform(f"top-{k}", words[model], record, experts, plain_top_k(k))
 
 
 def _uniform(
@@ -94,7 +92,9 @@ def _matched(members: Mapping[str, CandidateRecord]) -> Iterator[Baseline]:
         assert record.outcome is not None
         routing = record.outcome.routing
         for k in _neighbours(mean_k(routing), max(record.experts_per_layer)):
-            yield Baseline(name=f"top-{k} as {name}", candidate=_plain(record, _top_k(k)), of=name)
+            yield Baseline(
+                name=f"top-{k} as {name}", candidate=_plain(record, plain_top_k(k)), of=name
+            )
         router = RouterConfig(kind="random-k", histogram=_histogram(routing))
         yield Baseline(name=f"random-k as {name}", candidate=_plain(record, router), of=name)
 
@@ -114,13 +114,6 @@ def _histogram(routing: Sequence[LayerRouting]) -> tuple[float, ...]:
         math.fsum(one[count] for one in shares if count < len(one)) / len(shares)
         for count in range(longest)
     )
-
-
-def _top_k(k: int) -> RouterConfig:
-    order = (
-        "before" if k == 1 else "after"
-    )  # after it, a single weight would be 1 and learn nothing
-    return RouterConfig(kind="top-k", k=k, softmax=order, temperature=1.0, noise=0.0, bias_rate=0.0)
 
 
 def _plain(like: CandidateRecord, router: RouterConfig) -> Candidate:

@@ -12,6 +12,7 @@ from dynamoe_search.confirmation import (
     Confirmation,
     carrying,
     confirmation,
+    measure_of,
     measured,
     planned,
 )
@@ -19,14 +20,13 @@ from dynamoe_search.data import SearchData, Split, TextSplit, load_test
 from dynamoe_search.errors import StorageError, UsageError
 from dynamoe_search.records import Candidate, CandidateRecord, StudyRecord, TestResult
 from dynamoe_search.search import weights
-from dynamoe_search.search.baselines import accuracy_of, baselines
+from dynamoe_search.search.baselines import baselines
 from dynamoe_search.search.designed import create_designed, replicated, run_designed, unfinished
 from dynamoe_search.search.events import OnEvent, StudySummary, ignore, never
 from dynamoe_search.search.machine import train_settings
 from dynamoe_search.search.packs import by_packs, most_together
 from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.specs.vocabulary import is_about_loss
 from dynamoe_search.store import Store
 from dynamoe_search.training import TrainSettings
 from dynamoe_search.training.checkpoints import EVERY_SECONDS
@@ -131,11 +131,6 @@ def _confirm(
     study = store.study(name)
     _check(request, study)
     spec = StudySpec.model_validate_json(study.spec_json)
-    if is_about_loss(spec.study.objectives):
-        raise UsageError(
-            f"the study {name!r} is about {spec.study.objectives[0]}, and confirm compares designs by accuracy; "
-            "confirm a study that has accuracy among its objectives"
-        )
     members = _members(store, study, request)
     designs, kinds = _designs(members, spec, with_baselines=request.with_baselines)
     test = load_test(spec.data)  # before anything that takes time
@@ -165,8 +160,7 @@ def _confirm(
             store, child, spec, test, should_stop, trust_code=trust_code
         ):
             return confirmed
-    searched = {name: accuracy_of(record) for name, record in members.items()}
-    return _with_findings(store, confirmed, request, searched)
+    return _with_findings(store, confirmed, request, spec, members)
 
 
 def _check(request: ConfirmRequest, study: StudyRecord) -> None:
@@ -338,21 +332,34 @@ def _results(
 
 
 def _with_findings(
-    store: Store, confirmed: Confirmed, request: ConfirmRequest, searched: Mapping[str, float]
+    store: Store,
+    confirmed: Confirmed,
+    request: ConfirmRequest,
+    spec: StudySpec,
+    members: Mapping[str, CandidateRecord],
 ) -> Confirmed:
+    measure = measure_of(spec.study.objectives)
+    searched = {
+        name: measure.of(one.outcome.metrics) for name, one in members.items() if one.outcome
+    }
     runs, found = [], []
     for name in confirmed.studies:
         plan = store.study(name).plan_json
         assert plan is not None
-        runs.append(measured(store.candidates(name), store.tests(name), plan))
+        runs.append(measured(store.candidates(name), store.tests(name), plan, measure))
         own = searched if len(runs) == 1 else {}  # what is scaled up was not searched
-        result = confirmation(runs[-1], seeds=request.seeds, asked=planned(plan), searched=own)
-        found.append(result)
+        found.append(
+            confirmation(
+                runs[-1], seeds=request.seeds, measure=measure, asked=planned(plan), searched=own
+            )
+        )
     if len(runs) == 1:
         return replace(confirmed, confirmation=found[0])
     return replace(
         confirmed,
         confirmation=found[0],
         scaled=found[1],
-        carrying=carrying(*runs, factor=request.factor, by=request.scale_by, seeds=request.seeds),
+        carrying=carrying(
+            *runs, factor=request.factor, by=request.scale_by, seeds=request.seeds, measure=measure
+        ),
     )

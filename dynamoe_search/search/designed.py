@@ -237,6 +237,7 @@ def _settings(
         num_classes=data.num_classes,
         num_train=len(data.train.y),
         num_validation=len(data.validation.y),
+        epoch_size=data.epoch_size,
     )
     kinds = {one.candidate.design_hash: one.candidate for one in designs}.values()
     largest = largest_of(kinds, info, trust_code=trust_code)

@@ -1,5 +1,6 @@
 """One model at a time: a candidate of a study written out, or one fixed architecture trained."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,16 +20,27 @@ from dynamoe_search.records import (
 from dynamoe_search.search import weights
 from dynamoe_search.search.designs import candidate_from
 from dynamoe_search.search.events import EpochFinished, OnEvent, ignore, never
-from dynamoe_search.search.machine import default_threads, library_versions, train_settings
+from dynamoe_search.search.expert_backends import choose_backend, size_of
+from dynamoe_search.search.machine import (
+    default_threads,
+    library_versions,
+    resolve_device,
+    train_settings,
+)
 from dynamoe_search.search.same_data import load_same_data
+from dynamoe_search.search.shared_files import is_here, missing
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store, answers
 from dynamoe_search.training import TrainSettings, train_leg
 from dynamoe_search.training.export import FORMAT, ExportedConfig, save_model
 
+logger = logging.getLogger(__name__)
+
 ACCURACY_TOLERANCE = 0.01
 """Largest change of accuracy after training again that another machine or version may explain."""
+LOSS_TOLERANCE = 0.02
+"""The same of a language model's loss, as a share of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,14 +50,14 @@ class Exported:
     Attributes:
         folder: Where the model is.
         is_retrained: Whether it was trained again, since its weights were not kept.
-        accuracy: Validation accuracy of the exported weights.
-        stored_accuracy: Validation accuracy that the study has for the trial.
+        metrics: What the exported weights reach on the validation part, and their sizes.
+        stored: The same as the study has it for the trial.
     """
 
     folder: Path
     is_retrained: bool
-    accuracy: float
-    stored_accuracy: float
+    metrics: Mapping[str, float]
+    stored: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +105,7 @@ def export_candidate(
 
     Raises:
         DataError: The data cannot be read, or are not those that the study began with.
-        DynamoeError: Trained again, the candidate has another accuracy than the study says.
+        DynamoeError: Trained again, the candidate has another accuracy, or of text another loss, than the study says.
         Interrupted: `should_stop` returned true.
         UsageError: There is no such study or trial, or the candidate is not complete.
     """
@@ -103,21 +115,28 @@ def export_candidate(
     spec = StudySpec.model_validate_json(study.spec_json)
     data = load_same_data(study)
     outcome, versions = record.outcome, record.versions
-    state: Mapping[str, Tensor] | None = weights.load(store.files_of(name) / "models", trial)
+    state: Mapping[str, Tensor] | None = store.patiently(
+        lambda: weights.load(store.files_of(name) / "models", trial)
+    )
     is_retrained = state is None
     if state is None:
+        mark = store.files_mark(name)
+        if mark is not None and not is_here(store.files_of(name), mark):
+            logger.warning(
+                "trial %d is trained again: %s", trial, missing(store.files_of(name), mark)
+            )
         settings = train_settings(spec, study.settings, trust_code=trust_code)
         outcome, state = _train(record.candidate, data, settings, on_event, should_stop)
         versions = library_versions()
-        _check_accuracy(study, record, outcome)
+        _check_same(study, record, outcome)
     config = _config(spec, data, record.candidate, outcome, trial, versions)
     config = replace(config, purpose=study.purpose)
     save_model(out, config, state, _tokenizer(data))
     return Exported(
         folder=out,
         is_retrained=is_retrained,
-        accuracy=outcome.metrics["accuracy"],
-        stored_accuracy=record.outcome.metrics["accuracy"],
+        metrics=outcome.metrics,
+        stored=record.outcome.metrics,
     )
 
 
@@ -154,15 +173,17 @@ def train_one(
             "can take several; fix them in the file or with --set, or search with run"
         )
     candidate = candidate_from({}, spec, 0)
+    data = load_data(spec.data)
+    resolved, threads = resolve_device(device), num_threads or default_threads()
+    choice = choose_backend(space, size_of(data), device=resolved, num_threads=threads)
     frozen = StudySettings(
-        device=device,
+        device=resolved,
         num_slots=space.num_slots,
-        expert_backend=spec.search.expert_backend,
-        num_threads=num_threads or default_threads(),
+        expert_backend=choice.backend,
+        num_threads=threads,
         cohort_size=1,
     )
     settings = train_settings(spec, frozen, trust_code=trust_code)
-    data = load_data(spec.data)
     outcome, state = _train(candidate, data, settings, on_event, should_stop)
     return TrainedModel(
         candidate=candidate,
@@ -201,12 +222,14 @@ def _train(
     return outcome, trained.state or {}
 
 
-def _check_accuracy(study: StudyRecord, record: CandidateRecord, outcome: Outcome) -> None:
+def _check_same(study: StudyRecord, record: CandidateRecord, outcome: Outcome) -> None:
     assert record.outcome is not None
-    stored, found = record.outcome.metrics["accuracy"], outcome.metrics["accuracy"]
-    if abs(stored - found) > ACCURACY_TOLERANCE:
+    is_text = "perplexity" in outcome.metrics
+    name = "validation_loss" if is_text else "accuracy"
+    stored, found = record.outcome.metrics[name], outcome.metrics[name]
+    if abs(stored - found) > (LOSS_TOLERANCE * stored if is_text else ACCURACY_TOLERANCE):
         raise DynamoeError(
-            f"trial {record.trial} of {study.name!r} had accuracy {stored:.4f} and has "
+            f"trial {record.trial} of {study.name!r} had {name.replace('_', ' ')} {stored:.4f} and has "
             f"{found:.4f} when trained again; it was computed on {record.outcome.device} with "
             f"{record.versions}: export it there"
         )
@@ -236,4 +259,5 @@ def _config(
         mean=() if isinstance(data, TextData) else data.mean,
         std=() if isinstance(data, TextData) else data.std,
         versions=dict(versions),
+        tokenizer=data.tokenizer.fingerprint if isinstance(data, TextData) else "",
     )

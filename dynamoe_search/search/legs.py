@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
 from dynamoe_search.data import SearchData, TextData
 from dynamoe_search.errors import CandidateError, StorageError
+from dynamoe_search.places import AnyPath
 from dynamoe_search.pruning import Decision, in_words
 from dynamoe_search.records import (
     Candidate,
@@ -37,7 +37,7 @@ from dynamoe_search.search.rungs import PRUNED, Rungs, to_store
 from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import PassingError, Store
 from dynamoe_search.training import (
     CandidateState,
     DamagedError,
@@ -114,7 +114,7 @@ class LegTrainer:
             LeaseLostError: Another worker took the leg over; nothing of its results was written.
         """
         train = partial(
-            train_leg,
+            self._train_leg,
             data=self._data,
             settings=self._settings,
             should_stop=self._watch.after_steps(should_stop),
@@ -148,6 +148,10 @@ class LegTrainer:
         self._watch.lap("train")
         return self._results(leg, records, results)
 
+    def _train_leg(self, pack: Sequence[Candidate], **options: Any) -> list[Trained]:
+        """Trains a pack; storage that cannot say whether it has a checkpoint is waited for."""
+        return self._store.patiently(lambda: train_leg(pack, **options))
+
     def _remember_memory(self, max_pack: int) -> None:
         logger.warning(
             "out of memory; from now on at most %d candidates are trained together", max_pack
@@ -158,7 +162,7 @@ class LegTrainer:
         """Returns where candidates go on: at the start of the leg, or before it if a checkpoint is damaged."""
         found = {}
         for record in records if leg.start else ():
-            state = self._load(record, leg.start)
+            state = self._store.patiently(partial(self._load, record, leg.start))
             if state is not None:
                 found[record.ordinal] = state
             if state is None or state.epoch < leg.start:
@@ -253,11 +257,11 @@ class LegTrainer:
     def _save(self, state: CandidateState) -> str:
         return self._written(self._files.states.path, lambda: self._files.states.save(state))
 
-    def _written(self, folder: Path, write: Callable[[], Result]) -> Result:
+    def _written(self, folder: AnyPath, write: Callable[[], Result]) -> Result:
         """Writes a file; while the storage is away it waits, as for the database."""
         with writing(folder):
             try:
-                return write()
+                return self._store.patiently(write)
             except FileNotFoundError:
                 self._store.study(self._name)  # returns when the storage is back
                 self._files.make()
@@ -316,10 +320,12 @@ class LegTrainer:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: AnyPath) -> Iterator[None]:
     """Turns what keeps a file from being written into one sentence."""
     try:
         yield
+    except PassingError:  # of remote storage, for which it has waited long enough
+        raise
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError(

@@ -98,12 +98,11 @@ class Stopper:
         self,
         store: Store,
         name: str,
-        worker: str,
         timeout_seconds: float | None,
         should_stop: Callable[[], bool],
     ) -> None:
         self.reason: EndReason | None = None
-        self._store, self._name, self._worker = store, name, worker
+        self._store, self._name = store, name
         self._should_stop = should_stop
         self._start = time.monotonic()
         self._timeout_seconds = timeout_seconds
@@ -141,15 +140,7 @@ class Stopper:
 
     def _reason_there(self) -> EndReason | None:
         self._poll_at = time.monotonic() + _STOP_POLL_SECONDS
-        self._study_seconds = self._seconds_allowed()
+        is_asked, self._study_seconds = self._store.orders(self._name)
         if self.seconds >= self._study_seconds:
             return "time-budget"
-        return "stop" if self._store.stop_requested(self._name) else None
-
-    def _seconds_allowed(self) -> float:
-        """Returns what the study's time budget leaves to this run, after what the other workers took."""
-        budget = self._store.study(self._name).max_seconds
-        if budget is None:
-            return float("inf")
-        others = (one for one in self._store.workers(self._name) if one.id != self._worker)
-        return budget - sum(one.seconds for one in others)
+        return "stop" if is_asked else None

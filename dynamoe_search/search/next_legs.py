@@ -1,5 +1,7 @@
 """What a worker does next, worked out from the database and put down there before it is done."""
 
+import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,15 +15,20 @@ from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Addition, Store
+from dynamoe_search.store import Addition, Pulse, Store
 from dynamoe_search.training import Interrupted
 
+_LOOK_SECONDS = 5.0
+"""How often a worker that waits looks for others that died, though nothing else has changed."""
 _STORED_TOGETHER = 16
 """Proposals that are written to the database at a time."""
 
 
 class NextLegs:
     """Plans one study for one worker.
+
+    Who found nothing to do asks for no turn to plan until it sees, without one, that there is something: otherwise the
+    many that wait at the end of a study would keep those few from planning that have something to do.
 
     Args:
         store: The open database.
@@ -49,6 +56,11 @@ class NextLegs:
         self._rungs, self._trainer, self._on_ended = rungs, trainer, on_ended
         self._proposals = Proposals(Space(spec))
         self._should_stop, self._watch = should_stop, watch
+        self._is_waiting = False
+        self._seen: Pulse | None = None  # the study when there was nothing to do
+        self._first_leg = 0  # the lowest that was open then
+        self._at_work: set[str | None] = set()  # who had legs then
+        self._look_at = 0.0
 
     def next(self) -> Leg | Wait | Over:
         """Returns the leg to train, or why there is none; proposes designs that are missing.
@@ -58,32 +70,76 @@ class NextLegs:
             LeaseLostError: This worker counted as dead; it plans again.
             StoppedError: Somebody asked to stop while another worker planned, or the database was waited for.
         """
-        with self._store.planning(self._name, self._worker, self._should_stop):
-            while True:
-                position = self._position()
-                step = plan(position)
-                match step:
-                    case TakeOver():
-                        if self._store.take_leg(self._name, self._worker, step.leg.number):
-                            return replace(step.leg, worker=self._worker)
-                    case Propose():
-                        self._propose(step, position.candidates)
-                    case Train():
-                        return self._store.open_leg(
-                            self._name,
-                            self._worker,
-                            step.trials,
-                            start=step.start,
-                            end=step.end,
-                            pack_key=step.pack_key,
-                        )
-                    case Over():
-                        self._close(step, position)
-                        return step
-                    case Wait():
-                        return step
+        if self._is_waiting and not self._has_news():
+            return Wait()
+        self._is_waiting, self._seen = False, None
+        drafts: Sequence[Addition] | None = None
+        while True:
+            with self._store.planning(self._name, self._worker, self._should_stop):
+                step = self._planned(drafts)
+            if not isinstance(step, Propose):
+                self._is_waiting = isinstance(step, Wait)
+                return step
+            drafts = self._drawn(step)
 
-    def _position(self) -> Position:
+    def _planned(self, drafts: Sequence[Addition] | None) -> Leg | Propose | Wait | Over:
+        """Returns what this worker does next while it is its turn to plan; `Propose` if it is to draw designs first.
+
+        Args:
+            drafts: Designs that it has drawn; None if it has not.
+        """
+        while True:
+            position = self._position()
+            step = plan(position)
+            match step:
+                case TakeOver():
+                    if self._store.take_leg(self._name, self._worker, step.leg.number):
+                        return replace(step.leg, worker=self._worker)
+                case Propose():
+                    if drafts is None and self._draws_apart(position):
+                        return step
+                    if not drafts or not self._add(drafts, step, position.candidates):
+                        self._propose(step, position.candidates)
+                    drafts = None
+                case Train():
+                    return self._store.open_leg(
+                        self._name,
+                        self._worker,
+                        step.trials,
+                        start=step.start,
+                        end=step.end,
+                        pack_key=step.pack_key,
+                    )
+                case Over():
+                    self._close(step, position)
+                    return step
+                case Wait():
+                    return step
+
+    def _has_news(self) -> bool:
+        """Says whether there is something to do, as far as can be seen without the turn to plan."""
+        pulse = self._store.pulse(self._name, self._first_leg)  # first: the rest may be newer
+        if pulse == self._seen and not self._has_died():
+            return False
+        position = self._position(is_planning=False)
+        if not isinstance(plan(position), Wait):
+            return True
+        self._seen = pulse
+        self._first_leg = min((leg.number for leg in position.open_legs), default=0)
+        self._at_work = {leg.worker for leg in position.open_legs}
+        self._look_at = _soon()
+        return False
+
+    def _has_died(self) -> bool:
+        """Says whether somebody with a leg is dead, which is looked for now and then."""
+        if time.monotonic() < self._look_at:
+            return False
+        self._look_at = _soon()
+        return not self._at_work <= {
+            one.id for one in self._store.workers(self._name) if one.is_alive
+        }
+
+    def _position(self, *, is_planning: bool = True) -> Position:
         # Legs first: one that another worker closes now still counts as open, and its members as busy.
         legs = self._store.legs(self._name, state="open")
         standings = self._store.standings(self._name)
@@ -95,7 +151,8 @@ class NextLegs:
         paused = [one for one in standings if one.status == "paused"]
         with self._watch.at("prune"):
             decisions = self._rungs.judge(paused)
-        self._remember(standings, decisions)
+        if is_planning:
+            self._remember(standings, decisions)
         alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
         record = self._store.study(self._name)
         return Position(
@@ -126,8 +183,47 @@ class NextLegs:
     ) -> list[RungDecision]:
         return to_store(decisions, {one.ordinal: one.trial for one in standings})
 
-    def _propose(self, step: Propose, candidates: Sequence[Standing]) -> None:
-        """Adds designs to a cohort; whoever is killed before they are stored would propose the same ones again."""
+    # Designs
+
+    def _draws_apart(self, position: Position) -> bool:
+        """Says whether to draw designs without the turn to plan: it takes long, and others are at work.
+
+        A worker that is alone draws them in its turn, so that what it draws follows from what is stored alone.
+        """
+        has_company = any(
+            leg.worker != self._worker and leg.number not in position.dead
+            for leg in position.open_legs
+        )
+        return has_company and self._proposals.may_be_drawn_apart(len(position.candidates))
+
+    def _drawn(self, step: Propose) -> list[Addition]:
+        """Returns designs for a cohort that are new as far as this worker knows, fewer if the space has no more.
+
+        Others draw at the same time from the same knowledge: what is drawn depends on who draws it.
+        """
+        proposer = self._proposer(self._store.standings(self._name), self._worker)
+        drafts = self._additions(proposer, step.cohort, step.number)
+        if self._should_stop():
+            raise Interrupted("stopped between two proposals")
+        return drafts
+
+    def _add(
+        self, drafts: Sequence[Addition], step: Propose, candidates: Sequence[Standing]
+    ) -> bool:
+        """Adds drafts to a cohort under the next ordinals, but those that others drew; says whether any are left."""
+        hashes = {one.candidate.design_hash: one for one in drafts}
+        taken = self._store.known_designs(self._name, hashes)
+        fresh = [one for design, one in hashes.items() if design not in taken][: step.number]
+        first = max((one.ordinal for one in candidates), default=-1) + 1
+        additions = [
+            replace(one, candidate=replace(one.candidate, ordinal=ordinal), cohort=step.cohort)
+            for ordinal, one in enumerate(fresh, start=first)
+        ]
+        self._store.add_candidates(self._name, additions)
+        return bool(additions)
+
+    def _proposer(self, candidates: Sequence[Standing], who: str = "") -> Proposer:
+        """Returns a proposer that knows these candidates, see `Proposer`."""
         moved = self._proposals.moved(candidates)
         self._proposals.tell(
             self._store.candidates(
@@ -137,7 +233,11 @@ class NextLegs:
             )
         )
         with self._watch.at("sample"):
-            proposer = self._proposals.proposer(self._rungs)
+            return self._proposals.proposer(self._rungs, who)
+
+    def _propose(self, step: Propose, candidates: Sequence[Standing]) -> None:
+        """Adds designs to a cohort; whoever is killed before they are stored would propose the same ones again."""
+        proposer = self._proposer(candidates)
         number = len(candidates)
         for missing in range(step.number, 0, -_STORED_TOGETHER):
             additions = self._additions(proposer, step.cohort, min(missing, _STORED_TOGETHER))
@@ -189,6 +289,11 @@ class NextLegs:
         final = [replace(decisions[one.trial], action="stop") for one in ended]
         self._store.stop_paused(self._name, ended, final)
         self._on_ended(ended)
+
+
+def _soon() -> float:
+    """Returns when to look for the dead again; many who wait do not do so at the same time."""
+    return time.monotonic() + _LOOK_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311
 
 
 def is_exhausted(record: StudyRecord, num_proposals: int) -> bool:

@@ -92,7 +92,7 @@ def _can_adapt(space: Space) -> bool:
 
 def _late_adaptation(space: Space, info: DataInfo) -> Iterator[str]:
     train, first = space.spec.train, space.spec.adaptive.update_at
-    steps = math.ceil(info.num_train / train.batch_size) * train.epochs
+    steps = math.ceil(info.per_epoch / train.batch_size) * train.epochs
     if _can_adapt(space) and first > steps:
         yield (
             f"no expert is ever added or removed: adaptive.update_at ({first}) is beyond the "

@@ -9,7 +9,8 @@ import torch
 
 from dynamoe_search.data import DataInfo, SearchData, TextData, load_data
 from dynamoe_search.records import Candidate, Progress
-from dynamoe_search.search.machine import measured_objectives, resolve_device
+from dynamoe_search.search.expert_backends import choose_backend
+from dynamoe_search.search.machine import default_threads, measured_objectives, resolve_device
 from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.training import TrainSettings, train_leg
@@ -35,11 +36,12 @@ def measured_seconds(
     Raises:
         DataError: The data cannot be read.
     """
-    spec = space.spec
+    spec, resolved = space.spec, resolve_device(device)
+    choice = choose_backend(space, info, device=resolved, num_threads=default_threads())
     settings = TrainSettings(
         num_slots=space.num_slots,
-        device=resolve_device(device),
-        expert_backend=spec.search.expert_backend,
+        device=resolved,
+        expert_backend=choice.backend,
         measure=measured_objectives(spec),
         trust_code=trust_code,
     )
@@ -50,7 +52,7 @@ def measured_seconds(
     share = 1.0
     if isinstance(data, TextData):  # a large vocabulary makes a whole evaluation last minutes
         data, share = _shortened(data, PILOT_STEPS * spec.train.batch_size)
-    steps = -(-info.num_train // spec.train.batch_size)
+    steps = -(-info.per_epoch // spec.train.batch_size)
     cohort = _first_cohort(space, min(spec.search.cohort_size, trials))
     seconds = 0.0
     for pack in _packs(cohort):

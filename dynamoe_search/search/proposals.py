@@ -15,6 +15,7 @@ from dynamoe_search.records import (
     language_metrics,
 )
 from dynamoe_search.search.planner import rung_of
+from dynamoe_search.search.references import reference_designs
 from dynamoe_search.search.rungs import Rungs
 from dynamoe_search.search.sampling import Known, Proposer
 from dynamoe_search.search.shadows import Stands
@@ -52,6 +53,7 @@ class Proposals:
 
     def __init__(self, space: Space) -> None:
         self._space = space
+        self._num_references = len(reference_designs(space))
         self._by_loss = is_about_loss(space.spec.study.objectives)
         self._told: dict[int, _Candidate] = {}  # by trial
         self._stands = Stands()
@@ -82,11 +84,24 @@ class Proposals:
                 else None,
             )
 
-    def proposer(self, rungs: Rungs) -> Proposer:
+    def may_be_drawn_apart(self, num_candidates: int) -> bool:
+        """Says whether several may propose at the same time without drawing the same, and whether that is worth it.
+
+        A point of a quasi-random sequence, a generation of NSGA-II and the last designs of a small space are for one.
+
+        Args:
+            num_candidates: How many there are.
+        """
+        is_past_references = num_candidates >= self._num_references
+        is_tpe = self._space.spec.search.sampler == "tpe"
+        return is_past_references and is_tpe and self._space.size is None
+
+    def proposer(self, rungs: Rungs, who: str = "") -> Proposer:
         """Returns a proposer that knows the candidates of which it was told.
 
         Args:
             rungs: What they reported.
+            who: Tells those apart who propose at the same time.
         """
         candidates = [self._told[trial] for trial in sorted(self._told)]
         expected = self._estimates(candidates, rungs)
@@ -97,7 +112,7 @@ class Proposals:
             with_estimate(one.known, expected.get(one.known.ordinal), spec, last)
             for one in candidates
         ]
-        return Proposer(self._space, sorted(known, key=_ordinal), self._stands)
+        return Proposer(self._space, sorted(known, key=_ordinal), self._stands, who)
 
     def _final(self, metrics: Mapping[str, float]) -> tuple[float, float] | None:
         measure = "validation_loss" if self._by_loss else "accuracy"

@@ -15,7 +15,7 @@ arXiv:1701.06538 (top-2).
 import dataclasses
 from typing import Any
 
-from dynamoe_search.records import Candidate
+from dynamoe_search.records import Candidate, RouterConfig
 from dynamoe_search.search.designs import KIND, SHAPE, Params, build_candidate, decide
 from dynamoe_search.search.distributions import lies_in, middle_value
 from dynamoe_search.search.space import Space
@@ -24,16 +24,27 @@ from dynamoe_search.specs import StudySpec, values_of
 LOAD_BALANCE = 0.01
 """Weight of the load-balance loss of top-1 and top-2."""
 
-_PLAIN: Params = {
-    "router.temperature": 1.0,
-    "router.noise": 0.0,
-    "router.bias_rate": 0.0,
-    "losses.load_balance": LOAD_BALANCE,
-}
+
+def plain_top_k(k: int) -> RouterConfig:
+    """Returns top-k without noise and bias, at temperature 1.
+
+    The softmax is over all experts for k = 1, where one over the chosen would be 1 and learn nothing.
+    """
+    order = "before" if k == 1 else "after"
+    return RouterConfig(kind="top-k", k=k, softmax=order, temperature=1.0, noise=0.0, bias_rate=0.0)
+
+
+def _plain(k: int) -> Params:
+    router = plain_top_k(k)
+    names = ("kind", "k", "softmax", "temperature", "noise", "bias_rate")
+    own = {f"router.{name}": getattr(router, name) for name in names}
+    return own | {"losses.load_balance": LOAD_BALANCE}
+
+
 _ROUTERS: dict[str, Params] = {
     "dense": {KIND: "dense"},
-    "top-1": {KIND: "top-k", "router.k": 1, "router.softmax": "before", **_PLAIN},
-    "top-2": {KIND: "top-k", "router.k": 2, "router.softmax": "after", **_PLAIN},
+    "top-1": _plain(1),
+    "top-2": _plain(2),
 }
 
 

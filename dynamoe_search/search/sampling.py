@@ -96,12 +96,18 @@ class Proposer:
         space: The space of the study.
         known: All earlier proposals of the study, in the order of their ordinals.
         stands: Of earlier proposers of the same study; it gets what is made here.
+        who: Tells those apart who propose at the same time: TPE draws differently for each. Empty for one alone.
     """
 
     def __init__(
-        self, space: Space, known: Iterable[Known] = (), stands: Stands | None = None
+        self,
+        space: Space,
+        known: Iterable[Known] = (),
+        stands: Stands | None = None,
+        who: str = "",
     ) -> None:
         self._space = space
+        self._who = (who,) if who else ()
         self._stands = Stands() if stands is None else stands
         self._kind = space.spec.search.sampler
         self._hashes: set[str] = set()
@@ -241,7 +247,7 @@ class Proposer:
 
     def _sampler(self, ordinal: int, attempt: int) -> BaseSampler:
         study, search = self._space.spec.study, self._space.spec.search
-        seed = derive_seed(study.seed, ordinal, "sampler", attempt) % 2**32
+        seed = derive_seed(study.seed, ordinal, "sampler", attempt, *self._who) % 2**32
         if self._kind == "random" or attempt >= NUM_ATTEMPTS:
             return RandomSampler(seed=seed)
         if self._kind == "nsga2":

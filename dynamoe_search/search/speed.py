@@ -8,10 +8,11 @@ from statistics import median
 
 import torch
 
-from dynamoe_search.data import SearchData, load_data
+from dynamoe_search.data import SearchData, describe, load_data
 from dynamoe_search.errors import UsageError
 from dynamoe_search.records import Candidate
-from dynamoe_search.search.machine import resolve_device
+from dynamoe_search.search.expert_backends import choose_backend
+from dynamoe_search.search.machine import default_threads, resolve_device
 from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
@@ -74,15 +75,18 @@ def measure_speed(
         UsageError: Not even the smallest pack fits into memory.
     """
     sizes = sorted(set(sizes))
+    section = spec.data.model_copy(update={"max_train": _STEPS * spec.train.batch_size})
+    space, data, resolved = Space(spec), load_data(section), resolve_device(device)
+    choice = choose_backend(
+        space, describe(spec.data), device=resolved, num_threads=default_threads()
+    )
     settings = TrainSettings(
-        num_slots=Space(spec).num_slots,
-        device=resolve_device(device),
-        expert_backend=spec.search.expert_backend,
+        num_slots=space.num_slots,
+        device=resolved,
+        expert_backend=choice.backend,
         trust_code=trust_code,
     )
-    section = spec.data.model_copy(update={"max_train": _STEPS * spec.train.batch_size})
-    data = load_data(section)
-    pack = _pack(Space(spec), sizes[-1])
+    pack = _pack(space, sizes[-1])
     times: list[float | None] = []
     for size in sizes:
         is_hopeless = bool(times) and times[-1] is None

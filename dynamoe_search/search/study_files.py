@@ -1,10 +1,9 @@
 """The files of a study: checkpoints of legs and of candidates, and the weights of the front."""
 
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from dynamoe_search.places import AnyPath, remove_tree
 from dynamoe_search.records import Leg
 from dynamoe_search.training import CheckpointFolder, StateFolder
 from dynamoe_search.training.checkpoints import EVERY_SECONDS
@@ -12,7 +11,7 @@ from dynamoe_search.training.checkpoints import EVERY_SECONDS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Present:
-    """What is on the disk."""
+    """What is there."""
 
     legs: frozenset[int]
     sizes: Mapping[int, int]  # bytes of each candidate's checkpoints, by ordinal
@@ -25,7 +24,7 @@ class StudyFiles:
         folder: The study's own, see `Store.files_of`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.models = folder / "models"
         self.states = StateFolder(folder / "checkpoints" / "candidates")
         self._legs = folder / "checkpoints" / "legs"
@@ -60,7 +59,7 @@ class StudyFiles:
     def keep_legs(self, present: Present, numbers: Collection[int]) -> None:
         """Removes the checkpoints of all other legs, as far as that is possible."""
         for number in present.legs - set(numbers):
-            shutil.rmtree(self._legs / str(number), ignore_errors=True)
+            remove_tree(self._legs / str(number))
 
     def keep_states(
         self, present: Present, standing: Mapping[int, float], limit_bytes: float

@@ -1,47 +1,84 @@
-"""The weights of candidates on disk: one safetensors file per trial, those of the front only."""
+"""The weights of candidates: one safetensors file per trial, those of the front only.
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
+    17.safetensors                      on a disk
+    17-0123456789abcdef.safetensors     on remote storage, by which a half-written file is recognised
+
+Both names are read everywhere, as a study can be copied from one to the other.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
 
-from dynamoe_search.training.durable_files import make_folder, write_tensors
+from dynamoe_search.errors import UsageError
+from dynamoe_search.places import AnyPath, at_hand, is_remote, listed
+from dynamoe_search.training.durable_files import make_folder, sha256, write_tensors
 from dynamoe_search.training.export import load_state
 
 _SUFFIX = ".safetensors"
 
 
-def path_of(folder: Path, trial: int) -> Path:
-    """Returns where the weights of a trial are, if they are kept."""
-    return folder / f"{trial}{_SUFFIX}"
+def path_of(folder: AnyPath, trial: int) -> AnyPath:
+    """Returns where the weights of a trial are, or would be if they were kept."""
+    found = list(_paths(folder, [trial]))
+    return found[-1] if found else folder / f"{trial}{_SUFFIX}"
 
 
-def save(folder: Path, trial: int, state: Mapping[str, Tensor]) -> None:
+def save(folder: AnyPath, trial: int, state: Mapping[str, Tensor]) -> None:
     """Writes the weights of a trial; a reader sees the whole file or none.
 
     Raises:
-        OSError: There is no room, or no permission.
+        OSError: There is no room, or no permission, or the storage does not answer.
         safetensors.SafetensorError: Likewise.
     """
     make_folder(folder)
-    write_tensors(path_of(folder, trial), {n: tensor.contiguous() for n, tensor in state.items()})
+    mark = "-{checksum}" if is_remote(folder) else ""
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    write_tensors(folder / f"{trial}{mark}{_SUFFIX}", tensors)
 
 
-def load(folder: Path, trial: int) -> dict[str, Tensor] | None:
-    """Returns the weights of a trial on the CPU, None if they were not kept."""
-    path = path_of(folder, trial)
-    return load_state(path) if path.exists() else None
+def load(folder: AnyPath, trial: int) -> dict[str, Tensor] | None:
+    """Returns the weights of a trial on the CPU, None if they were not kept.
+
+    Raises:
+        UsageError: The file is damaged.
+        PlaceError: The storage does not say.
+    """
+    for place in reversed(list(_paths(folder, [trial]))):
+        with at_hand(place) as path:
+            mark = _named(path.name)[1]
+            if mark and not sha256(path).startswith(mark):
+                raise UsageError(f"{place} is damaged")
+            # copied to memory, if the file is here for a while only
+            return {name: tensor.clone() for name, tensor in load_state(path).items()}
+    return None
 
 
-def trials_in(folder: Path) -> set[int]:
+def trials_in(folder: AnyPath) -> set[int]:
     """Returns the trials whose weights are there; none behind a link, where somebody else's files are."""
     if folder.is_symlink() or folder.parent.is_symlink():
         return set()
-    stems = {path.stem for path in folder.glob(f"*{_SUFFIX}")}
-    return {int(stem) for stem in stems if stem.isascii() and stem.isdecimal()}
+    return {_named(path.name)[0] for path in _paths(folder)}
 
 
-def remove(folder: Path, trials: Collection[int]) -> None:
+def remove(folder: AnyPath, trials: Collection[int]) -> None:
     """Removes the weights of trials; other workers may do the same at the same time."""
-    for trial in trials:
-        path_of(folder, trial).unlink(missing_ok=True)
+    for path in _paths(folder, trials) if trials else ():
+        path.unlink(missing_ok=True)
+
+
+def _paths(folder: AnyPath, trials: Collection[int] | None = None) -> Iterable[AnyPath]:
+    """Returns the files of some trials or of all, in the order of their names."""
+    found = listed(folder, f"*{_SUFFIX}")
+    return [
+        path
+        for path in found
+        if (trial := _named(path.name)[0]) >= 0 and (trials is None or trial in trials)
+    ]
+
+
+def _named(name: str) -> tuple[int, str]:
+    """Returns the trial of a file and the beginning of its checksum, if it is in the name; -1 for other files."""
+    match = re.fullmatch(r"(\d+)(?:-([0-9a-f]{16}))?\.safetensors", name, re.ASCII)
+    return (int(match[1]), match[2] or "") if match else (-1, "")

@@ -76,6 +76,10 @@ class DataSection(Frozen):
     """Share held out for the test, for sets that come without a test part."""
     max_train: int | None = Field(default=None, ge=1, le=MOST)
     """Use at most this many training examples (of text: sequences), drawn with `split_seed`."""
+    epoch_size: int | None = Field(default=None, ge=1, le=MOST)
+    """Training examples (of text: sequences) of one epoch; the next goes on with others, until all were seen.
+
+    None means all. With less, a large data set is compared at rungs before the first pass over it is over."""
     split_seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the division into training, validation and test part."""
     image_size: int | None = Field(default=None, ge=4, le=512)
@@ -241,7 +245,7 @@ class TrainSection(Frozen):
     """How each candidate is trained."""
 
     epochs: int = Field(default=10, ge=1, le=MOST)
-    """Passes over the training part."""
+    """Passes over the training part, or with `data.epoch_size` over so much of it."""
     batch_size: int = Field(default=128, ge=1, le=MOST)
     """Examples per step."""
     learning_rate: Annotated[SearchFloat, Within(gt=0, le=10)] = 1e-3
@@ -298,9 +302,11 @@ class SearchSection(Frozen):
     startup_trials: int = Field(default=16, ge=1, le=MOST)
     """Random designs before TPE starts to learn; population size of NSGA-II."""
     cohort_size: int = Field(default=16, ge=1, le=1024)
-    """How many candidates are proposed and trained together."""
-    expert_backend: Literal["grouped", "dense"] = "grouped"
-    """`grouped` computes only the chosen experts; `dense` computes all of them (for high K)."""
+    """How many candidates are proposed and trained together; on a GPU fewer, if memory seems too short."""
+    expert_backend: Literal["auto", "grouped", "dense"] = "auto"
+    """`grouped` computes only the chosen experts; `dense` computes all of them (for high K).
+
+    `auto` is whichever is faster on the machine that creates the study, which is measured once and stored with it."""
     checkpoint_limit_mb: int = Field(default=4096, ge=0, le=MOST)
     """Disk space for checkpoints of the paused; beyond it the most hopeless lose theirs and would start again."""
     pruner: PrunerSection = Field(default_factory=PrunerSection)

@@ -5,14 +5,16 @@ and in tables `dynamoe_*` with what Optuna has no place for. Our rows are writte
 them; `Store.replay_tells` repairs what a crash in between left open.
 """
 
+from dynamoe_search.places import masked
 from dynamoe_search.store import checks
 from dynamoe_search.store.addresses import default_url
 from dynamoe_search.store.candidates import CandidateMethods
 from dynamoe_search.store.checks import Finding
 from dynamoe_search.store.copying import CopyMethods
 from dynamoe_search.store.evidence import EvidenceMethods
+from dynamoe_search.store.legs import Pulse
 from dynamoe_search.store.overview import Happening, OpenLeg, Overview, Place
-from dynamoe_search.store.problems import PassingError, masked
+from dynamoe_search.store.problems import PassingError
 from dynamoe_search.store.trials import Addition, quiet_optuna
 from dynamoe_search.store.work import WorkMethods
 
@@ -24,6 +26,7 @@ __all__ = [
     "Overview",
     "PassingError",
     "Place",
+    "Pulse",
     "Store",
     "default_url",
     "masked",

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from dynamoe_search.errors import StorageError
-from dynamoe_search.store.problems import masked
+from dynamoe_search.places import masked
 
 APP_NAME = "dynamoe-search"
 URL_VARIABLE = "DYNAMOE_SEARCH_STORAGE"

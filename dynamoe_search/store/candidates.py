@@ -82,6 +82,10 @@ class CandidateMethods(OpenStore):
             return unknown
         return unknown - self._database.query(lambda found: reading.read_ours(found, name, unknown))
 
+    def known_designs(self, name: str, hashes: Collection[str]) -> frozenset[str]:
+        """Returns those of the hashes of designs that are of candidates of a study."""
+        return self._query(name, lambda found: writing.known_designs(found, name, hashes))
+
     def candidates(
         self,
         name: str,

@@ -16,6 +16,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dynamoe_search.errors import StorageError
+from dynamoe_search.places import AnyPath, place_of
 from dynamoe_search.store import tables
 from dynamoe_search.store.addresses import (
     APP_NAME,
@@ -32,6 +33,9 @@ from dynamoe_search.store.problems import display, problem, translated
 from dynamoe_search.store.texts import safe_name, utc_now
 
 BUSY_TIMEOUT_SECONDS = 60.0
+
+CONNECT_SECONDS = 10
+"""A server that has not let us in after so long counts as out of reach."""
 
 Result = TypeVar("Result")
 
@@ -69,7 +73,7 @@ class Database:
             database = cls(engine, busy_timeout_seconds)
         else:
             identity = None
-            database = cls(sa.create_engine(url, pool_pre_ping=True))
+            database = cls(_server_engine(url))
         try:
             database.patience.call(lambda: database._check_schema(create=create))
             if identity is not None:
@@ -85,14 +89,15 @@ class Database:
         return display(self.url)
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> AnyPath:
         """Where the files of the studies are: where `DYNAMOE_SEARCH_FILES` says, in a folder of the database's own.
 
-        Without it beside a SQLite file, else in the per-user data folder.
+        That may be a path or the URL of storage that fsspec knows. Without it they are beside a SQLite file, else in
+        the per-user data folder.
         """
         place = f"{self.url.host or 'local'}-{self.url.port or 0}-{self.url.database}"
         if chosen := os.environ.get(FILES_VARIABLE):
-            return Path(chosen) / safe_name(place)
+            return place_of(chosen, FILES_VARIABLE) / safe_name(place)
         if self.is_sqlite:
             path = Path(str(self.url.database))
             return path.with_name(f"{path.name}.files")
@@ -104,6 +109,15 @@ class Database:
         def once() -> Result:
             with self.read() as connection:
                 return body(connection)
+
+        return self.patience.call(once)
+
+    def look(self, body: Callable[[sa.Connection], Result]) -> Result:
+        """Returns what `body` reads with one statement, without the round trips of a transaction."""
+
+        def once() -> Result:
+            with translated(self.url), self.engine.connect() as connection:
+                return body(connection.execution_options(isolation_level="AUTOCOMMIT"))
 
         return self.patience.call(once)
 
@@ -186,6 +200,20 @@ class _Identity:
 
     def __init__(self) -> None:
         self.made_at: str | None = None
+
+
+def _server_engine(url: sa.URL) -> sa.Engine:
+    """Returns an engine that keeps one connection: servers have few, and workers are many.
+
+    Others are opened for moments: a second one when a sign of life is due amid a transaction, more if several threads
+    read, as those of a dashboard do. None waits for ever for a server that says nothing.
+    """
+    options = {}
+    if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
+        options["connect_timeout"] = CONNECT_SECONDS
+    return sa.create_engine(
+        url, pool_pre_ping=True, pool_size=1, max_overflow=15, connect_args=options
+    )
 
 
 def _sqlite_engine(url: sa.URL, busy_timeout_seconds: float, identity: _Identity) -> sa.Engine:

@@ -3,9 +3,9 @@
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from dynamoe_search.errors import StorageError, UsageError
+from dynamoe_search.places import AnyPath, RemotePath
 from dynamoe_search.records import Worker
 from dynamoe_search.store.runs import lives_here, runner_of, this_process
 
@@ -37,12 +37,14 @@ def refuse_live_workers(
         time.sleep(silence_seconds / 60)
 
 
-def delete_files(folder: Path, parent: Path) -> None:
+def delete_files(folder: AnyPath, parent: AnyPath) -> None:
     """Deletes one folder directly inside `parent`, following no links; it need not be there."""
     if folder.parent != parent:
         raise StorageError(f"{folder} is not a folder of this database; nothing was deleted")
     try:
-        if folder.is_symlink() or folder.is_file():
+        if isinstance(folder, RemotePath):
+            folder.remove_tree()
+        elif folder.is_symlink() or folder.is_file():
             folder.unlink()
         elif folder.is_dir():
             shutil.rmtree(folder)

@@ -2,10 +2,10 @@
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from dynamoe_search.errors import StorageError
+from dynamoe_search.places import AnyPath, RemotePath, bytes_in, listed
 from dynamoe_search.store import Store
 
 
@@ -16,6 +16,7 @@ class Garbage:
     kind: Literal["folder", "file", "study"]
     name: str  # path, or name of the study
     num_bytes: int
+    path: AnyPath | None = None
 
 
 def find_garbage(store: Store) -> list[Garbage]:
@@ -27,19 +28,21 @@ def find_garbage(store: Store) -> list[Garbage]:
     records = store.studies()
     folders = {store.files_of(record.name): record for record in records}
     found = [
-        Garbage(kind="study", name=record.name, num_bytes=_size(store.files_of(record.name)))
+        Garbage(kind="study", name=record.name, num_bytes=bytes_in(store.files_of(record.name)))
         for record in records
         if record.state == "deleting"
     ]
-    entries = sorted(store.folder.iterdir()) if store.folder.is_dir() else []
+    entries = listed(store.folder)
     for entry in entries:
         record = folders.get(entry)
         if record is None:
-            found.append(Garbage(kind="folder", name=str(entry), num_bytes=_size(entry)))
+            found.append(
+                Garbage(kind="folder", name=str(entry), num_bytes=bytes_in(entry), path=entry)
+            )
         elif record.state not in ("running", "deleting"):
             found += [
-                Garbage(kind="file", name=str(path), num_bytes=_size(path))
-                for path in sorted(entry.rglob("*.partial"))
+                Garbage(kind="file", name=str(path), num_bytes=bytes_in(path), path=path)
+                for path in listed(entry, "*.partial", below=True)
             ]
     return found
 
@@ -54,22 +57,14 @@ def remove_garbage(store: Store, garbage: list[Garbage]) -> None:
         if item.kind == "study":
             store.delete_study(item.name)
             continue
-        path = Path(item.name)
+        path = item.path
+        assert path is not None
         try:
-            if path.is_dir() and not path.is_symlink():
+            if isinstance(path, RemotePath):
+                path.remove_tree()
+            elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{path} cannot be removed: {error.strerror}") from error
-
-
-def _size(path: Path) -> int:
-    """Returns the bytes of a file, or of all files in a folder."""
-    if path.is_symlink() or not path.exists():
-        return 0
-    if path.is_file():
-        return path.stat().st_size
-    return sum(
-        one.stat().st_size for one in path.rglob("*") if one.is_file() and not one.is_symlink()
-    )

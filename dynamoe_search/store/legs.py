@@ -1,7 +1,7 @@
 """Legs: who trains what from which epoch to which; every function is a part of one transaction."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -38,7 +38,6 @@ def open_leg(
     start: int,
     end: int,
     pack_key: str,
-    watcher: Watcher,
 ) -> Leg:
     """Adds a leg of one worker.
 
@@ -47,8 +46,8 @@ def open_leg(
         UsageError: A candidate is in an open leg or over, or does not stand at the start.
     """
     row = workers.locked_study(connection, name)
-    alive = workers.living(connection, name, watcher)
-    if row is None or worker not in alive or row.planner not in (None, worker):
+    has_lease = row is not None and workers.has_lease(connection, name, worker)
+    if row is None or not has_lease or row.planner not in (None, worker):
         raise LeaseLostError(f"{worker} does not plan for the study {name!r} any more")
     if not trials or len(set(trials)) != len(trials) or not 0 <= start < end:
         raise UsageError(f"no leg from epoch {start} to {end} can be made of the trials {trials}")
@@ -280,6 +279,43 @@ def read_decisions(
         )
         for row in connection.execute(query.order_by(table.c.trial_number, table.c.rung))
     ]
+
+
+class Pulse(NamedTuple):
+    """What changes whenever something happens that may give a waiting worker something to do, but for a death."""
+
+    trials: int
+    max_epochs: int | None
+    exhausted_at: int | None
+    last_ordinal: int | None
+    last_leg: int | None
+    open_legs: int
+
+
+def read_pulse(connection: sa.Connection, name: str, first_leg: int) -> Pulse | None:
+    """Returns the pulse of a study in one statement that reads few rows; None if the study is gone.
+
+    Args:
+        connection: To the database.
+        name: The study.
+        first_leg: No leg below this one is open.
+    """
+    studies, candidate, leg = tables.studies.c, tables.candidates.c, tables.legs.c
+    ordinal = sa.select(sa.func.max(candidate.ordinal)).where(candidate.study_name == name)
+    last = sa.select(sa.func.max(leg.leg)).where(leg.study_name == name)
+    is_open = (leg.study_name == name, leg.leg >= first_leg, leg.state == "open")
+    num_open = sa.select(sa.func.count()).select_from(tables.legs).where(*is_open)
+    row = connection.execute(
+        sa.select(
+            studies.trials,
+            studies.max_epochs,
+            studies.exhausted_at,
+            ordinal.scalar_subquery(),
+            last.scalar_subquery(),
+            num_open.scalar_subquery(),
+        ).where(studies.study_name == name)
+    ).one_or_none()
+    return None if row is None else Pulse(*row)
 
 
 def _locked_leg(connection: sa.Connection, name: str, number: int) -> Leg:

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -12,12 +11,12 @@ import optuna
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
+from dynamoe_search.places import AnyPath, masked
 from dynamoe_search.store import reading, workers
 from dynamoe_search.store.database import BUSY_TIMEOUT_SECONDS, Database
 from dynamoe_search.store.fronts import KnownFront
 from dynamoe_search.store.hearts import Heart
 from dynamoe_search.store.ledgers import Ledger
-from dynamoe_search.store.problems import masked
 from dynamoe_search.store.runs import Lease, Watcher
 from dynamoe_search.store.trials import Trials
 
@@ -91,7 +90,7 @@ class OpenStore:
         return masked(self._database.url.render_as_string(hide_password=True))
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> AnyPath:
         """Where the files of all studies are; it need not exist."""
         return self._database.folder
 
@@ -113,6 +112,18 @@ class OpenStore:
         if (lease := self._leases.get(name)) is not None:
             lease.beaten()
             workers.beat(connection, name, lease.worker, lease.seconds)
+
+    def patiently(self, act: Callable[[], Result]) -> Result:
+        """Returns what `act` returns; what it reads or writes on remote storage is waited for as the database is.
+
+        Args:
+            act: Something that may be done again as a whole.
+
+        Raises:
+            StorageError: The storage cannot be used, or was out of reach for too long.
+            StoppedError: It was out of reach, and somebody asked to stop.
+        """
+        return self._patiently(act)
 
     def _patiently(self, act: Callable[[], Result]) -> Result:
         return self._database.patience.call(act)

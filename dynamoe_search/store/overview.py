@@ -22,6 +22,7 @@ class OpenLeg:
     leg: Leg
     epoch: int  # the latest that was reported, or the leg's start
     best_accuracy: float | None  # of the reports of that epoch; None before the first
+    lowest_loss: float | None = None  # likewise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,7 @@ class Overview:
         legs: What is in training now.
         front: Its front in order.
         complete: Objectives of every complete candidate.
-        latest: Accuracy and activated parameters that candidates without an outcome reported last.
+        latest: What candidates without an outcome reported last: accuracy, loss and activated parameters.
         standing: How many candidates have a status and so many epochs behind them, by (status, epochs).
         may_go_on: How many paused candidates were told that they may go on, by epoch.
         happenings: What happened last, the latest first.
@@ -70,7 +71,7 @@ class Overview:
     legs: tuple[OpenLeg, ...]
     front: tuple[Place, ...]
     complete: tuple[dict[str, float], ...]
-    latest: tuple[tuple[float, float], ...]
+    latest: tuple[dict[str, float], ...]
     standing: dict[tuple[str, int], int]
     may_go_on: dict[int, int]
     happenings: tuple[Happening, ...]
@@ -104,7 +105,11 @@ def _open_legs(connection: sa.Connection, name: str) -> Iterator[OpenLeg]:
     here = tables.progress.c
     for leg in legs.read_legs(connection, name, "open"):
         row = connection.execute(
-            sa.select(here.epoch, sa.func.max(here.accuracy).label("best"))
+            sa.select(
+                here.epoch,
+                sa.func.max(here.accuracy).label("best"),
+                sa.func.min(here.validation_loss).label("lowest"),
+            )
             .where(
                 here.study_name == name,
                 here.trial_number.in_(leg.trials),
@@ -117,7 +122,7 @@ def _open_legs(connection: sa.Connection, name: str) -> Iterator[OpenLeg]:
         if row is None:
             yield OpenLeg(leg=leg, epoch=leg.start, best_accuracy=None)
         else:
-            yield OpenLeg(leg=leg, epoch=row.epoch, best_accuracy=row.best)
+            yield OpenLeg(leg=leg, epoch=row.epoch, best_accuracy=row.best, lowest_loss=row.lowest)
 
 
 def _front(connection: sa.Connection, name: str) -> Iterator[Place]:
@@ -145,7 +150,7 @@ def _complete(connection: sa.Connection, name: str) -> Iterator[dict[str, float]
             yield from_text(dict[str, float], text)
 
 
-def _latest(connection: sa.Connection, name: str) -> Iterator[tuple[float, float]]:
+def _latest(connection: sa.Connection, name: str) -> Iterator[dict[str, float]]:
     here, report = tables.candidates.c, tables.progress.c
     last = (
         sa.select(report.trial_number, sa.func.max(report.epoch).label("epoch"))
@@ -155,7 +160,7 @@ def _latest(connection: sa.Connection, name: str) -> Iterator[tuple[float, float
         .subquery()
     )
     query = (
-        sa.select(report.accuracy, report.activated_params)
+        sa.select(report.accuracy, report.validation_loss, report.activated_params)
         .join(
             last, sa.and_(report.trial_number == last.c.trial_number, report.epoch == last.c.epoch)
         )
@@ -163,7 +168,7 @@ def _latest(connection: sa.Connection, name: str) -> Iterator[tuple[float, float
         .order_by(report.trial_number)
     )
     for row in connection.execute(query):
-        yield number(row.accuracy), number(row.activated_params)
+        yield {key: number(value) for key, value in row._mapping.items()}
 
 
 def _may_go_on(connection: sa.Connection, name: str) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""Waiting for a database that another program locks, or that is out of reach for a while."""
+"""Waiting for a database that another program locks, or for a database or files that are out of reach for a while."""
 
 import logging
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dynamoe_search.errors import StoppedError
+from dynamoe_search.places import PlaceError
 from dynamoe_search.store.problems import LockedError, PassingError
 
 Result = TypeVar("Result")
@@ -51,7 +52,7 @@ class Patience:
         began = time.monotonic()
         while True:
             try:
-                return act()
+                return _asked(act)
             except PassingError as error:
                 if self.should_stop is not None and self.should_stop():
                     raise StoppedError(f"stopped while waiting, because {error}") from error
@@ -72,3 +73,13 @@ class Patience:
             minutes = max(1, round(seconds / 60))
             unit = "minute" if minutes == 1 else "minutes"
             _log.warning("%s; trying again for up to %d %s", error, minutes, unit)
+
+
+def _asked(act: Callable[[], Result]) -> Result:
+    """Returns what `act` returns; what may pass of storage of files is told as it is of a database."""
+    try:
+        return act()
+    except PlaceError as error:
+        if not error.may_pass:
+            raise
+        raise PassingError(str(error)) from error

@@ -13,6 +13,7 @@ from dynamoe_search.errors import UsageError
 from dynamoe_search.records import (
     Candidate,
     CandidateRecord,
+    FilesMark,
     LayerRouting,
     Outcome,
     Standing,
@@ -56,6 +57,13 @@ def require_study(connection: sa.Connection, name: str) -> None:
         raise UsageError(_no_study(name, names))
 
 
+def read_files_mark(connection: sa.Connection, name: str) -> FilesMark | None:
+    """Returns where the files of a study are; None if nobody said so yet."""
+    here = tables.studies.c
+    text = connection.execute(sa.select(here.files_json).where(here.study_name == name)).scalar()
+    return from_text(FilesMark, text) if text else None
+
+
 def has_study(connection: sa.Connection, name: str) -> bool:
     """Says whether there is a study of this name."""
     table = tables.studies
@@ -87,14 +95,6 @@ def read_children(connection: sa.Connection, name: str) -> list[str]:
     return list(
         connection.execute(query.order_by(table.c.created_at, table.c.study_name)).scalars()
     )
-
-
-def read_stop_serial(connection: sa.Connection, name: str) -> int:
-    """Returns how often a study was asked to stop."""
-    require_study(connection, name)
-    table = tables.studies
-    query = sa.select(table.c.stop_serial).where(table.c.study_name == name)
-    return int(connection.execute(query).scalar_one())
 
 
 def read_numbers(connection: sa.Connection, name: str, ordinals: Collection[int]) -> dict[int, int]:

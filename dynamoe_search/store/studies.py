@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dynamoe_search.errors import UsageError
+from dynamoe_search.places import AnyPath
 from dynamoe_search.records import (
     FrontMember,
     Purpose,
@@ -17,6 +18,7 @@ from dynamoe_search.records import (
 )
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import deletion, fronts, progress, reading, workers, writing
+from dynamoe_search.store.addresses import user_folder
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.overview import Overview, read_overview
 from dynamoe_search.store.texts import safe_name
@@ -49,9 +51,11 @@ class StudyMethods(OpenStore):
             notes: What is worth knowing of it, for people; Optuna's tools show it.
 
         Raises:
+            StorageError: If its files have no place.
             UsageError: If the name is taken.
         """
         name = spec.study.name
+        self.files_of(name)  # before anything is stored
         is_ours = self._database.query(lambda found: reading.has_study(found, name))
         if not is_ours and self._patiently(lambda: self._trials.exists(name)):
             raise taken(name)
@@ -106,12 +110,6 @@ class StudyMethods(OpenStore):
         self._database.query(lambda found: reading.require_study(found, name))
         self._database.transact(lambda found: writing.raise_stop_serial(found, name))
 
-    def stop_requested(self, name: str) -> bool:
-        """Says whether someone asked the study to end since this process joined it; false if it did not join."""
-        lease = self._leases.get(name)
-        serial = self._database.query(lambda found: reading.read_stop_serial(found, name))
-        return lease is not None and serial > lease.stop_serial
-
     def refresh_front(self, name: str) -> list[FrontMember]:
         """Brings the Pareto front of the complete and feasible candidates up to date, stores and returns it."""
         ledger, front = self._ledgers[name], self._fronts[name]
@@ -157,6 +155,7 @@ class StudyMethods(OpenStore):
         self._update(name, state="deleting")
         self._patiently(lambda: self._trials.delete(name))
         deletion.delete_files(self.files_of(name), self.folder)
+        deletion.delete_files(self.logs_of(name), self.logs_of(name).parent)
         self._database.transact(lambda found: writing.delete_rows(found, name))
         self._leases.pop(name, None)
         self._ledgers.pop(name, None)
@@ -170,9 +169,16 @@ class StudyMethods(OpenStore):
                 f"the database {self.url} has a study {name!r} already; delete that one first"
             )
 
-    def files_of(self, name: str) -> Path:
+    def files_of(self, name: str) -> AnyPath:
         """Returns the folder for the files of a study; any name is safe; it need not exist."""
         return self.folder / safe_name(name)
+
+    def logs_of(self, name: str) -> Path:
+        """Returns the folder of this machine for what its worker processes say; it need not exist."""
+        files = self.files_of(name)
+        if isinstance(files, Path):
+            return files / "logs"
+        return user_folder() / "logs" / files.parent.name / files.name
 
     def _update(self, name: str, **values: Any) -> None:
         def write(connection: sa.Connection) -> None:

@@ -1,21 +1,25 @@
 """The methods of `Store` for the processes that work on studies: their leases, whose turn it is to plan, legs."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Literal
+from typing import Literal, TypeVar
 
 import sqlalchemy as sa
 
-from dynamoe_search.errors import StoppedError, StorageError
-from dynamoe_search.records import Ended, Leg, RungDecision, Stood
+from dynamoe_search.errors import StoppedError, StorageError, UsageError
+from dynamoe_search.records import Ended, FilesMark, Leg, RungDecision, Stood
 from dynamoe_search.store import legs, reading, workers, writing
 from dynamoe_search.store.hearts import Heart
+from dynamoe_search.store.legs import Pulse
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.patience import PATIENCE_SECONDS
-from dynamoe_search.store.runs import Lease, this_process
+from dynamoe_search.store.runs import Lease, lives_here, runner_of, this_process
 from dynamoe_search.store.writing import named_values
+
+Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.05
 _LONGEST_POLL_SECONDS = 1.0
@@ -24,25 +28,52 @@ _LONGEST_POLL_SECONDS = 1.0
 class WorkMethods(OpenStore):
     """A part of `Store`."""
 
-    def join(self, name: str) -> str:
+    def join(self, name: str, versions: Mapping[str, str] | None = None) -> str:
         """Makes this process one of those that work on a study and returns its id as a worker.
 
         Joining twice gives the same id. From now on the database is waited for if it is locked or out of reach, and a
         thread gives signs of life until `leave`.
 
+        Args:
+            name: The study.
+            versions: Of the libraries whose versions could change a number.
+
         Raises:
-            UsageError: The study is being deleted.
+            UsageError: The study is being deleted, or is run by somebody with other versions.
         """
         if (lease := self._leases.get(name)) is not None:
             return lease.worker
         self._database.query(lambda found: reading.require_study(found, name))
+        own = dict(versions or {})
+        self._wait_for_other_versions(name, own)
         worker, serial = self._database.transact(
-            lambda found: workers.join(found, name, this_process())
+            lambda found: workers.join(found, name, this_process(), own, self._watcher)
         )
         self._leases[name] = Lease(worker, serial)
         self._hearts[name] = Heart(lambda: self._beat_if_due(name))
         self._database.patience.seconds = PATIENCE_SECONDS
         return worker
+
+    def _wait_for_other_versions(self, name: str, versions: Mapping[str, str]) -> None:
+        """Returns once nobody with other versions may be alive; of another machine's it waits for a sign of life."""
+        beats: dict[str, int] = {}
+        host = this_process().host
+        while others := self._database.query(
+            lambda found: workers.of_other_versions(found, name, versions, self._watcher)
+        ):
+            for one in others:
+                is_heard = beats.setdefault(one.id, one.beats) != one.beats
+                if is_heard or lives_here(runner_of(one)):
+                    raise UsageError(workers.unlike(name, one, host, versions))
+            time.sleep(self._watcher.silence_seconds / 60)
+
+    def files_mark(self, name: str) -> FilesMark | None:
+        """Returns what the first worker of a study wrote among its files; None if there was none yet."""
+        return self._query(name, lambda found: reading.read_files_mark(found, name))
+
+    def claim_files(self, name: str, mark: FilesMark) -> FilesMark:
+        """Says where the files of a study are, if nobody said it before; returns what is stored then."""
+        return self._database.transact(lambda found: writing.claim_files(found, name, mark))
 
     def leave(
         self,
@@ -129,9 +160,7 @@ class WorkMethods(OpenStore):
             StoppedError: `should_stop` returned true while it waited.
         """
         pause = _POLL_SECONDS
-        while self._is_planned(name, worker) or not self._database.transact(
-            lambda found: workers.try_to_plan(found, name, worker, self._watcher)
-        ):
+        while not self._may_plan(name, worker):
             if should_stop is not None and should_stop():
                 raise StoppedError("stopped while another worker planned")
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that many do not ask at once
@@ -170,7 +199,6 @@ class WorkMethods(OpenStore):
                 start=start,
                 end=end,
                 pack_key=pack_key,
-                watcher=self._watcher,
             )
         )
 
@@ -253,10 +281,54 @@ class WorkMethods(OpenStore):
         self._database.transact(write, is_lasting=True)
         self._tell(name, [item.trial for item in ended])
 
-    def _is_planned(self, name: str, worker: str) -> bool:
-        return self._database.query(
-            lambda found: workers.is_planned(found, name, worker, self._watcher)
+    def _may_plan(self, name: str, worker: str) -> bool:
+        """Takes the turn to plan if it is free."""
+        watcher = self._watcher
+        if (
+            self._database.is_sqlite
+            and self._database.query(  # there to ask for a turn locks the file
+                lambda found: workers.is_planned(found, name, worker, watcher)
+            )
+        ):
+            return False
+        return self._database.transact(
+            lambda found: workers.try_to_plan(found, name, worker, watcher)
         )
+
+    def orders(self, name: str) -> tuple[bool, float]:
+        """Returns whether somebody asked the study to stop since this process joined it, and how long it may work.
+
+        The seconds are what the study's budget leaves to this run, after what the other workers took; infinite if there
+        is no budget. It is one statement, since hundreds of workers ask every second.
+
+        Raises:
+            UsageError: There is no such study.
+        """
+        lease = self._leases.get(name)
+        worker = "" if lease is None else lease.worker
+        found = self._look(name, lambda one: workers.read_orders(one, name, worker))
+        budget = found.max_seconds
+        left = math.inf if budget is None else budget - found.others_seconds
+        return lease is not None and found.stop_serial > lease.stop_serial, left
+
+    def pulse(self, name: str, first_leg: int = 0) -> Pulse:
+        """Returns what tells a worker that waits whether anything has happened; one statement that reads few rows.
+
+        Args:
+            name: The study.
+            first_leg: No leg below this one is open.
+
+        Raises:
+            UsageError: There is no such study.
+        """
+        return self._look(name, lambda one: legs.read_pulse(one, name, first_leg))
+
+    def _look(self, name: str, body: Callable[[sa.Connection], Result | None]) -> Result:
+        found = self._database.look(body)
+        if found is None:
+            self._database.query(lambda one: reading.require_study(one, name))
+        assert found is not None
+        return found
 
     def _named(self, name: str, ended: Sequence[Ended]) -> dict[int, dict[str, float] | None]:
         objectives, _ = self._database.query(lambda found: reading.read_goals(found, name))

@@ -2,6 +2,8 @@
 
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -10,14 +12,20 @@ from dynamoe_search.errors import LeaseLostError, UsageError
 from dynamoe_search.records import Worker
 from dynamoe_search.store import tables
 from dynamoe_search.store.runs import Runner, Watcher, is_given_up
-from dynamoe_search.store.texts import utc_now
+from dynamoe_search.store.texts import from_text, to_text, utc_now
 
 
-def join(connection: sa.Connection, name: str, runner: Runner) -> tuple[str, int]:
+def join(
+    connection: sa.Connection,
+    name: str,
+    runner: Runner,
+    versions: Mapping[str, str],
+    watcher: Watcher,
+) -> tuple[str, int]:
     """Adds a worker to a study; returns its id and the number of the latest request to stop.
 
     Raises:
-        UsageError: The study is being deleted, or is gone.
+        UsageError: The study is being deleted, or is gone, or is run by somebody with other versions.
     """
     row = locked_study(connection, name)
     if row is None or row.state == "deleting":
@@ -25,6 +33,8 @@ def join(connection: sa.Connection, name: str, runner: Runner) -> tuple[str, int
             f"the study {name!r} is being deleted; delete it again to finish, then start anew"
         )
     _close_given_up(connection, name, runner)
+    if others := of_other_versions(connection, name, versions, watcher):
+        raise UsageError(unlike(name, others[0], runner.host, versions))
     worker = f"{runner.host[:40]}-{runner.pid}-{uuid.uuid4().hex[:8]}"
     now = utc_now()
     connection.execute(
@@ -39,10 +49,37 @@ def join(connection: sa.Connection, name: str, runner: Runner) -> tuple[str, int
             beats=0,
             seconds=0.0,
             stop_serial=row.stop_serial,
+            versions_json=to_text(dict(versions)) if versions else None,
         )
     )
     _set_study(connection, name, state="running", updated_at=now)
     return worker, row.stop_serial
+
+
+def of_other_versions(
+    connection: sa.Connection, name: str, versions: Mapping[str, str], watcher: Watcher
+) -> list[Worker]:
+    """Returns the living workers of a study that compute with other versions, as far as both are known."""
+    found = read_workers(connection, watcher, name)[name]
+    return [one for one in found if one.is_alive and differing(one.versions, versions)]
+
+
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Returns the libraries of which two processes are known to have different versions."""
+    return sorted(
+        library for library in one.keys() & other.keys() if one[library] != other[library]
+    )
+
+
+def unlike(name: str, other: Worker, host: str, versions: Mapping[str, str]) -> str:
+    """Returns why a process does not join another that has other versions."""
+    libraries = differing(other.versions, versions)
+    theirs = ", ".join(f"{library} {other.versions[library]}" for library in libraries)
+    ours = ", ".join(f"{library} {versions[library]}" for library in libraries)
+    return (
+        f"the study {name!r} is being run with {theirs} by process {other.pid} on {other.host}, and {host} "
+        f"has {ours}, with which numbers could differ; install the same versions on both"
+    )
 
 
 def _close_given_up(connection: sa.Connection, name: str, runner: Runner) -> None:
@@ -143,20 +180,35 @@ def living(connection: sa.Connection, name: str, watcher: Watcher) -> dict[str, 
     return {worker.id: worker for worker in found if worker.is_alive}
 
 
+def has_lease(connection: sa.Connection, name: str, worker: str) -> bool:
+    """Says whether a worker of this process has not left."""
+    here = tables.workers.c
+    query = sa.select(here.worker).where(
+        here.study_name == name, here.worker == worker, here.left_at.is_(None)
+    )
+    return connection.execute(query).first() is not None
+
+
 def try_to_plan(connection: sa.Connection, name: str, worker: str, watcher: Watcher) -> bool:
-    """Makes a worker the one that plans, if nobody who is alive does; returns whether it is.
+    """Makes a worker of this process the one that plans, if nobody who is alive does; returns whether it is.
+
+    Nothing is locked until it is known that the turn is free, since many ask at once.
 
     Raises:
         LeaseLostError: The worker has no lease.
     """
-    row = locked_study(connection, name)
-    alive = living(connection, name, watcher)
-    if row is None or worker not in alive:
-        raise LeaseLostError(f"{worker} does not work on the study {name!r} any more")
-    if row.planner not in (None, worker) and row.planner in alive:
+    planner = _planner(connection, name)
+    if planner is not None and _is_taken(planner, worker, watcher):
         return False
-    _set_study(connection, name, planner=worker)
-    return True
+    if planner is None or not has_lease(connection, name, worker):
+        raise LeaseLostError(f"{worker} does not work on the study {name!r} any more")
+    here = tables.studies.c
+    taken = connection.execute(
+        tables.studies.update()
+        .where(here.study_name == name, here.planner.is_not_distinct_from(planner.planner))
+        .values(planner=worker)
+    )
+    return taken.rowcount == 1
 
 
 def stop_planning(connection: sa.Connection, name: str, worker: str) -> None:
@@ -171,13 +223,60 @@ def stop_planning(connection: sa.Connection, name: str, worker: str) -> None:
 
 def is_planned(connection: sa.Connection, name: str, worker: str, watcher: Watcher) -> bool:
     """Says whether another worker that is alive plans now."""
+    row = _planner(connection, name)
+    return row is not None and _is_taken(row, worker, watcher)
+
+
+def _is_taken(planner: sa.Row[Any], worker: str, watcher: Watcher) -> bool:
+    if planner.worker in (
+        None,
+        worker,
+    ):  # nobody's turn, or that of a worker of whom nothing is known
+        return False
+    return _worker(planner, watcher).is_alive
+
+
+def _planner(connection: sa.Connection, name: str) -> sa.Row[Any] | None:
+    """Returns who plans as `planner`, with its row if that is there; None if the study is gone."""
     here, lease = tables.studies.c, tables.workers.c
-    row = connection.execute(
-        sa.select(tables.workers)
-        .join(tables.studies, here.study_name == lease.study_name)
-        .where(here.study_name == name, lease.worker == here.planner, lease.worker != worker)
+    is_its = sa.and_(lease.study_name == here.study_name, lease.worker == here.planner)
+    return connection.execute(
+        sa.select(here.planner, tables.workers)
+        .select_from(tables.studies.outerjoin(tables.workers, is_its))
+        .where(here.study_name == name)
     ).one_or_none()
-    return row is not None and _worker(row, watcher).is_alive
+
+
+class Orders(NamedTuple):
+    """What a worker must know while it trains.
+
+    Attributes:
+        stop_serial: How often the study was asked to stop.
+        max_seconds: How long all workers together may work on it, None for no limit.
+        others_seconds: How long the others did so far; 0 if there is no limit.
+    """
+
+    stop_serial: int
+    max_seconds: float | None
+    others_seconds: float
+
+
+def read_orders(connection: sa.Connection, name: str, worker: str) -> Orders | None:
+    """Returns what a worker must know while it trains, in one statement; None if the study is gone."""
+    here, lease = tables.studies.c, tables.workers.c
+    others = (
+        sa.select(sa.func.coalesce(sa.func.sum(lease.seconds), 0.0))
+        .where(lease.study_name == name, lease.worker != worker)
+        .scalar_subquery()
+    )
+    row = connection.execute(
+        sa.select(
+            here.stop_serial,
+            here.max_seconds,
+            sa.case((here.max_seconds.is_(None), 0.0), else_=others),
+        ).where(here.study_name == name)
+    ).one_or_none()
+    return None if row is None else Orders(*row)
 
 
 class HeldStudy(NamedTuple):
@@ -194,7 +293,7 @@ def locked_study(connection: sa.Connection, name: str) -> HeldStudy | None:
     row = connection.execute(
         sa.select(here.state, here.planner, here.stop_serial)
         .where(here.study_name == name)
-        .with_for_update()
+        .with_for_update(key_share=True)  # rows that refer to the study may be added meanwhile
     ).one_or_none()
     return None if row is None else HeldStudy(*row)
 
@@ -219,4 +318,10 @@ def _worker(row: sa.Row[Any], watcher: Watcher) -> Worker:
         and not is_given_up(row.worker, runner)
         and watcher.is_alive(key, runner, row.beats),
         seconds=row.seconds,
+        versions=dict(_versions(row.versions_json)),
     )
+
+
+@lru_cache(maxsize=64)
+def _versions(text: str | None) -> dict[str, str]:
+    return from_text(dict[str, str], text) if text else {}

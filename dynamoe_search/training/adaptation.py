@@ -6,12 +6,18 @@ import torch
 from torch import Tensor
 
 from dynamoe_search.moe.adaptive import SlotUpdate, is_recording, is_update_due, update_slots
+from dynamoe_search.moe.asynchrony import runs_ahead, sent
+from dynamoe_search.moe.randomness import hashed, normal
 from dynamoe_search.moe.routing import Routing
 from dynamoe_search.records import Candidate
 from dynamoe_search.seeding import derive_seed
 from dynamoe_search.training.cohort import Cohort, Layer
 from dynamoe_search.training.optimizers import StackedAdamW
 from dynamoe_search.training.settings import Events
+
+_Note = tuple[int, list[int], Tensor]  # step, positions, open experts (positions of all, layers)
+_History = list[list[tuple[int, tuple[int, ...]]]]
+Memory = tuple[tuple[str, ...], tuple[_Note, ...], _History]
 
 
 class Adaptation:
@@ -36,7 +42,9 @@ class Adaptation:
         if self.is_active:
             for layer in cohort.layers:
                 self.routed[layer.path] = torch.zeros(num, slots, device=cohort.device)
-        self.history: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in candidates]
+        self.history: _History = [[] for _ in candidates]
+        self._noted: list[_Note] = []  # not yet read from the device
+        self._sent: dict[tuple[bool, ...], Tensor] = {}
         if self.is_active:
             self._note(0, range(num))
 
@@ -53,9 +61,16 @@ class Adaptation:
         recording = [own is not None and is_recording(step, own) for own in settings]
         due = [own is not None and is_update_due(step, own) for own in settings]
         if any(recording):
-            self._record(torch.tensor(recording, device=self.cohort.device), routings)
+            self._record(self._flags(recording), routings)
         if any(due):
             self._update(step, due)
+
+    def _flags(self, flags: Sequence[bool]) -> Tensor:
+        """Returns one bool per member on the device, where it is sent once."""
+        key = tuple(flags)
+        if key not in self._sent:
+            self._sent[key] = sent(torch.tensor(key), self.cohort.device)
+        return self._sent[key]
 
     @torch.no_grad()
     def _record(self, recording: Tensor, routings: Sequence[Routing]) -> None:
@@ -69,15 +84,14 @@ class Adaptation:
 
     @torch.no_grad()
     def _update(self, step: int, due: list[bool]) -> None:
-        device = self.cohort.device
         settings = [candidate.adaptive for candidate in self.candidates]
-        add = torch.tensor([own is not None and own.add for own in settings], device=device)
-        remove = torch.tensor([own is not None and own.remove for own in settings], device=device)
-        is_due = torch.tensor(due, device=device)
+        add = self._flags([own is not None and own.add for own in settings])
+        remove = self._flags([own is not None and own.remove for own in settings])
+        is_due = self._flags(due)
         for layer in self.cohort.layers:
             name = layer.path + "is_open"
-            slots = torch.arange(self.cohort.num_slots, device=device)
-            exists = slots < self.cohort.slots[layer.path].to(device)[:, None]
+            layout = self.cohort.layout(layer)
+            exists = layout.places(self.cohort.num_slots, self.cohort.device).exists
             update = update_slots(
                 self.cohort.buffers[name],
                 exists,
@@ -87,35 +101,51 @@ class Adaptation:
                 remove=remove,
                 due=is_due,
             )
-            self.cohort.buffers[name] = update.is_open
-            self._open(layer, update, step)
+            self.cohort.buffers[name].copy_(update.is_open)
+            self._open(layer, update)
+            self._draw_experts(layer, update, step, due)
             self.routed[layer.path] *= ~is_due[:, None]
             self.unrouted[layer.path] = torch.where(is_due[:, None], 0.0, self.unrouted[layer.path])
         self._note(step, [position for position, now in enumerate(due) if now])
 
-    def _open(self, layer: Layer, update: SlotUpdate, step: int) -> None:
-        """Writes the router rows and thresholds of opened slots, and draws their experts anew where asked for."""
+    def _open(self, layer: Layer, update: SlotUpdate) -> None:
+        """Writes the router rows and thresholds of opened slots."""
         prefix = f"{layer.path}router."
-        for position, slot in enumerate(update.opened.tolist()):
-            if slot < 0:
+        news = {f"{prefix}weight": update.router_row, f"{prefix}threshold": update.threshold}
+        for name, tensor in self.cohort.parameters.items():
+            kind = self.cohort.single_name(name)
+            if kind not in news:
                 continue
-            for name, tensor in self.cohort.parameters.items():
-                if not name.startswith(prefix):
-                    continue
-                rows = (self.cohort.owner[name] == position).nonzero().squeeze(1).tolist()
-                for row in rows:
-                    if name.endswith("_weight"):
-                        tensor[row, slot] = update.router_row[position]
-                    elif name.endswith("_threshold"):
-                        tensor[row, slot] = update.threshold[position]
-            own = self.candidates[position]
-            if own.adaptive is not None and own.adaptive.new_expert == "fresh":
-                self._draw_expert(layer, position, slot, step)
+            owner = self.cohort.owner[name]  # (members of a group,)
+            slot = update.opened.index_select(0, owner)
+            row = torch.arange(len(owner), device=owner.device)
+            new, old = news[kind].index_select(0, owner), tensor[row, slot.clamp(min=0)]
+            is_opened = (slot >= 0).view(-1, *(1,) * (old.dim() - 1))
+            tensor[row, slot.clamp(min=0)] = torch.where(is_opened, new, old)
+
+    def _draw_experts(
+        self, layer: Layer, update: SlotUpdate, step: int, due: Sequence[bool]
+    ) -> None:
+        """Gives opened slots experts with fresh weights and no optimiser history, where that is asked for."""
+        fresh = [
+            position
+            for position, own in enumerate(self.candidates)
+            if due[position] and own.adaptive is not None and own.adaptive.new_expert == "fresh"
+        ]
+        if not fresh:
+            return
+        if runs_ahead(self.cohort.device):
+            for position in fresh:
+                self._draw_ahead(layer, update.opened[position : position + 1], position, step)
+            return
+        opened = update.opened.tolist()
+        for position in fresh:
+            if opened[position] >= 0:
+                self._draw_expert(layer, position, opened[position], step)
 
     def _draw_expert(self, layer: Layer, position: int, slot: int, step: int) -> None:
-        """Gives an opened slot an expert with fresh weights and no optimiser history."""
         own = self.candidates[position]
-        row = int(self.cohort.buffers[layer.start][position]) + slot
+        row = self.cohort.layout(layer).start[position] + slot
         seed = derive_seed(own.study_seed, own.ordinal, "fresh-expert", layer.path, slot, step)
         generator = torch.Generator().manual_seed(seed)
         for name in layer.pools:
@@ -125,31 +155,68 @@ class Adaptation:
             if len(shape) == 2:  # a matrix (inputs, outputs); biases start at 0
                 fresh = torch.randn(shape, generator=generator) / shape[0] ** 0.5
             pool[row] = fresh.to(pool.device)
-            self.optimizer.restart_row(name, row)
+            self.optimizer.restart_rows(name, torch.tensor([row]), torch.tensor([True]))
+
+    def _draw_ahead(self, layer: Layer, slot: Tensor, position: int, step: int) -> None:
+        """The same where nobody knows which slot (1,) was opened, or whether one was (-1)."""
+        own = self.candidates[position]
+        row = self.cohort.layout(layer).start[position] + slot.clamp(min=0)
+        for name in layer.pools:
+            pool = self.cohort.parameters[name]
+            seed = derive_seed(own.study_seed, own.ordinal, "fresh-expert", name, step)
+            fresh = torch.zeros(1, *pool.shape[1:], device=pool.device)
+            if pool.dim() == 3:
+                stream = hashed(slot, seed)[0]
+                fresh = normal(stream, tuple(pool.shape[1:]), pool.device)[None]
+                fresh = fresh / pool.shape[1] ** 0.5
+            is_opened = slot >= 0  # (1,)
+            where = is_opened.view(-1, *(1,) * (pool.dim() - 1))
+            pool.index_copy_(0, row, torch.where(where, fresh, pool.index_select(0, row)))
+            self.optimizer.restart_rows(name, row, is_opened)
 
     def _note(self, step: int, positions: Sequence[int]) -> None:
-        """Appends the open experts per layer to the history of the adaptive candidates at these positions."""
+        """Notes the open experts per layer of the adaptive candidates at these positions; `_tell` reads them."""
         counts = [
-            self.cohort.buffers[layer.path + "is_open"].sum(1).tolist()
-            for layer in self.cohort.layers
+            self.cohort.buffers[layer.path + "is_open"].sum(1) for layer in self.cohort.layers
         ]
-        for position in positions:
-            if self.candidates[position].adaptive is not None:
-                self.history[position].append((step, tuple(own[position] for own in counts)))
+        adaptive = [own for own in positions if self.candidates[own].adaptive is not None]
+        self._noted.append((step, adaptive, torch.stack(counts, 1)))
+
+    def _tell(self) -> None:
+        """Appends what was noted to the history."""
+        for step, positions, counts in self._noted:
+            own = counts.tolist()
+            for position in positions:
+                self.history[position].append((step, tuple(own[position])))
+        self._noted.clear()
 
     def events(self, position: int) -> Events:
         """Returns (step, open experts per layer) at the start and after every update; empty if not adaptive."""
+        self._tell()
         return tuple(self.history[position])
 
     def set_events(self, events: Sequence[Events]) -> None:
         """Puts what `events` returned for every candidate in place; a ghost has the first one's."""
+        self._noted.clear()
         self.history = [
             list(events[position if position < len(events) else 0])
             for position in range(len(self.candidates))
         ]
 
+    def remembered(self) -> Memory:
+        """Returns what is not in a tensor, for `recall`."""
+        return tuple(self.unrouted), tuple(self._noted), [list(own) for own in self.history]
+
+    def recall(self, memory: Memory) -> None:
+        """Goes back to what `remembered` returned; the tensors are the caller's."""
+        paths, noted, history = memory
+        self.unrouted = {path: self.unrouted[path] for path in paths}
+        self._noted, self.history = list(noted), [list(own) for own in history]
+
     def keep(self, positions: Sequence[int]) -> None:
         """Goes on with the members at these positions of the cohort."""
+        self._tell()
+        self._sent.clear()
         index = torch.tensor(list(positions), device=self.cohort.device)
         self.routed = {path: tensor[index] for path, tensor in self.routed.items()}
         self.unrouted = {path: tensor[index] for path, tensor in self.unrouted.items()}

@@ -6,22 +6,23 @@
     split.json, part-000/, part-001/        if the pack had to be split: into whom, and the parts' own checkpoints
 
 Every file appears whole or not at all, and a checkpoint counts only if its manifest is there and all checksums are
-right. The latest two are kept.
+right. The latest two are kept. On remote storage nothing is written over: there every name but that of `split.json`
+ends in the first 16 digits of the file's checksum. Both names are read, as a study can be copied from one to the other.
 """
 
 import logging
-import shutil
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import safetensors
 from torch import Tensor
 
 from dynamoe_search.data import SearchData
+from dynamoe_search.places import AnyPath, PlaceError, RemotePath, listed, remove_tree
 from dynamoe_search.records import Candidate
-from dynamoe_search.training.durable_files import make_folder, write_tensors, write_text
+from dynamoe_search.training.durable_files import make_folder, named, write_tensors, write_text
 from dynamoe_search.training.manifests import (
     FORMAT,
     End,
@@ -55,7 +56,7 @@ class CheckpointFolder:
 
     def __init__(
         self,
-        path: Path,
+        path: AnyPath,
         *,
         every_seconds: float = EVERY_SECONDS,
         whole: "CheckpointFolder | None" = None,
@@ -148,20 +149,27 @@ class CheckpointFolder:
     ) -> PackRun | None:
         """Returns the pack as the latest checkpoint that is whole has it; None if there is none.
 
+        A storage that does not answer says nothing of what is there, and is an error.
+
         Args:
             pack: Those to train. The checkpoint may know more.
             data: See `train_leg`.
             settings: See `TrainSettings`; a checkpoint that was made under others is not used.
             start: The epoch at which the leg began.
             until: The epoch at which it ends.
+
+        Raises:
+            PlaceError: The storage does not say.
         """
-        for path in sorted(self.path.glob("epoch-*.json"), reverse=True):
+        for path in reversed(listed(self.path, "epoch-*.json")):
             try:
                 manifest = Manifest.read(path)
                 manifest.check(pack, circumstances(data, settings), start=start, until=until)
-                if path.stem != _name(manifest.epoch, manifest.batch):
+                if _step_of(path) != _name(manifest.epoch, manifest.batch):
                     raise ValueError("its name belongs to another step")
                 return self._restored(manifest, pack, data, settings)
+            except PlaceError:
+                raise
             except _UNREADABLE as error:
                 logger.warning("checkpoint %s is not used: %s", path, first_line(error))
         if self._whole is None:
@@ -197,8 +205,8 @@ class CheckpointFolder:
     def _states(self, manifest: Manifest) -> dict[int, CandidateState]:
         """Reads the states of all who were in training, by ordinal."""
         own: dict[int, dict[str, Tensor]] = {ordinal: {} for ordinal in manifest.live}
-        path = self._tensors(_name(manifest.epoch, manifest.batch))
-        for full, tensor in verified(path, manifest.tensors or "").items():
+        name = _name(manifest.epoch, manifest.batch)
+        for full, tensor in self._content(name, manifest.tensors or "").items():
             ordinal, _, name = full.partition("/")
             own[int(ordinal)][name] = tensor
         seconds = manifest.seconds_of()
@@ -220,9 +228,8 @@ class CheckpointFolder:
     def _restored_end(self, end: End) -> Trained:
         if end.weights is None:
             return Trained(outcome=end.outcome)
-        return Trained(
-            outcome=end.outcome, state=verified(self._end(end.outcome.ordinal), end.weights)
-        )
+        state = self._content(f"end-{end.outcome.ordinal}", end.weights)
+        return Trained(outcome=end.outcome, state=state)
 
     def write_split(self, parts: Sequence[Sequence[Candidate]], *, is_memory: bool) -> None:
         """Notes that the pack is trained in parts, so that the same parts go on with their checkpoints.
@@ -247,6 +254,8 @@ class CheckpointFolder:
                 return None
             split = read_content(Split, path)
             return split.divide(pack), split.is_memory
+        except PlaceError:
+            raise
         except _UNREADABLE as error:
             logger.warning("checkpoint %s is not used: %s", path, first_line(error))
         self.remove()  # parts whose members are unknown
@@ -255,44 +264,82 @@ class CheckpointFolder:
     def damaged(self) -> list[str]:
         """Returns the checkpoints, those of parts included, that `restore` would pass over, with the reason."""
         found = []
-        for path in sorted(self.path.rglob("epoch-*.json")):
+        for path in listed(self.path, "epoch-*.json", below=True):
             folder = CheckpointFolder(path.parent)
             try:
                 manifest = Manifest.read(path)
                 if manifest.tensors is not None:
-                    verified(folder._tensors(path.stem), manifest.tensors)
+                    folder._content(_step_of(path), manifest.tensors)
                 for end in manifest.ends:
                     folder._restored_end(end)
+            except PlaceError:
+                raise
             except _UNREADABLE as error:
-                found.append(f"{path.relative_to(self.path)}: {first_line(error)}")
+                found.append(f"{str(path)[len(str(self.path)) + 1 :]}: {first_line(error)}")
         return found
 
-    def _manifest(self, name: str) -> Path:
-        return self.path / f"{name}.json"
+    @property
+    def _mark(self) -> str:
+        """What the names of new files end in."""
+        return "-{checksum}" if isinstance(self.path, RemotePath) else ""
 
-    def _tensors(self, name: str) -> Path:
-        return self.path / f"{name}.safetensors"
+    def _manifest(self, name: str) -> AnyPath:
+        return self.path / f"{name}{self._mark}.json"
 
-    def _end(self, ordinal: int) -> Path:
-        return self.path / f"end-{ordinal}.safetensors"
+    def _tensors(self, name: str) -> AnyPath:
+        return self.path / f"{name}{self._mark}.safetensors"
+
+    def _end(self, ordinal: int) -> AnyPath:
+        return self._tensors(f"end-{ordinal}")
+
+    def _content(self, name: str, checksum: str) -> dict[str, Tensor]:
+        """Reads tensors of this name and checksum; raises as `verified` does."""
+        plain = self.path / f"{name}.safetensors"
+        marked = self.path / f"{name}-{checksum[:16]}.safetensors"
+        first, second = (marked, plain) if self._mark else (plain, marked)
+        try:
+            return verified(first, checksum)
+        except FileNotFoundError as error:
+            try:
+                return verified(second, checksum)
+            except FileNotFoundError:
+                raise error from None
 
     def _tidy_up(self, name: str) -> None:
         """Removes all checkpoints but the latest up to this one, and what interrupted writes left behind."""
-        found = sorted(self.path.glob("epoch-*.json"))
-        manifests = [path for path in found if path <= self._manifest(name)][-_KEPT:]
-        kept = {*manifests, *(path.with_suffix(".safetensors") for path in manifests)}
-        kept |= {self._end(ordinal) for ordinal in self._weights}
         if self.path.is_symlink():  # somebody else's folder
             return
-        for path in sorted(self.path.iterdir()):  # a manifest goes before its tensors
-            if path not in kept and path.is_file():
+        files = sorted(self._files(), key=lambda path: (not path.name.endswith(".json"), path.name))
+        steps = {_step_of(path) for path in files if path.name.endswith(".json")} - {""}
+        kept = tuple(sorted(step for step in steps if step <= name)[-_KEPT:])
+        ends = {
+            path.name
+            for ordinal, checksum in self._weights.items()
+            for path in (
+                named(self._end(ordinal), checksum),
+                self.path / f"end-{ordinal}.safetensors",
+            )
+        }
+        for path in files:  # a manifest goes before its tensors
+            if path.name not in ends and not path.name.startswith(kept):
                 path.unlink(missing_ok=True)
+
+    def _files(self) -> "Iterable[AnyPath]":
+        if isinstance(self.path, RemotePath):  # of one listing
+            return [path for path in self.path.files() if path.parent == self.path]
+        return [path for path in listed(self.path) if path.is_file()]
 
     def remove(self) -> None:
         """Removes the folder, as far as that is possible."""
         self._weights.clear()
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_tree(self.path)
 
 
 def _name(epoch: int, batch: int) -> str:
     return f"epoch-{epoch:06d}-step-{batch:06d}"
+
+
+def _step_of(path: AnyPath) -> str:
+    """The step in a manifest's name; empty if it is another file."""
+    match = re.fullmatch(r"(epoch-\d{6,}-step-\d{6,})(-[0-9a-f]{16})?\.json", path.name, re.ASCII)
+    return match[1] if match else ""

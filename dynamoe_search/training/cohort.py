@@ -22,8 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from dynamoe_search.moe.asynchrony import runs_ahead
 from dynamoe_search.moe.backbones.language import Body, LanguageModel
 from dynamoe_search.moe.layer import MoELayer
+from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.moe.packs import RouterPack, has_ties, pad_experts
 from dynamoe_search.moe.randomness import Dropout
 from dynamoe_search.moe.routing import Routing
@@ -39,7 +41,6 @@ class Layer:
 
     path: str  # "layers.0."
     pools: tuple[str, ...]  # names of the expert tensors
-    start: str  # name of the buffer that says where each candidate's experts begin
 
 
 class Cohort:
@@ -94,7 +95,7 @@ class Cohort:
             prefix = f"{path}." if path else ""
             experts = f"{prefix}experts."
             pools = tuple(experts + name for name, _ in layer.experts.named_parameters())
-            self.layers.append(Layer(path=prefix, pools=pools, start=experts + "start"))
+            self.layers.append(Layer(path=prefix, pools=pools))
             layer.router = RouterPack(
                 [model.get_submodule(f"{prefix}router") for model in models], self.num_slots
             )
@@ -103,10 +104,11 @@ class Cohort:
                 model.get_submodule(f"{prefix}experts").backend = backend  # type: ignore[assignment]
             counts = [model.get_parameter(pools[0]).shape[0] for model in models]
             self.slots[prefix] = torch.tensor(counts)
+            most = [model.get_submodule(f"{prefix}router").most_chosen() for model in models]  # type: ignore[operator]
+            layer.experts.layout = PoolLayout(counts, most)
 
     def _stack(self, models: Sequence[nn.Module]) -> None:
         pools = {name: layer for layer in self.layers for name in layer.pools}
-        starts = {layer.start: layer for layer in self.layers}
         opens = {layer.path + "is_open" for layer in self.layers}
         everyone = torch.arange(self.num_candidates)
         for name, tensor in (*self.template.named_parameters(), *self.template.named_buffers()):
@@ -117,8 +119,6 @@ class Cohort:
                 kind[name] = tensor.detach().clone()
                 self.owner[name] = torch.tensor(pack.owners(stacked))
                 continue
-            if name in starts:
-                continue
             own = [_tensor(model, name).detach() for model in models]
             if name in pools:
                 kind[name] = torch.cat(own)
@@ -128,7 +128,6 @@ class Cohort:
                 own = [pad_experts(tensor, 0, self.num_slots) for tensor in own]
             kind[name] = torch.stack(own)
             self.owner[name] = everyone
-        self._refresh_starts()
 
     def _router_of(self, name: str) -> tuple[RouterPack, str] | None:
         """Returns the router pack that a tensor belongs to, and the tensor's name in it."""
@@ -138,24 +137,24 @@ class Cohort:
                 return pack, name.removeprefix(f"{layer.path}router.")
         return None
 
-    def _refresh_starts(self) -> None:
-        for layer in self.layers:
-            counts = self.slots[layer.path]
-            self.buffers[layer.start] = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-            self.owner.pop(layer.start, None)
+    def layout(self, layer: Layer) -> PoolLayout:
+        """Returns where the experts of a layer lie in their pool."""
+        experts: Any = self.template.get_submodule(f"{layer.path}experts")
+        layout: PoolLayout = experts.layout
+        return layout
 
     def _move(self, device: torch.device) -> None:
         self.device = device
         for name, tensor in self.parameters.items():
             self.parameters[name] = tensor.to(device).requires_grad_()
         for name, tensor in self.buffers.items():
-            if not _is_stream(name):  # seeds are read on the CPU
+            if not _is_stream(name) or runs_ahead(device):  # else seeds are read on the CPU
                 self.buffers[name] = tensor.to(device)
         self.owner = {name: owner.to(device) for name, owner in self.owner.items()}
 
     def _shared(self) -> list[str]:
         """Names of the tensors that are not mapped over candidates: what experts and routers see as a whole."""
-        shared = {name for layer in self.layers for name in (*layer.pools, layer.start)}
+        shared = {name for layer in self.layers for name in layer.pools}
         routers = tuple(f"{layer.path}router." for layer in self.layers)
         names = (*self.parameters, *self.buffers)
         return [name for name in names if name in shared or name.startswith(routers)]
@@ -276,17 +275,21 @@ class Cohort:
         self.models = [self.models[position] for position in positions]
         self.loop_seeds = [0] * len(positions)
         self.num_candidates = len(positions)
-        self._refresh_starts()
         for layer in self.layers:
-            self.buffers[layer.start] = self.buffers[layer.start].to(self.device)
+            experts: Any = self.template.get_submodule(f"{layer.path}experts")
+            experts.layout = experts.layout.kept(positions)
             self.template.get_submodule(f"{layer.path}router").keep(positions)  # type: ignore[operator]
         return rows
 
     def apply_state(self, routings: Sequence[Routing]) -> None:
         """Puts the routers' new running state, as `forward` returned it in training, in place of the old."""
         for layer, routing in zip(self.layers, routings, strict=True):
-            for name, value in (routing.state or {}).items():
-                self.buffers[f"{layer.path}router.{name}"] = value.detach()
+            for short, value in (routing.state or {}).items():
+                name = f"{layer.path}router.{short}"
+                if runs_ahead(self.device):
+                    self.buffers[name].copy_(value.detach())  # a recorded step looks for it there
+                else:
+                    self.buffers[name] = value.detach()
 
     def single(self, position: int) -> dict[str, Tensor]:
         """Returns all tensors of the plain module of one candidate, without padding, still in the autograd graph."""
@@ -299,9 +302,6 @@ class Cohort:
                 own = tensor.index_select(0, rows.to(tensor.device))
                 plain, value = self._plain(name, own, position)
                 state[plain] = value
-        for layer in self.layers:
-            count = int(self.slots[layer.path][position])
-            state[layer.start] = torch.tensor([0, count], device=self.device)
         return state
 
     def _plain(self, name: str, own: Tensor, position: int) -> tuple[str, Tensor]:

@@ -1,4 +1,8 @@
-"""Files that appear whole or not at all, and are on the disk when the function returns."""
+"""Files that last when the function returns. On a disk they appear whole or not at all.
+
+On remote storage a file may appear before it is whole: there `{checksum}` must be in its name, or a checksum in its
+text.
+"""
 
 import errno
 import hashlib
@@ -6,18 +10,22 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors.torch import save_file
 from torch import Tensor
+
+from dynamoe_search.places import AnyPath, RemotePath
 
 PARTIAL = ".partial"
 """Suffix of a file in the making; `gc` removes what a killed process left."""
 
 
 _DEPTH = 4
+_Path = TypeVar("_Path", bound=AnyPath)
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: AnyPath) -> None:
     """Makes a folder and what is missing of the few above it that are a study's own.
 
     Storage that was unmounted or moved away is not made again in its place, where it would be in the way of what
@@ -26,6 +34,8 @@ def make_folder(path: Path) -> None:
     Raises:
         OSError: if more than that is missing, or there is no permission.
     """
+    if isinstance(path, RemotePath):
+        return
     missing = 0
     above = path
     while not above.exists():
@@ -42,7 +52,7 @@ def sha256(path: Path) -> str:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: AnyPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> str:
     """Writes tensors, and texts in the file's header, as safetensors and returns the file's checksum.
 
@@ -52,14 +62,14 @@ def write_tensors(
         metadata: The texts, by name.
 
     Raises:
-        OSError: if there is no room, or no permission.
+        OSError: if there is no room, or no permission, or the storage does not answer.
         safetensors.SafetensorError: likewise.
     """
     header = dict(metadata) if metadata is not None else None
     return _write(path, lambda temporary: save_file(dict(tensors), temporary, header))
 
 
-def write_text(path: Path, text: str) -> str:
+def write_text(path: AnyPath, text: str) -> str:
     """Writes text and returns the file's checksum; raises `OSError` if that is impossible."""
 
     def write(temporary: Path) -> None:
@@ -68,12 +78,20 @@ def write_text(path: Path, text: str) -> str:
     return _write(path, write)
 
 
-def named(path: Path, checksum: str) -> Path:
+def named(path: _Path, checksum: str) -> _Path:
     """Returns the path of a file that was written to `path`, see `write_tensors`."""
-    return path.with_name(path.name.replace("{checksum}", checksum[:16]))
+    name = path.name.replace("{checksum}", checksum[:16])
+    return path.with_name(name)  # type: ignore[return-value]
 
 
-def _write(path: Path, write: Callable[[Path], None]) -> str:
+def _write(path: AnyPath, write: Callable[[Path], None]) -> str:
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="dynamoe-") as folder:
+            here = Path(folder) / "content"
+            write(here)
+            checksum = sha256(here)
+            named(path, checksum).put(here)
+        return checksum
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     os.close(handle)
     temporary = Path(name)

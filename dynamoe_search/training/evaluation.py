@@ -50,11 +50,11 @@ def evaluate(cohort: Cohort, split: Split | TextSplit) -> list[Evaluation]:
     load = torch.zeros_like(histogram[..., :slots])
     loss_by_k = torch.zeros_like(histogram, dtype=torch.float64)
     is_text = split.y.ndim == 2
-    size = max(1, EVALUATION_TOKENS // split.y.shape[1]) if is_text else EVALUATION_BATCH
+    size = batch_size(split)
     for begin in range(0, len(split.y), size):
         x = split.x[begin : begin + size]
         y = split.y[begin : begin + size]
-        losses, is_right, routings = _told(cohort, x, y)
+        losses, is_right, routings = told(cohort, x, y)
         correct += is_right.sum(-1)
         loss += losses.double().sum(-1)
         for layer, routing in enumerate(routings):
@@ -87,8 +87,20 @@ def evaluate(cohort: Cohort, split: Split | TextSplit) -> list[Evaluation]:
     ]
 
 
-def _told(cohort: Cohort, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Routing]]:
-    """Returns loss and whether the guess is right, (candidates, labels) each, and the routings."""
+def batch_size(split: Split | TextSplit) -> int:
+    """Returns how many examples, or sequences, are evaluated at a time."""
+    is_text = split.y.ndim == 2
+    return max(1, EVALUATION_TOKENS // split.y.shape[1]) if is_text else EVALUATION_BATCH
+
+
+def told(cohort: Cohort, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Routing]]:
+    """Returns loss and whether the guess is right, (candidates, labels) each, and the routings.
+
+    Args:
+        cohort: As it is to be asked, in training or in evaluation mode.
+        x: Examples (batch, ...), or tokens (batch, tokens).
+        y: Their labels (batch,), or the tokens that follow (batch, tokens).
+    """
     if cohort.head is not None:
         hidden, routings = cohort.hidden(x)
         return *head_losses(cohort, hidden, y), routings

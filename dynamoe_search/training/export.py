@@ -39,6 +39,7 @@ class ExportedConfig:
     std: tuple[float, ...]
     versions: dict[str, str]
     purpose: Purpose = "search"  # of the study
+    tokenizer: str = ""  # fingerprint of a language model's, see `data.Tokenizer`; empty if unknown
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -174,14 +175,29 @@ Trained on {config.data.name} for {config.outcome.epochs} epochs; {_inputs(confi
 
 ## Use
 
-    from dynamoe_search import load_model
-    model = load_model("path/to/this/folder")
-    logits, routing = model(x)  # x: (batch, {", ".join(str(side) for side in config.input_shape)})
+{_use(config)}
 
 `load_validation("path/to/this/folder")` gives what the numbers above were measured on.
 
 Study seed {candidate.study_seed}, ordinal {candidate.ordinal}. Made with {versions}.
 """
+
+
+def _use(config: ExportedConfig) -> str:
+    """How the model is called, as an indented block."""
+    if len(config.input_shape) > 1:
+        sides = ", ".join(str(side) for side in config.input_shape)
+        return f"""    from dynamoe_search import load_model
+    model = load_model("path/to/this/folder")
+    logits, routing = model(x)  # x: (batch, {sides})"""
+    return f"""    import torch
+    from dynamoe_search import load_model
+    from dynamoe_search.data import load_tokenizer
+    tokenizer, model = load_tokenizer("path/to/this/folder"), load_model("path/to/this/folder")
+    tokens = [tokenizer.separator, *tokenizer.encode("The")]  # at most {config.input_shape[0]}
+    logits, routing = model(torch.tensor([tokens]))  # (1, tokens, {config.num_classes})
+
+On the command line: `dynamoe-search sample path/to/this/folder --prompt "The"`."""
 
 
 def _of_test_part(config: ExportedConfig) -> str:

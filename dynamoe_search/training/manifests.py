@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors
@@ -13,6 +12,7 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
+from dynamoe_search.places import AnyPath, at_hand
 from dynamoe_search.records import Candidate, Outcome, Progress
 from dynamoe_search.training.durable_files import sha256
 from dynamoe_search.training.settings import Events
@@ -50,7 +50,7 @@ class Manifest:
     tensors: str | None  # checksum of their file; None if nobody is left in training
 
     @classmethod
-    def read(cls, path: Path) -> "Manifest":
+    def read(cls, path: AnyPath) -> "Manifest":
         """Reads a manifest; raises `OSError` or `ValueError` if it is none, or damaged."""
         return read_content(cls, path)
 
@@ -112,7 +112,7 @@ def wrapped(content: Mapping[str, Any]) -> str:
     return json.dumps({"sha256": _checksum(content), "content": content})
 
 
-def read_content(kind: type[_T], path: Path) -> _T:
+def read_content(kind: type[_T], path: AnyPath) -> _T:
     """Reads what `wrapped` made of a record; raises `OSError` or `ValueError` if it is none, or damaged."""
     return unwrapped(kind, path.read_text(encoding="utf-8"))
 
@@ -133,21 +133,22 @@ def _checksum(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def verified(path: Path, checksum: str) -> dict[str, torch.Tensor]:
+def verified(place: AnyPath, checksum: str) -> dict[str, torch.Tensor]:
     """Returns the tensors of a safetensors file with this checksum.
 
     Raises:
         OSError: if it cannot be read.
         ValueError: if it has another one, or is no such file.
     """
-    if sha256(path) != checksum:
-        raise ValueError(f"{path.name} is damaged")
-    try:
-        tensors = load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path.name} is not a safetensors file") from error
-    # copied: to memory of torch's own alignment, on which rounding may depend, and free of the file
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+    with at_hand(place) as path:
+        if sha256(path) != checksum:
+            raise ValueError(f"{path.name} is damaged")
+        try:
+            tensors = load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path.name} is not a safetensors file") from error
+        # copied: to memory of torch's own alignment, on which rounding may depend, and free of the file
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def first_line(error: BaseException) -> str:

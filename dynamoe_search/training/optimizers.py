@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from dynamoe_search.moe.asynchrony import runs_ahead
 from dynamoe_search.training.candidate_slices import CandidateSlices
 
 _BLOCK = 2**17  # numbers of each tensor that are updated at a time
@@ -86,7 +87,7 @@ class StackedAdamW:
             owner: The candidate of each row.
             factor: (candidates,) share of the peak learning rate in force at this step.
         """
-        if self.learning_rate.device.type == "cpu":
+        if not runs_ahead(self.learning_rate.device):
             self._step_in_threads(parameters, owner, factor)
             return
         norms = self.gradient_norms(parameters, owner)
@@ -200,11 +201,12 @@ class StackedAdamW:
         self.weight_decay = self.weight_decay[index]
         self.clip_norm = self.clip_norm[index]
 
-    def restart_row(self, name: str, row: int) -> None:
-        """Forgets moments and step count of one row."""
-        self.mean[name][row] = 0
-        self.square[name][row] = 0
-        self.powers[name][row] = 1
+    def restart_rows(self, name: str, rows: Tensor, where: Tensor) -> None:
+        """Forgets moments and step counts of those of the rows (n,) for which `where` (n,) is true."""
+        for tensor, start in ((self.mean, 0.0), (self.square, 0.0), (self.powers, 1.0)):
+            own = tensor[name].index_select(0, rows)
+            chosen = where.view(-1, *(1,) * (own.dim() - 1))
+            tensor[name].index_copy_(0, rows, torch.where(chosen, start, own))
         self._slices = None
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dynamoe_search.data import SearchData
 from dynamoe_search.moe.accounting import ParameterCounts, count_parameters
+from dynamoe_search.moe.asynchrony import sent
 from dynamoe_search.moe.backbones import build_model
 from dynamoe_search.moe.losses import auxiliary_losses, sparsity_penalty
 from dynamoe_search.moe.routing import Routing
@@ -23,10 +24,13 @@ from dynamoe_search.training.batches import augment, data_on, epoch_order
 from dynamoe_search.training.cohort import Cohort
 from dynamoe_search.training.evaluation import Evaluation, evaluate
 from dynamoe_search.training.failures import check_alike
+from dynamoe_search.training.graphs import Steps
 from dynamoe_search.training.modes import choose_mode
-from dynamoe_search.training.optimizers import StackedAdamW, schedule_factor
+from dynamoe_search.training.optimizers import StackedAdamW
+from dynamoe_search.training.rooms import Rooms
 from dynamoe_search.training.settings import TrainSettings
 from dynamoe_search.training.states import CandidateState, load_states, states_of
+from dynamoe_search.training.step_inputs import Rates, Streams
 from dynamoe_search.training.token_losses import cross_entropy, head_gradients
 
 
@@ -86,8 +90,10 @@ class Population:
         self.is_finite = torch.ones(len(members), dtype=torch.bool, device=self.device)
         self.train_loss = torch.zeros(len(members), device=self.device)
         self.loss_sum = torch.zeros(len(members), device=self.device)  # in the epoch so far
+        self._batches: tuple[Tensor, ...] = ()  # of the epoch that has begun
         choose_mode(self.cohort, self.models, self.data.train.x[:2])
         self._make_vectors(members)
+        self._make_inputs()
         self.optimizer = self._make_optimizer(members)
         self.adaptation = Adaptation(
             [self.candidates[position] for position in members], self.cohort, self.optimizer
@@ -114,6 +120,14 @@ class Population:
             [candidate.losses.normalize_load_balance for candidate in own], device=self.device
         )
 
+    def _make_inputs(self) -> None:
+        """Makes what every step is told anew."""
+        members = [self._member(position) for position in range(self.cohort.num_candidates)]
+        self._rates = Rates([own.train for own in members], self.num_steps, self.device)
+        self._streams = Streams(self.cohort, self._seed)
+        self._rooms = Rooms(self, self._train_batch)
+        self._steps = Steps(self, self._make_step)
+
     def _make_optimizer(self, members: Sequence[int]) -> StackedAdamW:
         own = [self.candidates[position].train for position in members]
 
@@ -131,7 +145,7 @@ class Population:
     @property
     def num_steps(self) -> int:
         """Steps per epoch."""
-        return -(-len(self.data.train.y) // self.candidates[0].train.batch_size)
+        return -(-self.data.per_epoch // self.candidates[0].train.batch_size)
 
     def train_epoch(self, after_step: Callable[[], None] | None = None) -> None:
         """Trains every candidate to the end of the epoch that has begun, or of the next.
@@ -141,30 +155,49 @@ class Population:
         """
         self.cohort.train(True)
         first = self.candidates[0]
-        size = first.train.batch_size
-        order = epoch_order(len(self.data.train.y), first.study_seed, self.epoch).to(self.device)
-        for begin in range(self.batch * size, len(order), size):
-            rows = order[begin : begin + size]
-            x, y = self.data.train.x[rows], self.data.train.y[rows]
-            if first.train.augment:
-                x = augment(x, first.study_seed, self.step)
-            self.loss_sum += self._train_step(x, y) * len(rows)
-            self.batch += 1
+        num_train, per_epoch = len(self.data.train.y), self.data.per_epoch
+        order = epoch_order(num_train, first.study_seed, self.epoch, per_epoch)
+        self._batches = torch.split(sent(order, self.device), first.train.batch_size)
+        self._rooms.begin()
+        while self.batch < len(self._batches):
+            self._train_batch()
+            self._rooms.after_step()
             if after_step is not None:
                 after_step()
+        self.settle()
         self.train_loss = self.loss_sum / len(order)
         self.loss_sum = torch.zeros_like(self.loss_sum)
         self.epoch += 1
         self.batch = 0
 
+    def settle(self) -> None:
+        """Sees to it that what was trained so far may be read; see `training.rooms`."""
+        self._rooms.look()
+
+    def _train_batch(self) -> None:
+        """Makes the next step of the epoch."""
+        rows = self._batches[self.batch]
+        x, y = self.data.train.x[rows], self.data.train.y[rows]
+        first = self.candidates[0]
+        if first.train.augment:
+            x = augment(x, first.study_seed, self.step)
+        self.loss_sum += self._train_step(x, y) * len(rows)
+        self.batch += 1
+
     def _train_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Makes one optimiser step and returns the task loss of every member, (P,)."""
-        task, routings = self.gradients(x, y)
-        self.optimizer.step(self.cohort.parameters, self.cohort.owner, self._rate_factors())
-        self.cohort.apply_state(routings)
+        self._set_streams()
+        task, routings = self._steps(x, y, self._rate_factors(), self._rooms.version)
         self.step += 1
         self.adaptation.after_step(self.step, routings)
         return task
+
+    def _make_step(self, x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, list[Routing]]:
+        """Makes what of a step may be recorded, see `training.graphs`."""
+        task, routings = self._gradients(x, y)
+        self.optimizer.step(self.cohort.parameters, self.cohort.owner, factors)
+        self.cohort.apply_state(routings)
+        return task, routings
 
     def gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
         """Adds the gradients of one batch to the parameters' `.grad`.
@@ -177,6 +210,10 @@ class Population:
             The task loss of every member (P,), detached, and one `Routing` per MoE layer.
         """
         self._set_streams()
+        return self._gradients(x, y)
+
+    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
+        """The same with the streams as they are."""
         if self.cohort.head is not None:
             return self._token_gradients(x, y)
         with self._autocast():
@@ -220,35 +257,16 @@ class Population:
         return loss
 
     def _rate_factors(self) -> Tensor:
-        factors = []
-        for position in range(self.cohort.num_candidates):
-            train = self._member(position).train
-            factors.append(
-                schedule_factor(
-                    self.step,
-                    self.num_steps * train.epochs,
-                    warmup_fraction=train.warmup_fraction,
-                    decay=train.decay,
-                    final_fraction=train.final_lr_fraction,
-                )
-            )
-        return torch.tensor(factors, device=self.device)
+        """Returns every member's share of its peak learning rate at this step."""
+        return self._rates.at(self.step)
 
     def _set_streams(self) -> None:
         """Gives every random module of every member the seed of this training step."""
-        cohort = self.cohort
-        for name in cohort.streams:
-            purpose = cohort.single_name(name)
-            seeds = [self._seed(position, purpose) for position in cohort.owner[name].tolist()]
-            cohort.buffers[name] = torch.tensor(seeds)
-        if cohort.mode == "loop":
-            cohort.loop_seeds = [
-                self._seed(position, "module") for position in range(cohort.num_candidates)
-            ]
+        self._streams.set(self.step)
 
-    def _seed(self, position: int, purpose: str) -> int:
+    def _seed(self, position: int, purpose: str, step: int) -> int:
         own = self._member(position)
-        return derive_seed(own.study_seed, own.ordinal, purpose, self.step)
+        return derive_seed(own.study_seed, own.ordinal, purpose, step)
 
     def _autocast(self) -> torch.autocast:
         precision = self.candidates[0].train.precision
@@ -270,7 +288,8 @@ class Population:
                 self.models[position if position < len(self.models) else 0].get_buffer(single)
                 for position in cohort.owner[name].tolist()
             ]
-            cohort.buffers[name] = torch.stack(first)
+            where = cohort.buffers[name].device  # on the CPU, if it reads them there
+            cohort.buffers[name] = sent(torch.stack(first), where)
 
     def counts(self, position: int) -> ParameterCounts:
         """Returns the parameter counts of one candidate, with the experts that are open now."""
@@ -328,3 +347,4 @@ class Population:
         self.loss_sum = self.loss_sum[index]
         self.candidates = [self.candidates[position] for position in chosen]
         self.models = [self.models[position] for position in chosen]
+        self._make_inputs()

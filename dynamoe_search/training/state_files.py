@@ -9,14 +9,22 @@ up, replaces the file only by an equal one.
 
 import contextlib
 import re
-import shutil
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import safetensors
 
 from dynamoe_search.data import SearchData
+from dynamoe_search.places import (
+    AnyPath,
+    PlaceError,
+    RemotePath,
+    at_hand,
+    bytes_in,
+    listed,
+    remove_tree,
+)
 from dynamoe_search.records import Candidate
 from dynamoe_search.training.durable_files import make_folder, sha256, write_tensors
 from dynamoe_search.training.manifests import FORMAT, first_line, unwrapped, verified, wrapped
@@ -47,7 +55,7 @@ class StateFolder:
         path: A folder of its own; it is made when the first state is saved.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
 
     def save(self, state: CandidateState) -> str:
@@ -98,6 +106,7 @@ class StateFolder:
 
         Raises:
             DamagedError: if it is missing, damaged, or of other circumstances.
+            PlaceError: if the storage does not say.
         """
         why = "it is missing"
         for path in self._paths(candidate.ordinal, epoch):
@@ -105,6 +114,8 @@ class StateFolder:
                 continue
             try:
                 return _read(path, checksum, candidate, epoch, circumstances(data, settings))
+            except PlaceError:
+                raise
             except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
                 why = first_line(error)
         raise DamagedError(
@@ -119,6 +130,8 @@ class StateFolder:
 
     def ordinals(self) -> list[int]:
         """Returns the candidates that have a folder, ascending."""
+        if isinstance(self.path, RemotePath):
+            return sorted(self.sizes())
         return sorted(
             int(path.name)
             for path in self.path.glob("*")
@@ -126,14 +139,21 @@ class StateFolder:
         )
 
     def sizes(self) -> dict[int, int]:
-        """Returns the bytes on the disk of each candidate."""
+        """Returns the bytes that each candidate takes."""
+        if isinstance(self.path, RemotePath):  # of one listing
+            total: dict[int, int] = defaultdict(int)
+            for path, size in self.path.files().items():
+                owner, *below = path.relative_to(self.path).parts
+                if below and owner.isascii() and owner.isdecimal():
+                    total[int(owner)] += size
+            return dict(total)
         return {ordinal: self._size(ordinal) for ordinal in self.ordinals()}
 
     def _size(self, ordinal: int) -> int:
         total = 0
-        for path in self._folder(ordinal).glob("*"):
+        for path in listed(self._folder(ordinal)):
             with contextlib.suppress(FileNotFoundError):  # another worker may remove it now
-                total += path.stat().st_size
+                total += bytes_in(path)
         return total
 
     def keep_one(self, ordinal: int, epoch: int, checksum: str) -> None:
@@ -154,13 +174,13 @@ class StateFolder:
 
     def remove(self, ordinal: int) -> None:
         """Removes all files of a candidate, as far as that is possible."""
-        shutil.rmtree(self._folder(ordinal), ignore_errors=True)
+        remove_tree(self._folder(ordinal))
 
-    def _folder(self, ordinal: int) -> Path:
+    def _folder(self, ordinal: int) -> AnyPath:
         return self.path / str(ordinal)
 
-    def _paths(self, ordinal: int, epoch: int | None = None) -> Iterator[Path]:
-        for path in sorted(self._folder(ordinal).glob("epoch-*.safetensors")):
+    def _paths(self, ordinal: int, epoch: int | None = None) -> Iterator[AnyPath]:
+        for path in listed(self._folder(ordinal), "epoch-*.safetensors"):
             if _epoch_of(path) == epoch or (epoch is None and _epoch_of(path) >= 0):
                 yield path
 
@@ -170,21 +190,22 @@ class StateFolder:
                 path.unlink(missing_ok=True)
 
 
-def _epoch_of(path: Path) -> int:
+def _epoch_of(path: AnyPath) -> int:
     """The epoch in a file's name; -1 if it is another file."""
     match = re.fullmatch(r"epoch-(\d+)-[0-9a-f]{16}\.safetensors", path.name, re.ASCII)
     return int(match[1]) if match else -1
 
 
 def _read(
-    path: Path, checksum: str | None, candidate: Candidate, epoch: int, facts: dict[str, str]
+    place: AnyPath, checksum: str | None, candidate: Candidate, epoch: int, facts: dict[str, str]
 ) -> CandidateState:
-    found = sha256(path)
-    if not path.stem.endswith(found[:16]) or checksum not in (None, found):
-        raise ValueError(f"{path.name} is damaged")
-    tensors = verified(path, found)
-    with safetensors.safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(_KEY, "null")
+    with at_hand(place) as path:
+        found = sha256(path)
+        if not path.stem.endswith(found[:16]) or checksum not in (None, found):
+            raise ValueError(f"{path.name} is damaged")
+        tensors = verified(path, found)
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY, "null")
     header = unwrapped(_Header, text)
     if header.candidate != candidate or header.epoch != epoch:
         raise ValueError("it is of another candidate or another epoch")

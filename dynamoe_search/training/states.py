@@ -75,6 +75,8 @@ def circumstances(data: SearchData, settings: TrainSettings) -> dict[str, str]:
         "measure": sorted(settings.measure),
         "data": (data.data_hash, data.input_shape, data.num_classes, len(data.train.y)),
     }
+    if data.per_epoch < len(data.train.y):
+        facts["epoch_size"] = data.per_epoch
     return {name: str(fact) for name, fact in facts.items()}
 
 
@@ -85,6 +87,7 @@ def states_of(population: "Population", seconds: Mapping[int, float]) -> list[Ca
         population: Candidates in training.
         seconds: What each one's share of the time was so far, by ordinal.
     """
+    population.settle()
     tensors: list[dict[str, Tensor]] = [{} for _ in population.candidates]
     for name, stacked, owner in _stacked(population):
         counts = torch.bincount(owner.cpu(), minlength=len(tensors)).tolist()
@@ -131,6 +134,30 @@ def load_states(population: "Population", states: Sequence[CandidateState]) -> N
             stacked.copy_(value)
     ((population.epoch, population.batch, population.step),) = moments
     population.adaptation.set_events([state.events for state in states])
+
+
+def training_tensors(population: "Population") -> list[Tensor]:
+    """Returns all that training changes, always in the same order; whoever writes into them changes the population."""
+    return [tensor for _, tensor, _ in _stacked(population)]
+
+
+class TrainingCopy:
+    """All that training changes, as it is now, on the device."""
+
+    def __init__(self, population: "Population") -> None:
+        self._population = population
+        self._moment = (population.epoch, population.batch, population.step)
+        self._tensors: list[Tensor] = [tensor.clone() for tensor in training_tensors(population)]
+        self._adaptation = population.adaptation.remembered()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Puts it in place again."""
+        population = self._population
+        population.epoch, population.batch, population.step = self._moment
+        population.adaptation.recall(self._adaptation)
+        for tensor, own in zip(training_tensors(population), self._tensors, strict=True):
+            tensor.copy_(own)
 
 
 def _stacked(population: "Population") -> Iterator[tuple[str, Tensor, Tensor]]:

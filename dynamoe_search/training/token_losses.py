@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynamoe_search.training import heads_on_cpu
 from dynamoe_search.training.cohort import Cohort
 
 PART_LOGITS = 2**21
@@ -50,6 +51,8 @@ def head_gradients(
     Returns:
         The mean loss (P,), detached, and its gradient for `hidden`.
     """
+    if hidden.device.type == "cpu":
+        return _by_hand(cohort, hidden, y, label_smoothing)
     total = torch.zeros(len(hidden), device=hidden.device)
     upstream = []
     for part, rows in _parts(cohort, hidden.detach().flatten(1, 2), y.flatten()):
@@ -70,6 +73,13 @@ def head_losses(cohort: Cohort, hidden: Tensor, y: Tensor) -> tuple[Tensor, Tens
         hidden: (P, batch, tokens, d_model), see `Cohort.hidden`.
         y: (batch, tokens) next tokens.
     """
+    if hidden.device.type == "cpu":
+        own = _without_ghost(cohort)
+        told = heads_on_cpu.losses(
+            _table(cohort)[:own], hidden[:own].flatten(1, 2), y.flatten(), size=_size(cohort)
+        )
+        first, second = (some.expand(len(hidden), *some.shape[1:]) for some in told)
+        return first, second
     losses, is_right = [], []
     for part, rows in _parts(cohort, hidden.flatten(1, 2), y.flatten()):
         logits = _logits(cohort, part)
@@ -78,9 +88,38 @@ def head_losses(cohort: Cohort, hidden: Tensor, y: Tensor) -> tuple[Tensor, Tens
     return torch.cat(losses, 1), torch.cat(is_right, 1)
 
 
+def _by_hand(
+    cohort: Cohort, hidden: Tensor, y: Tensor, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """`head_gradients` on the CPU."""
+    own, table = _without_ghost(cohort), _table(cohort)
+    loss, of_table, of_hidden = heads_on_cpu.gradients(
+        table[:own],
+        hidden[:own].flatten(1, 2),
+        y.flatten(),
+        size=_size(cohort),
+        label_smoothing=label_smoothing,
+        is_low=torch.is_autocast_enabled("cpu"),
+    )
+    of_table = of_table.expand(table.shape)
+    table.grad = of_table.clone() if table.grad is None else table.grad + of_table
+    return loss.expand(len(hidden)), of_hidden.expand(len(hidden), -1, -1).reshape(hidden.shape)
+
+
+def _without_ghost(cohort: Cohort) -> int:
+    """Returns how many candidates there are to compute: one where a lone one is accompanied by its copy."""
+    is_alone = all(model is cohort.models[0] for model in cohort.models)
+    return 1 if is_alone else cohort.num_candidates
+
+
+def _size(cohort: Cohort) -> int:
+    """Returns how many tokens make a part."""
+    return max(1, PART_LOGITS // _table(cohort).shape[1])
+
+
 def _parts(cohort: Cohort, hidden: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields one part after the other of `hidden` (P, n, d_model) and of `y` (n,)."""
-    size = max(1, PART_LOGITS // _table(cohort).shape[1])
+    size = _size(cohort)
     for begin in range(0, len(y), size):
         yield hidden[:, begin : begin + size], y[begin : begin + size]
 

@@ -240,3 +240,17 @@ def test_debug_shows_the_trace_before_or_behind_the_command(cli: Run) -> None:
         assert result.exit_code == 2
         assert "Traceback" in result.stderr
         assert result.stderr.splitlines()[-1].startswith("error: there is no preset")
+
+
+def test_storage_of_files_whose_package_is_missing(
+    cli: Run, study_file: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNAMOE_SEARCH_FILES", "abfs://bucket/x?key=sesame")
+    done = cli("run", study_file, "--storage", storage_url)
+    assert done.exit_code == 2
+    assert (
+        "DYNAMOE_SEARCH_FILES=abfs://bucket/x?key=*** needs the Python package adlfs" in done.stderr
+    )
+    assert "install it with: pip install adlfs" in done.stderr
+    assert "sesame" not in done.output
+    assert "no studies" in cli("list", "--storage", storage_url).stdout

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -184,6 +185,32 @@ def test_gc_removes_what_belongs_to_no_study(cli: Run, copied: str) -> None:
     assert not orphan.exists()
     assert set(models.iterdir()) == before
     assert "nothing to remove" in cli("gc", "--storage", copied).stdout
+
+
+def test_gc_frees_cached_texts(
+    cli: Run, copied: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    old, new = (tmp_path / "cache/dynamoe-search/tokens" / (name * 32) for name in "ab")
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "train.npy").write_bytes(b"x" * 2**20)
+        (folder / "manifest.json").write_text(json.dumps({"source": "letters\x1b"}))
+    for path in old.iterdir():
+        os.utime(path, (1, 1))
+    planned = json.loads(cli("gc", "--dry-run", "--json", "--storage", copied).stdout)
+    assert [(one["kind"], one["name"], one["removed"]) for one in planned] == [
+        ("cache", str(old), False)
+    ]
+    shown = cli("gc", "--dry-run", "--cache-size", "0", "--storage", copied).stdout
+    assert f"cache {new} (tokens, letters\\x1b, unread for " in shown
+    assert "2 things would be removed, 2 MiB" in shown
+    assert "cached texts that stay: 1, 1 MiB" in cli("gc", "--storage", copied).stdout
+    assert (old.exists(), new.exists()) == (False, True)
+    assert "1 things removed" in cli("gc", "--cache-days", "0", "--storage", copied).stdout
+    assert not new.exists()
+    wrong = cli("gc", "--cache-days", "-1", "--storage", copied)
+    assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
 
 
 def test_stop_of_a_study_that_does_not_run(cli: Run, searched: str) -> None:

@@ -1,17 +1,15 @@
 """`confirm` as a user runs it: tables and JSON, bad input in one sentence, and a process that is killed."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Run
+from tests.cli.processes import ended, start, wait_for_line
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ("--seeds", "3", "--limit", "2", "--quiet")
@@ -74,22 +72,9 @@ def test_scaled_designs_are_shown_beside(cli: Run, url: str) -> None:
 def test_killed_process_goes_on_to_the_same_numbers(cli: Run, url: str, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "copy", tmp_path / "other")
     other = f"sqlite:///{tmp_path / 'other' / 'studies.db'}"
-    process = subprocess.Popen(
-        [
-            *(sys.executable, ROOT / "cli.py", "confirm", "tiny", *OPTIONS[:4]),
-            *("--storage", other),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("leg 1"):
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with ended(start("confirm", "tiny", *OPTIONS[:4], "--storage", other)) as process:
+        wait_for_line(process, "leg 1")
+        process.send_signal(signal.SIGKILL)
     (row,) = json.loads(cli("list", "--json", "--storage", other).stdout)[1:]
     assert row["state"] == "interrupted"
     assert row["complete"] < row["trials"]

@@ -1,6 +1,7 @@
 """Logs of TensorBoard and MLflow: read back by their own libraries; they neither change nor end a search."""
 
 import logging
+import math
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from dynamoe_search.records import CandidateRecord, Progress
 from dynamoe_search.search.events import EpochFinished, LegStarted
 from dynamoe_search.store import Store
 from tests.cli.conftest import Run as RunCli
+from tests.cli.processes import ended, start, wait_for_line
 from tests.store.builders import candidate, report
 
 ROOT = Path(__file__).parents[2]
@@ -133,19 +135,9 @@ def test_killed_and_resumed_with_a_log_that_saw_half_of_it(
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     board = tmp_path / "board"
     one = ("--log", f"tensorboard={board}", "--storage", storage_url)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "cli.py", "run", study_file, *PRUNED, "--device", "cpu", *one],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("leg 2"):
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with ended(start("run", study_file, *PRUNED, "--device", "cpu", *one)) as process:
+        wait_for_line(process, "leg 2")
+        process.send_signal(signal.SIGKILL)
     result = cli("resume", "tiny", *one, "--log", f"mlflow={uri}")
     assert result.exit_code == 0, result.output
     check(storage_url, board, uri)
@@ -353,3 +345,10 @@ def test_without_the_extra_one_sentence_says_how_to_get_it(
     result = cli("run", study_file, "--log", "mlflow=sqlite:///x.db")
     assert result.exit_code == 2
     assert "pip install 'dynamoe-search[loggers]'" in result.stderr
+
+
+def test_epochs_of_a_text_have_its_perplexity() -> None:
+    one = replace(report(0, 1, 0.25), validation_loss=2.0)
+    told = logs.measures_of(one, is_text=True)
+    assert told.pop("perplexity") == pytest.approx(math.exp(2.0))
+    assert told == logs.measures_of(one)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
+from tests.cli.processes import ended, start, wait_for_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,25 +20,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def running(study_file: Path, storage_url: str) -> Iterator["subprocess.Popen[str]"]:
     """A search that takes much longer than the test, in its own process."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, ROOT / "cli.py", "run", study_file, "--storage", storage_url),
-            *("--trials", "500", "--device", "cpu", "--set", "search.pruner.kind=pareto"),
-        ],
-        cwd=study_file.parent,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
+    process = start(
+        *("run", study_file, "--storage", storage_url, "--trials", "500"),
+        *("--device", "cpu", "--set", "search.pruner.kind=pareto"),
     )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("leg 1"):
-            break
-    yield process
-    if process.poll() is None:
-        process.kill()
-    process.communicate()
+    with ended(process):
+        wait_for_line(process, "leg 1")
+        yield process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,18 +1,17 @@
 """Ctrl-C and SIGTERM while the database is locked, away, or another worker plans: the process leaves in seconds."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from dynamoe_search.store import Store
 from tests.cli.conftest import Run
+from tests.cli.processes import ended, start, wait_for_line
 
 ROOT = Path(__file__).parents[2]
 LOCK = """
@@ -25,34 +24,6 @@ sys.stdin.readline()
 connection.execute("rollback")
 """
 SECONDS = 20.0  # it takes about 4; the rest is for a busy machine
-
-
-def start(*words: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "cli.py"), *(str(word) for word in words)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-
-
-def wait_for_line(process: "subprocess.Popen[str]", beginning: str) -> None:
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith(beginning):
-            return
-    raise AssertionError(f"it ended with {process.wait()} before it said {beginning!r}")
-
-
-@contextmanager
-def ended(process: "subprocess.Popen[str]") -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def check_it_leaves(process: "subprocess.Popen[str]", number: signal.Signals) -> None:

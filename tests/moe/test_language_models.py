@@ -145,7 +145,7 @@ def test_swiglu_experts_are_the_same_in_both_backends() -> None:
     mask = torch.rand(1, 9, 3) < 0.6
     found = []
     for backend in ("grouped", "dense"):
-        y = pool_forward(rows, gate, mask, experts.start, backend, *pool)
+        y = pool_forward(rows, gate, mask, experts.layout, backend, *pool)
         found.append((y, *torch.autograd.grad(y.square().sum(), (rows, gate, *pool))))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -57,7 +57,7 @@ def test_confirmation_is_shown(told: tuple[StudyData, Any, Any]) -> None:
     assert len(rows) == 2 * len(said["confirmation"]["designs"])
     for row, design in zip(rows, said["confirmation"]["designs"], strict=False):
         assert row["design"] == design["design"]
-        assert row["accuracy"] == pytest.approx(design["accuracy"]["mean"])
+        assert row["test"] == pytest.approx(design["test"]["mean"])
 
 
 @pytest.mark.slow

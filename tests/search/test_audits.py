@@ -18,8 +18,9 @@ from dynamoe_search.search.audits import (
 )
 from dynamoe_search.search.limits import Limits
 from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.vocabulary import LOOKS_ACROSS_TOKENS
 from dynamoe_search.store import Store
-from tests.conftest import TINY
+from tests.search.finished import copy_of, finish
 
 REQUEST = AuditRequest(seeds=2, epochs=3)
 
@@ -27,20 +28,16 @@ REQUEST = AuditRequest(seeds=2, epochs=3)
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with the finished study `tiny`; tests copy it."""
-    path = tmp_path_factory.mktemp("parent") / "studies.db"
-    sections = TINY | {"router": {"kind": "top-any"}, "train": {"epochs": 1, "batch_size": 16}}
-    with Store.open(f"sqlite:///{path}") as store:
-        create_study(
-            store, StudySpec.model_validate(sections), source="test", device="cpu", num_threads=1
-        )
-        run_study(store, "tiny")
-    return path
+    return finish(
+        tmp_path_factory.mktemp("parent"),
+        router={"kind": "top-any"},
+        train={"epochs": 1, "batch_size": 16},
+    )
 
 
 @pytest.fixture
 def url(parent: Path, tmp_path: Path) -> str:
-    shutil.copytree(parent.parent, tmp_path / "copy")
-    return f"sqlite:///{tmp_path / 'copy' / parent.name}"
+    return copy_of(parent, tmp_path / "copy")
 
 
 def audited(store: Store, request: AuditRequest = REQUEST) -> Audited:
@@ -152,3 +149,32 @@ def test_an_audit_with_a_used_up_budget_says_so_and_judges_nothing(url: str) -> 
         lifted = int(done.unfinished.split("--epochs ")[1].split("`")[0])
         assert run_study(store, "tiny.audit", limits=Limits(epochs=lifted)).state == "finished"
         assert audited(store, request).findings
+
+
+@pytest.mark.slow  # some sixty runs
+def test_an_audit_of_text_judges_losses_of_tokens(tmp_path: Path) -> None:
+    sections = {
+        "study": {"name": "words", "objectives": ["perplexity", "activated_params"], "trials": 1},
+        "data": {"name": "docs", "sequence_length": 16, "max_train": 64, "max_documents": 40},
+        "model": {"backbone": "gpt", "d_model": 16, "num_heads": 2, "num_layers": 2, "d_expert": 8},
+        "schedule": {"max_experts": 3},
+        "router": {"kind": "top-p"},
+        "train": {"epochs": 1, "batch_size": 16, "learning_rate": 0.02},
+        "search": {"cohort_size": 1, "pruner": {"kind": "none"}},
+    }
+    request = AuditRequest(claims=("schedule", "variation", "hardness"), seeds=2)
+    with Store.open(f"sqlite:///{tmp_path / 'studies.db'}") as store:
+        spec = StudySpec.model_validate(sections)
+        create_study(store, spec, source="test", device="cpu", num_threads=1)
+        run_study(store, "words")
+        planned = prepare_audit(store, "words", request)
+        assert planned.plan.is_text
+        assert not {*planned.plan.routers} & {*LOOKS_ACROSS_TOKENS}
+        done = audit_study(store, planned)
+    assert (done.failed, done.is_interrupted) == (0, False)
+    lines = {(one.claim, one.subject): one for one in done.findings}
+    whole = lines["schedule", "equal total"]
+    assert whole.n == 2
+    assert "(perplexity " in whole.sentence
+    assert "tokens with a higher loss" in lines["hardness", "top-p"].sentence
+    assert lines["variation", "percentile"].verdict == "does not hold"

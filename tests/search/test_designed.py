@@ -24,6 +24,7 @@ from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Addition, Store
 from dynamoe_search.training.batches import epoch_order
 from tests.conftest import TINY
+from tests.search.finished import copy_of, finish
 
 PLAN = {"seeds": 3}
 
@@ -31,21 +32,16 @@ PLAN = {"seeds": 3}
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with the finished study `tiny`; tests copy it."""
-    path = tmp_path_factory.mktemp("parent") / "studies.db"
-    sections = TINY | {"router": {"kind": "top-k", "k": [1, 2]}, "model": TINY["model"]}
-    sections = sections | {"search": TINY["search"] | {"pruner": {"kind": "none"}}}
-    with Store.open(f"sqlite:///{path}") as store:
-        create_study(
-            store, StudySpec.model_validate(sections), source="test", device="cpu", num_threads=1
-        )
-        run_study(store, "tiny")
-    return path
+    return finish(
+        tmp_path_factory.mktemp("parent"),
+        router={"kind": "top-k", "k": [1, 2]},
+        search=TINY["search"] | {"pruner": {"kind": "none"}},
+    )
 
 
 @pytest.fixture
 def url(parent: Path, tmp_path: Path) -> str:
-    shutil.copytree(parent.parent, tmp_path / "copy")
-    return f"sqlite:///{tmp_path / 'copy' / parent.name}"
+    return copy_of(parent, tmp_path / "copy")
 
 
 def designs(store: Store, seeds: int = 3) -> list[Design]:
@@ -197,7 +193,7 @@ def test_any_run_can_be_exported(url: str, tmp_path: Path) -> None:
         for trial in (0, 5):
             exported = export_candidate(store, name, trial, tmp_path / str(trial))
             assert not exported.is_retrained
-            assert exported.accuracy == exported.stored_accuracy
+            assert exported.metrics["accuracy"] == exported.stored["accuracy"]
 
 
 def test_long_names_are_cut(tiny_spec: Callable[..., StudySpec], storage_url: str) -> None:

@@ -44,7 +44,8 @@ def test_members_of_the_front_and_others_can_be_exported(
     assert members < exported.keys()  # some are kept, some are trained again
     for trial, export in exported.items():
         assert export.is_retrained == (trial not in members)
-        assert export.accuracy == export.stored_accuracy == accuracy_of(tmp_path / str(trial))
+        own = export.metrics["accuracy"]
+        assert own == export.stored["accuracy"] == accuracy_of(tmp_path / str(trial))
 
 
 def test_a_trial_that_is_not_complete_has_no_model(

@@ -11,9 +11,16 @@ import torch.nn.functional as F
 
 from dynamoe_search.confirmation import findings
 from dynamoe_search.data import load_test
-from dynamoe_search.errors import UsageError
+from dynamoe_search.report.designed import read_confirmed
 from dynamoe_search.report.writing import write_report
-from dynamoe_search.search import Limits, create_study, estimate, export_candidate, run_study
+from dynamoe_search.search import (
+    Limits,
+    create_study,
+    designed_runs,
+    estimate,
+    export_candidate,
+    run_study,
+)
 from dynamoe_search.search.confirming import ConfirmRequest, confirm_study
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
@@ -96,9 +103,7 @@ def _page(folder: Path) -> str:
     return (folder / "index.html").read_text("utf-8")
 
 
-def test_confirming_counts_tokens_and_refuses_a_study_about_perplexity(
-    tiny_spec: MakeSpec, storage_url: str
-) -> None:
+def test_confirming_counts_tokens(tiny_spec: MakeSpec, storage_url: str) -> None:
     objectives = ["accuracy", "bits_per_byte", "activated_params"]
     study = TEXT["study"] | {"trials": 2, "objectives": objectives}
     data = TEXT["data"] | {"tokenizer": "bpe", "vocab_size": 300}  # whose tokens are not bytes
@@ -110,13 +115,36 @@ def test_confirming_counts_tokens_and_refuses_a_study_about_perplexity(
         found = confirm_study(store, "tiny", request)
         test = load_test(by_accuracy.data)
         assert found.confirmation is not None
+        assert found.confirmation.measure.name == "accuracy"
         assert found.confirmation.examples == test.y.numel() > len(test.y)
         assert "tokens of the test part" in findings(found.confirmation)[0]
         own, made = store.study("tiny").settings, store.study("tiny.confirm").settings
         assert made.reference_point[1] == own.reference_point[1]  # bits per byte of a uniform guess
 
-        spec = text_spec(tiny_spec, name="other", trials=2)
+
+def test_confirming_a_study_about_perplexity(
+    tiny_spec: MakeSpec, storage_url: str, tmp_path: Path
+) -> None:
+    study = TEXT["study"] | {"trials": 2, "references": ["dense", "top-1"]}
+    data = TEXT["data"] | {"test_fraction": 0.02}
+    spec = tiny_spec(**TEXT | {"study": study, "data": data})
+    request = ConfirmRequest(seeds=2, limit=1, factor=2)
+    with Store.open(storage_url) as store:
         create_study(store, spec, source="test", device="cpu", num_threads=1)
-        with pytest.raises(UsageError, match="is about perplexity, and confirm compares"):
-            confirm_study(store, "other", request)
-        assert store.children("other") == []
+        run_study(store, "tiny")
+        found = confirm_study(store, "tiny", request)
+        assert found.confirmation is not None
+        results = {one.trial: one for one in store.tests("tiny.confirm")}
+        runs = designed_runs(store, "tiny.confirm")
+        (shown, wider) = read_confirmed(store, "tiny", store.candidates("tiny"))
+        write_report(store, "tiny", tmp_path / "report")
+    assert found.confirmation.measure.name == "perplexity"
+    for design in found.confirmation.designs:
+        losses = [results[one.record.trial].loss for one in runs if one.design == design.design]
+        assert design.test.mean == pytest.approx(sum(losses) / 2)
+        assert design.searched is None or design.searched == pytest.approx(design.validation, 0.3)
+    assert shown.found == found.confirmation
+    assert (wider.found, wider.scaled) == (found.scaled, found.carrying)
+    page = _page(tmp_path / "report")
+    assert "Perplexity on the test part (lower is better), as in the study" in page
+    assert "Accuracy on the test part" not in page

@@ -49,10 +49,15 @@ def test_everybody_stands_somewhere(store: Store, study: str) -> None:
     assert view.may_go_on == {}  # the only one that was told so is in training
     (one,) = view.legs
     assert (one.leg, one.epoch, one.best_accuracy) == (going, 1, None)
-    assert view.latest == ((0.0, 123.25), (0.5, 123.25))
+    assert [one["accuracy"] for one in view.latest] == [0.0, 0.5]
+    assert [one["activated_params"] for one in view.latest] == [123.25, 123.25]
+    assert [one["validation_loss"] for one in view.latest] == [
+        report(0, 1, 0.0).validation_loss
+    ] * 2
     store.add_progress(study, [report(0, 2, 0.75)])
     (one,) = store.overview(study).legs
     assert (one.epoch, one.best_accuracy) == (2, 0.75)
+    assert one.lowest_loss == report(0, 2, 0.75).validation_loss
 
 
 def test_front_and_what_happened(store: Store, study: str) -> None:

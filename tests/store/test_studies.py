@@ -88,7 +88,7 @@ def test_missing_study_names_close_matches(store: Store, study: str) -> None:
         store.standings,
         store.decisions,
         store.zombies,
-        store.stop_requested,
+        store.orders,
         store.replay_tells,
         store.delete_study,
     ):
@@ -156,14 +156,14 @@ def test_stop_is_asked_of_those_who_are_there(store: Store, study: str) -> None:
     store.request_stop(study)
     assert not store.study(study).is_stop_requested
     worker = store.join(study)
-    assert not store.stop_requested(study)
+    assert not store.orders(study)[0]
     store.request_stop(study)
-    assert store.stop_requested(study)
+    assert store.orders(study)[0]
     assert store.study(study).is_stop_requested
     store.leave(study, worker, "interrupted")
     assert not store.study(study).is_stop_requested
     store.join(study)
-    assert not store.stop_requested(study)
+    assert not store.orders(study)[0]
 
 
 def test_limits_of_a_study(store: Store, study: str) -> None:

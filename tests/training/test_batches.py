@@ -1,11 +1,19 @@
 """What all candidates share: the order of examples, their augmentation, and the loss they are trained on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynamoe_search.training.batches import augment, epoch_order
 from dynamoe_search.training.evaluation import cross_entropy
+from dynamoe_search.training.population import Population
+from dynamoe_search.training.states import circumstances
+from tests.training.populations import SETTINGS
+from tests.training.texts import language_pack, text
 
 
 def test_every_epoch_visits_every_example_once_in_an_order_of_its_own() -> None:
@@ -14,6 +22,28 @@ def test_every_epoch_visits_every_example_once_in_an_order_of_its_own() -> None:
         assert order.sort().values.tolist() == list(range(50))
         assert torch.equal(order, epoch_order(50, seed, epoch))
     assert len({tuple(order.tolist()) for order in orders.values()}) == 6
+
+
+@given(num=st.integers(1, 40), share=st.floats(0, 1), seed=st.integers(0, 9))
+def test_epochs_of_a_part_take_turns_until_every_example_was_visited(
+    num: int, share: float, seed: int
+) -> None:
+    size = max(1, round(share * num))
+    epochs = [epoch_order(num, seed, epoch, size) for epoch in range(2 * num)]
+    assert {len(order) for order in epochs} == {size}
+    passes = torch.cat(epochs)[: 2 * num].view(2, num)
+    for number, visited in enumerate(passes):
+        assert torch.equal(visited, epoch_order(num, seed, number))
+
+
+def test_a_short_epoch_has_fewer_steps() -> None:
+    pack = language_pack("mlp-lm")[:2]
+    data = text(num_train=60)
+    short, longer = replace(data, epoch_size=20), replace(data, epoch_size=61)
+    steps = [Population(pack, some, SETTINGS).num_steps for some in (data, longer, short)]
+    assert steps == [2, 2, 1]  # of 48 sequences
+    facts = [circumstances(some, SETTINGS) for some in (data, longer, short)]
+    assert facts[0] == facts[1] != facts[2]  # a checkpoint of one goes on only where it began
 
 
 def test_images_are_only_shifted_and_mirrored() -> None:

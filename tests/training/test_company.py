@@ -155,6 +155,7 @@ def test_none_of_our_routers_and_backbones_falls_back_to_one_at_a_time() -> None
             assert one.outcome.pack_size == 14
 
 
+@pytest.mark.usefixtures("threads")
 def test_company_changes_nobody_where_all_experts_are_computed() -> None:
     pack = mixed_pack()
     settings = replace(SETTINGS, expert_backend="dense")

@@ -1,16 +1,26 @@
 """What must hold on a CUDA device. Skipped without one; `benchmarks/gpu.sh` runs it in one call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 
+from dynamoe_search.moe.experts import pool_forward
+from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.records import Candidate
+from dynamoe_search.specs.vocabulary import ROUTER_KINDS
 from dynamoe_search.training import TrainSettings
 from dynamoe_search.training.population import Population
-from tests.training.populations import NUM_SLOTS, digits, mixed_pack, train_population
+from tests.training.populations import (
+    ADAPTIVE,
+    NUM_SLOTS,
+    candidate,
+    digits,
+    mixed_pack,
+    train_population,
+)
 
 pytestmark = pytest.mark.gpu
 SETTINGS = TrainSettings(num_slots=NUM_SLOTS, device="cuda")
@@ -22,6 +32,11 @@ def with_precision(pack: list[Candidate], precision: str) -> list[Candidate]:
         replace(one, train=replace(one.train, precision=precision, learning_rate=1e-3))
         for one in pack
     ]
+
+
+def wide(pack: list[Candidate]) -> list[Candidate]:
+    """Widths in bf16 must be multiples of 8, else there is no grouped product."""
+    return [replace(one, model=replace(one.model, d_expert=16)) for one in pack]
 
 
 def losses(pack: list[Candidate], device: str = "cuda") -> torch.Tensor:
@@ -66,11 +81,7 @@ def record_dtypes(population: Population) -> Callable[[], list[torch.dtype]]:
 
 
 def test_expert_products_are_bf16_and_routers_fp32() -> None:
-    pack = [  # widths in bf16 must be multiples of 8, else there is no grouped product
-        replace(one, model=replace(one.model, d_expert=16))
-        for one in with_precision(mixed_pack(), "auto")
-    ]
-    population = Population(pack, digits(), SETTINGS)
+    population = Population(wide(with_precision(mixed_pack(), "auto")), digits(), SETTINGS)
     population.cohort.train(True)
     assert set(record_dtypes(population)()) == {torch.bfloat16}
     with population._autocast():
@@ -78,6 +89,93 @@ def test_expert_products_are_bf16_and_routers_fp32() -> None:
     for routing in routings:
         for field in ("gate", "probs", "logits"):
             assert getattr(routing, field).dtype == torch.float32
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[Callable[[str], None]]:
+    """Switches torch's own watch over synchronisation, which is off again afterwards."""
+    yield torch.cuda.set_sync_debug_mode
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+@pytest.mark.parametrize("kind", [*ROUTER_KINDS, "all of them"])
+def test_no_step_waits_for_the_device(
+    kind: str, precision: str, no_waiting: Callable[[str], None]
+) -> None:
+    pack = (
+        [candidate(i, kind, (2 + i, 4), dropout=0.1) for i in range(2)]
+        if kind in ROUTER_KINDS
+        else mixed_pack()
+    )
+    population = Population(with_precision(wide(pack), precision), digits(), SETTINGS)
+    population._steps.record = None  # recording a graph waits, once
+    population.cohort.train(True)
+    data = population.data.train
+    population._train_step(data.x[:48], data.y[:48])  # sends what does not change
+    no_waiting("error")
+    for begin in range(1, 2 * ADAPTIVE.period):
+        population._train_step(data.x[begin : begin + 48], data.y[begin : begin + 48])
+    no_waiting("default")
+    assert population.is_finite.all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "counts", [[3, 1, 4], [8] * 150], ids=["few", "more than one product takes"]
+)
+def test_grouped_products_in_bf16_are_those_of_a_loop_in_fp64(
+    counts: list[int], share: float
+) -> None:
+    source = torch.Generator().manual_seed(0)
+    num, total = len(counts), sum(counts)
+    shapes = [(num, 9, 16), (num, 9, 8), (total, 16, 32), (total, 32), (total, 32, 16), (total, 16)]
+    drawn = [torch.randn(shape, generator=source).bfloat16() for shape in shapes]
+    mask = torch.rand(num, 9, 8, generator=source) < share
+    mask &= torch.arange(8) < torch.tensor(counts)[:, None, None]
+    found = []
+    for device, dtype in (("cuda", torch.bfloat16), ("cpu", torch.float64)):
+        leaves = [leaf.to(device, dtype).requires_grad_() for leaf in drawn]
+        layout = PoolLayout(counts)
+        y = pool_forward(
+            leaves[0],
+            leaves[1].float() if device == "cuda" else leaves[1],
+            mask.to(device),
+            layout,
+            "grouped",
+            *leaves[2:],
+        )
+        gradients = torch.autograd.grad((y.square() + y).sum(), leaves)
+        found.append([y, *gradients])
+    for low, exact in zip(*found, strict=True):
+        scale = max(1.0, float(exact.abs().max()))
+        assert float((low.cpu().double() - exact).abs().max()) < 0.02 * scale
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_recorded_steps_come_to_what_steps_come_to(precision: str) -> None:
+    pack = [
+        replace(one, train=replace(one.train, batch_size=16))
+        for one in with_precision(wide(mixed_pack()), precision)
+    ]
+    plain, recorded = (Population(pack, digits(), SETTINGS) for _ in range(2))
+    plain._steps.record = None
+    for population in (plain, recorded):
+        population.train_epoch()
+        population.train_epoch()
+    assert recorded._steps.refusal is None
+    assert recorded._steps.num_replays > 0
+    torch.testing.assert_close(recorded.train_loss, plain.train_loss, rtol=0, atol=0.02)
+
+
+def test_room_that_was_too_little_is_found() -> None:
+    pack = with_precision(wide(mixed_pack()), "auto")
+    plain, tight = (Population(pack, digits(), SETTINGS) for _ in range(2))
+    for layer in tight.cohort.layers:
+        tight.cohort.layout(layer).rows = {0: 40}
+    plain.train_epoch()
+    tight.train_epoch()
+    torch.testing.assert_close(tight.train_loss, plain.train_loss, rtol=0, atol=0.02)
 
 
 def test_a_study_on_the_device_ends_like_one_on_the_cpu() -> None:

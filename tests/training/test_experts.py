@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from dynamoe_search.moe.asynchrony import running_ahead
 from dynamoe_search.moe.experts import Experts, pool_forward
 from dynamoe_search.moe.layer import MoELayer
+from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.moe.routers import Router
 from dynamoe_search.moe.routers.controls import Dense
 from tests.oracles.experts import run_pool_slowly
@@ -20,7 +22,7 @@ RAGGED = ([3], [1], [1, 1], [2, 5, 1], [4, 4])
 
 
 def draw(counts: list[int], dtype: torch.dtype = torch.float32, share: float = 0.5) -> Any:
-    """Inputs of a pool whose candidates have these numbers of experts: leaves, mask, start."""
+    """Inputs of a pool whose candidates have these numbers of experts: leaves, mask, layout."""
     seed = torch.Generator().manual_seed(len(counts) * 100 + sum(counts))
 
     def normal(*shape: int) -> Tensor:
@@ -37,8 +39,7 @@ def draw(counts: list[int], dtype: torch.dtype = torch.float32, share: float = 0
     )
     mask = torch.rand(num, TOKENS, slots, generator=seed) < share
     mask &= torch.arange(slots) < torch.tensor(counts)[:, None, None]
-    start = torch.tensor([0, *counts]).cumsum(0)
-    return leaves, mask, start
+    return leaves, mask, PoolLayout(counts)
 
 
 def results(run: Callable[[], Tensor], leaves: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -66,12 +67,12 @@ def close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float) ->
 def test_values_and_gradients_are_those_of_a_loop(
     counts: list[int], share: float, backend: Any
 ) -> None:
-    leaves, mask, start = draw(counts, share=share)
+    leaves, mask, layout = draw(counts, share=share)
     tokens, gate, *pool = leaves
-    fast = results(lambda: pool_forward(tokens, gate, mask, start, backend, *pool), leaves)
+    fast = results(lambda: pool_forward(tokens, gate, mask, layout, backend, *pool), leaves)
     exact = tuple(leaf.detach().double().requires_grad_() for leaf in leaves)
     slow = results(
-        lambda: run_pool_slowly(exact[0], exact[1], mask, start.tolist(), *exact[2:]), exact
+        lambda: run_pool_slowly(exact[0], exact[1], mask, list(layout.start), *exact[2:]), exact
     )
     close(fast, slow, 1e-5)
     if share == 0:
@@ -80,11 +81,11 @@ def test_values_and_gradients_are_those_of_a_loop(
 
 @pytest.mark.parametrize("backend", ["grouped", "dense"])
 def test_gradients_agree_with_finite_differences(backend: Any) -> None:
-    leaves, mask, start = draw([2, 1], torch.float64)
+    leaves, mask, layout = draw([2, 1], torch.float64)
 
     def run(tokens: Tensor, gate: Tensor, *pool: Tensor) -> Tensor:
         return pool_forward(
-            tokens, gate, mask, start, backend, *pool
+            tokens, gate, mask, layout, backend, *pool
         )  # both dense: no grouped fp64
 
     assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
@@ -102,29 +103,30 @@ def test_widths_that_torch_cannot_group_are_computed_all_the_same(d_expert: int)
 
 @pytest.mark.parametrize("backend", ["grouped", "dense"])
 def test_what_was_not_chosen_may_hold_anything(backend: Any) -> None:
-    leaves, _, start = draw([2])
+    leaves, _, layout = draw([2])
     tokens, gate, *pool = leaves
     mask = torch.tensor([True, False]).expand(1, TOKENS, 2)
     other = gate.detach().clone()
     other[..., 1] = 1e30
-    one, two = (pool_forward(tokens, g, mask, start, backend, *pool) for g in (gate, other))
+    one, two = (pool_forward(tokens, g, mask, layout, backend, *pool) for g in (gate, other))
     assert torch.equal(one, two)
 
 
 @pytest.mark.parametrize("backend", ["grouped", "dense"])
 def test_a_pack_under_vmap_is_each_pool_alone(backend: Any) -> None:
-    leaves, mask, start = draw([2, 5, 1])
+    leaves, mask, layout = draw([2, 5, 1])
     tokens, gate, *pool = leaves
     experts = Experts(D_MODEL, D_EXPERT, 1)
     experts.backend = backend
-    shared = dict(zip(("w1", "b1", "w2", "b2"), pool, strict=True)) | {"start": start}
+    experts.layout = layout
+    shared = dict(zip(("w1", "b1", "w2", "b2"), pool, strict=True))
     packed = results(
         lambda: vmap(
             lambda *own: functional_call(experts, shared, own)  # the pool itself is not mapped
         )(tokens, gate, mask),
         leaves,
     )
-    slow = results(lambda: run_pool_slowly(tokens, gate, mask, start.tolist(), *pool), leaves)
+    slow = results(lambda: run_pool_slowly(tokens, gate, mask, list(layout.start), *pool), leaves)
     close(packed, slow, 1e-5)
 
 
@@ -136,7 +138,7 @@ def test_sums_of_many_pairs_in_bf16_do_not_stop_growing() -> None:
     gradients = []
     for dtype in (torch.float32, torch.bfloat16):
         own = [weight.to(dtype).detach().requires_grad_() for weight in pool]
-        y = pool_forward(tokens.to(dtype), gate, mask, torch.tensor([0, 1]), "grouped", *own)
+        y = pool_forward(tokens.to(dtype), gate, mask, PoolLayout([1]), "grouped", *own)
         y.sum().backward()
         gradients.append([weight.grad for weight in own])
     for exact, rounded in zip(*gradients, strict=True):
@@ -162,3 +164,13 @@ def test_a_layer_adds_its_experts_to_its_input_and_sums_up_who_chose_nobody() ->
     y, routing = layer(x)
     assert torch.equal(y, x)
     torch.testing.assert_close(routing.unrouted, tokens[0].sum(0))
+
+
+def test_an_evaluation_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves, mask, layout = draw([2, 5, 1, 3])
+    tokens, gate, *pool = leaves
+    whole = pool_forward(tokens, gate, mask, layout, "dense", *pool)
+    monkeypatch.setattr("dynamoe_search.moe.experts._DENSE_PART", 2 * TOKENS * D_EXPERT)
+    with torch.no_grad(), running_ahead():
+        parts = pool_forward(tokens, gate, mask, layout, "dense", *pool)
+    torch.testing.assert_close(parts, whole.detach())

@@ -148,7 +148,7 @@ def test_a_row_that_starts_again_moves_like_a_new_one() -> None:
     stack = Stack()
     stack.step(0)
     stack.step(1)
-    stack.optimizer.restart_row("bias", 0)
+    stack.optimizer.restart_rows("bias", torch.tensor([0]), torch.tensor([True]))
     before = stack.parameters["bias"].detach().clone()
     stack.step(2)
     moved = (stack.parameters["bias"].detach() - before)[0]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dynamoe_search.moe.experts import pool_forward
+from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.moe.threads import in_threads
 from tests.oracles.experts import run_pool_slowly
 
@@ -44,11 +45,11 @@ def run(pack: list[Inputs]) -> list[dict[str, Tensor]]:
     tokens, gate, mask = (torch.stack([own[i] for own in pack]) for i in range(3))
     pool = [torch.cat([own[i] for own in pack]) for i in range(3, 7)]
     counts = [len(own[3]) for own in pack]
-    start = torch.tensor([0, *counts]).cumsum(0)
+    layout = PoolLayout(counts)
     leaves = [tokens, gate, *pool]
     for leaf in leaves:
         leaf.requires_grad_()
-    y = pool_forward(tokens, gate, mask, start, "grouped", *pool)
+    y = pool_forward(tokens, gate, mask, layout, "grouped", *pool)
     gradients = torch.autograd.grad(y.square().sum() + y.sum(), leaves)
     rows = [[*torch.split(x, counts)] for x in gradients[2:]]
     return [
@@ -121,10 +122,10 @@ def test_inference_mode_holds_in_the_threads_too(threads: int) -> None:
     pack = [draw(seed, 1 + seed % SLOTS, 0.4) for seed in range(4)]
     tokens, gate, mask = (torch.stack([own[i] for own in pack]) for i in range(3))
     pool = [torch.cat([own[i] for own in pack]) for i in range(3, 7)]
-    start = torch.tensor([0, *(len(own[3]) for own in pack)]).cumsum(0)
-    expected = pool_forward(tokens, gate, mask, start, "grouped", *pool)
+    layout = PoolLayout([len(own[3]) for own in pack])
+    expected = pool_forward(tokens, gate, mask, layout, "grouped", *pool)
     with torch.inference_mode():
-        found = pool_forward(tokens, gate, mask, start, "grouped", *pool)
+        found = pool_forward(tokens, gate, mask, layout, "grouped", *pool)
     assert torch.equal(found, expected)
     assert in_threads(lambda _: torch.is_inference_mode_enabled(), [0, 1]) == [False, False]
     assert torch.get_num_threads() == threads

@@ -44,6 +44,10 @@ class RandomK(Router):
         self.register_buffer("survival", torch.tensor(more), persistent=False)  # P(k > 0), ...
         self.register_buffer("stream", new_stream(), persistent=False)
 
+    def most_chosen(self) -> int:
+        """Returns the largest number that can be drawn."""
+        return int((self.survival > 0).sum())
+
     def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for float32 `tokens` (tokens, d_model)."""
         shape = (is_open.shape[-1] + 1, tokens.shape[0])

@@ -38,6 +38,10 @@ class Router(nn.Module):
         """Returns the choices that are not tensors; routers that agree on them can be stacked."""
         return (self.kind,)
 
+    def most_chosen(self) -> int | None:
+        """Returns the largest number of experts that a token can get; None if nothing but their number bounds it."""
+        return None
+
     def forward(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for `tokens` (tokens, d_model), in float32 even under autocast.
 

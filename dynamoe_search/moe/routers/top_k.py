@@ -76,6 +76,10 @@ class TopK(Router):
         """Returns the kind, where the softmax stands, and whether there is noise to draw."""
         return (self.kind, self.softmax, self.is_noisy)
 
+    def most_chosen(self) -> int:
+        """Returns k."""
+        return int(self.k)
+
     def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for float32 `tokens` (tokens, d_model)."""
         logits = tokens @ self.weight.t() / self.temperature  # (tokens, experts)
@@ -150,6 +154,10 @@ class NullExperts(Router):
     def signature(self) -> Hashable:
         """Returns the kind and the number of null experts."""
         return (self.kind, self.null_weight.shape[-2])
+
+    def most_chosen(self) -> int:
+        """Returns k."""
+        return int(self.k)
 
     def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for float32 `tokens` (tokens, d_model)."""

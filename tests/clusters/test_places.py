@@ -1,0 +1,153 @@
+"""Where workers are placed as a Ray cluster grows and shrinks, and when a place is given up.
+
+A small program stands in for the worker, so that nothing is trained; GPUs are numbers to Ray.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynamoe_search.clusters.orders import Order
+from dynamoe_search.search import CrewEnd, ray_cluster
+from dynamoe_search.store.runs import started
+from tests.ray_cluster import ray_nodes
+
+pytestmark = pytest.mark.slow
+WORKER = """
+import json, os, signal, sys, time
+if os.environ["ROLE"] == "dies":
+    os.kill(os.getpid(), signal.SIGKILL)
+if os.environ["ROLE"] == "ends":
+    print(json.dumps({"reason": "trials"}))
+    sys.exit()
+def leave(*_):
+    print(json.dumps({"reason": "interrupt"}))
+    sys.exit(1)
+signal.signal(signal.SIGTERM, leave)
+open(f"{os.getpid()}.began", "w").close()
+while os.getppid() == int(sys.argv[sys.argv.index("--parent") + 1]):
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with ray_nodes(1) as nodes:
+        yield nodes
+
+
+class Run:
+    """An order that is carried out in a thread, and what is told of it."""
+
+    def __init__(self, address: str, order: Order) -> None:
+        self.alive = self.waiting = -1
+        self.news: list[str] = []
+        self.end: CrewEnd | None = None
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(address, order))
+        self._thread.start()
+
+    def _run(self, address: str, order: Order) -> None:
+        with ray_cluster(address) as connection:
+            self.end = connection.run(order, self._is_over.is_set, self._poll, self.news.append)
+
+    def _poll(self, alive: int, waiting: int) -> None:
+        self.alive, self.waiting = alive, waiting
+
+    def wait(self, alive: int, waiting: int = 0) -> None:
+        until(lambda: (self.alive, self.waiting) == (alive, waiting))
+
+    def stop(self) -> None:
+        self._is_over.set()
+
+    def join(self) -> CrewEnd:
+        self._thread.join(90)
+        assert self.end is not None
+        return self.end
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def living(folder: Path) -> list[int]:
+    """Processes of the workers that began and are not gone."""
+    pids = [int(path.stem) for path in folder.glob("*.began")]
+    return [pid for pid in pids if started(pid) is not None]
+
+
+@pytest.fixture
+def start(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    package = tmp_path / "dynamoe_search"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(WORKER)
+    runs: list[Run] = []
+
+    def begin(role: str, **options: Any) -> Run:
+        defaults = {"workers": 1, "cpus": 0.5, "gpus": 0.0, "timeout_seconds": None}
+        order = Order(
+            study="tiny",
+            arguments=[],
+            environment={"ROLE": role},
+            folder=str(tmp_path),
+            stays_here=False,
+            **defaults | options,
+        )
+        runs.append(Run(cluster.address, order))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.stop()
+        run.join()
+
+
+def test_workers_follow_the_gpus_of_the_cluster(
+    cluster: Any, start: Callable[..., Run], tmp_path: Path
+) -> None:
+    first = cluster.add_node(num_cpus=2, num_gpus=1, include_dashboard=False)
+    run = start("works", workers=None, gpus=0.5)
+    run.wait(2)
+    second = cluster.add_node(num_cpus=2, num_gpus=1, include_dashboard=False)
+    run.wait(4)
+    cluster.remove_node(second, allow_graceful=False)
+    run.wait(2)
+    assert sum("was lost with its node" in one for one in run.news) == 2
+    until(lambda: len(living(tmp_path)) == 2)  # no process of the lost node is left
+    run.stop()
+    assert run.join() == CrewEnd(reason="interrupt", failures=())
+    assert living(tmp_path) == []
+    cluster.remove_node(first)
+
+
+def test_workers_for_which_there_is_no_room_wait_for_a_node(
+    cluster: Any, start: Callable[..., Run]
+) -> None:
+    run = start("works", workers=4)
+    run.wait(2, waiting=2)
+    node = cluster.add_node(num_cpus=1, include_dashboard=False)
+    run.wait(4)
+    run.stop()
+    assert run.join().reason == "interrupt"
+    cluster.remove_node(node)
+
+
+def test_nobody_begins_once_nothing_is_left_to_do(start: Callable[..., Run]) -> None:
+    assert start("ends", workers=9).join() == CrewEnd(reason="trials", failures=())
+
+
+def test_place_whose_workers_die_at_once_is_given_up(start: Callable[..., Run]) -> None:
+    run = start("dies")
+    end = run.join()
+    assert end.reason is None
+    (failure,) = end.failures
+    assert failure.endswith("was killed (signal 9), as did 4 before it; given up")
+    assert len(run.news) == 5
