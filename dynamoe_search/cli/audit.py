@@ -122,12 +122,13 @@ def _cost(planned: "Audit") -> str:
     from dynamoe_search.cli.words import seconds
 
     plan, seeds = planned.plan, planned.request.seeds
+    epochs = "1 epoch" if planned.epochs == 1 else f"{planned.epochs} epochs"
     controls = f" and up to {len(plan.controls)} controls" if plan.controls else ""
     pace = (
         "" if planned.seconds is None else f", {seconds(planned.seconds)} at the study's own pace"
     )
     return (
-        f"{len(plan.designs)} designs{controls}, {seeds} seeds each, {planned.epochs} epochs: "
+        f"{len(plan.designs)} designs{controls}, {seeds} seeds each, {epochs}: "
         f"{planned.most_epochs:,} candidate-epochs at most{pace}; what is done already is not done again"
     )
 

@@ -11,8 +11,10 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
+from typing import IO, Any
 
 import ray
 from ray.exceptions import RayError
@@ -42,11 +44,16 @@ def main() -> None:
             if line := sys.stdin.readline():
                 threading.Thread(target=_await_end, args=(is_over,), daemon=True).start()
                 order = Order(**told(line)[1])
-                Places(order, lambda kind, **values: send(answers, kind, **values), is_over).run()
-                send(answers, "end")
+                Places(order, partial(_say, answers), is_over).run()
+                _say(answers, "end")
     except (ImportError, OSError, RuntimeError, ValueError, RayError) as error:
-        send(answers, "error", text=_sentence(address, error))
+        _say(answers, "error", text=_sentence(address, error))
         sys.exit(1)
+
+
+def _say(answers: IO[str], kind: str, **values: Any) -> None:
+    with suppress(BrokenPipeError):  # the program is gone; its workers still get time to leave
+        send(answers, kind, **values)
 
 
 def _await_end(is_over: threading.Event) -> None:

@@ -63,6 +63,7 @@ class Places:
         self._begin = time.monotonic()
         self._places: list[_Place] = []
         self._next_number = 1
+        self._num_given_up = 0
         self._count_at = self._begin
         self._has_ended = False  # one found that nothing is left to do
         self._leave_until: float | None = None
@@ -107,7 +108,7 @@ class Places:
         if self._has_ended or self._leave_until is not None:
             return
         if self._order.workers is None:
-            missing = self._wanted() - len(self._places)
+            missing = self._wanted() - len(self._places) - self._num_given_up
             for _ in range(missing):
                 self._add()
             waiting = [place for place in self._places if place.node is None]
@@ -217,6 +218,7 @@ class Places:
             place.since = time.monotonic() + pause  # a lost node is not at once known as such
 
     def _fail(self, place: _Place, how: str) -> None:
+        self._num_given_up += 1
         self._say("failure", text=f"{_title(place)} {how}")
         self._remove(place)
 

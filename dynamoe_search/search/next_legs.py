@@ -179,7 +179,10 @@ class NextLegs:
 
     def _remember(self, standings: Sequence[Standing], decisions: Sequence[Decision]) -> None:
         """Stores decisions that have changed, so that `status` can say why somebody waits."""
-        stored = {(one.trial, one.rung): one for one in self._store.decisions(self._name)}
+        if not decisions:
+            return
+        known = self._store.decisions(self._name, status=("paused",))
+        stored = {(one.trial, one.rung): one for one in known}
         news = changed(self._to_store(standings, decisions), stored)
         if news:
             self._store.decide(self._name, news)

@@ -6,6 +6,7 @@ nobody changes a trial, so a shallow copy does, and a trial that stood in an ear
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import optuna
@@ -90,6 +91,11 @@ class _Standing(FrozenTrial):
             system_attrs=trial.system_attrs,
             intermediate_values=trial.intermediate_values,
         )
+
+    @cached_property
+    def constraints(self) -> dict[str, float]:
+        """What was violated by how much; TPE asks for it again and again."""
+        return super().constraints
 
     def __deepcopy__(self, _: dict[int, Any]) -> "_Standing":
         return copy.copy(self)

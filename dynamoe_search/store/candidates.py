@@ -167,9 +167,9 @@ class CandidateMethods(OpenStore):
         if decisions:
             self._database.transact(lambda found: legs.upsert_decisions(found, name, decisions))
 
-    def decisions(self, name: str) -> list[RungDecision]:
-        """Returns the latest decision of every trial at every rung, by trial number and rung."""
-        return self._query(name, lambda found: legs.read_decisions(found, name))
+    def decisions(self, name: str, *, status: Collection[str] | None = None) -> list[RungDecision]:
+        """Returns the latest decision of every trial, or of those with a status, at every rung, by trial and rung."""
+        return self._query(name, lambda found: legs.read_decisions(found, name, status))
 
     def replay_tells(self, name: str) -> list[int]:
         """Tells Optuna what our tables call finished and Optuna still calls running; returns these trials."""

@@ -144,32 +144,32 @@ def _as_stored(
 def read_front(connection: sa.Connection, name: str) -> list[FrontMember]:
     """Returns the stored front in its order."""
     reading.require_study(connection, name)
-    front, candidates = tables.front, tables.candidates
+    front, here, done = tables.front.c, tables.candidates.c, tables.evaluations.c
     rows = connection.execute(
-        sa.select(
-            front.c.trial_number,
-            front.c.ordinal,
-            front.c.values_json,
-            front.c.params_json,
-            candidates.c.candidate_json,
-            tables.evaluations.c.metrics_json,
-        )
-        .select_from(front.join(candidates).join(tables.evaluations))
-        .where(front.c.study_name == name)
-        .order_by(front.c.place)
+        sa.select(front.trial_number, front.ordinal, front.values_json, front.params_json)
+        .where(front.study_name == name)
+        .order_by(front.place)
     ).all()
-    routing = reading.read_routing(connection, name, [row.trial_number for row in rows])
+    trials = [row.trial_number for row in rows]
+    # By their numbers: joined to the front, SQLite would go through all candidates.
+    query = sa.select(here.trial_number, here.candidate_json, done.metrics_json).join_from(
+        tables.candidates, tables.evaluations
+    )
+    query = query.where(here.study_name == name, here.trial_number.in_(sorted(trials)))
+    found = {row.trial_number: row for row in connection.execute(query)}
+    routing = reading.read_routing(connection, name, trials)
     return [
         FrontMember(
             trial=row.trial_number,
             ordinal=row.ordinal,
-            candidate=from_text(Candidate, row.candidate_json),
+            candidate=from_text(Candidate, found[row.trial_number].candidate_json),
             values=from_text(dict[str, float], row.values_json),
-            metrics=from_text(dict[str, float], row.metrics_json),
+            metrics=from_text(dict[str, float], found[row.trial_number].metrics_json),
             params=from_text(dict[str, Any], row.params_json),
             routing=routing[row.trial_number],
         )
         for row in rows
+        if row.trial_number in found
     ]
 
 

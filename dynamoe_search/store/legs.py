@@ -259,10 +259,14 @@ def upsert_decisions(
     )
 
 
-def read_decisions(connection: sa.Connection, name: str) -> list[RungDecision]:
-    """Returns the latest decision of every trial at every rung, by trial number and rung."""
-    table = tables.decisions
+def read_decisions(
+    connection: sa.Connection, name: str, status: Collection[str] | None = None
+) -> list[RungDecision]:
+    """Returns the latest decision of every trial, or of those with a status, at every rung, by trial and rung."""
+    table, here = tables.decisions, tables.candidates.c
     query = sa.select(table).where(table.c.study_name == name)
+    if status is not None:
+        query = query.join(tables.candidates).where(here.status.in_(sorted(status)))
     return [
         RungDecision(
             trial=row.trial_number,

@@ -148,11 +148,15 @@ class OpenStore:
             lambda found: reading.read_candidates(found, name, trials=trials, with_routing=False)
         )
         study = self._optuna_study(name)
+        ids = self._patiently(lambda: self._trials.ids(study, trials))
         for one in records:
-            if one.outcome is not None:
-                values = None if one.values is None else list(one.values.values())
-                self._patiently(
-                    partial(
-                        self._trials.tell, study, one.trial, one.outcome, values, one.violations
-                    )
+            if one.outcome is None:
+                continue
+            if one.trial not in ids:
+                raise self._trials.lost(name)
+            values = None if one.values is None else list(one.values.values())
+            self._patiently(
+                partial(
+                    self._trials.tell, study, ids[one.trial], one.outcome, values, one.violations
                 )
+            )

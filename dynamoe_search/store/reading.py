@@ -4,6 +4,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any, Literal, cast
 
 import sqlalchemy as sa
@@ -223,7 +224,7 @@ def read_standings(
             pack_key=row.pack_key,
             reference=row.reference,
         )
-        for row in connection.execute(query.order_by(here.trial_number))
+        for row in sorted(connection.execute(query), key=itemgetter(0))  # SQLite would read all
     ]
 
 

@@ -126,7 +126,7 @@ class Trials:
         if name in self._studies:
             return self._studies[name]
         if not create and not self.exists(name):
-            raise self._lost(name)
+            raise self.lost(name)
         storage = self.storage
         with self._guarded():
             study = optuna.create_study(
@@ -202,29 +202,42 @@ class Trials:
             found = self.storage.get_study_user_attrs(study_id)
         return [own for key, own in found.items() if key.startswith(TIMES)]
 
+    def ids(self, study: optuna.Study, numbers: Collection[int]) -> dict[int, int]:
+        """Returns Optuna's ids of trials by number; Optuna looks for one at a time, among all."""
+        here = _TRIALS.c
+        with self._guarded(study.study_name):
+            study_id = self.storage.get_study_id_from_name(study.study_name)
+            query = sa.select(here.number, here.trial_id).where(
+                here.study_id == study_id, here.number.in_(sorted(numbers))
+            )
+            with self._database.read() as connection:
+                return {row.number: row.trial_id for row in connection.execute(query)}
+
     def tell(
         self,
         study: optuna.Study,
-        number: int,
+        trial_id: int,
         outcome: Outcome,
         values: Sequence[float] | None,
         violations: Sequence[float],
     ) -> None:
-        """Finishes a trial; does nothing if Optuna calls it finished already."""
-        storage = self.storage
-        with self._guarded(study.study_name):
-            trial_id = storage.get_trial_id_from_study_id_trial_number(
-                storage.get_study_id_from_name(study.study_name), number
-            )
-            with suppress(_FINISHED):  # by another process, or by this one before
-                self._describe(trial_id, outcome, violations)
-                storage.set_trial_state_values(
-                    trial_id,
-                    STATES[outcome.status],
-                    [float(value) for value in values or ()]
-                    if outcome.status == "complete"
-                    else None,
-                )
+        """Finishes a trial; does nothing if Optuna calls it finished already.
+
+        Args:
+            study: Optuna's study.
+            trial_id: Optuna's id of the trial.
+            outcome: How it ended.
+            values: Of the objectives, if it is complete.
+            violations: Of the constraints; above 0 is infeasible.
+        """
+        is_complete = outcome.status == "complete"
+        told = [float(value) for value in values or ()] if is_complete else None
+        with (
+            self._guarded(study.study_name),
+            suppress(_FINISHED),  # by another process, or by this one before
+        ):
+            self._describe(trial_id, outcome, violations)
+            self.storage.set_trial_state_values(trial_id, STATES[outcome.status], told)
 
     def _describe(self, trial_id: int, outcome: Outcome, violations: Sequence[float]) -> None:
         """Stores what Optuna's samplers and the dashboard read beside the values."""
@@ -288,7 +301,8 @@ class Trials:
             except KeyError:
                 return
 
-    def _lost(self, name: str) -> StorageError:
+    def lost(self, name: str) -> StorageError:
+        """Returns the error for a study whose part in Optuna's tables is gone."""
         return StorageError(
             f"another program deleted Optuna's part of the study {name!r} in the database "
             f"{self._database.name}; delete the study here too, or restore a copy of the database"
@@ -310,7 +324,7 @@ class Trials:
             if name is None:
                 raise
             self._studies.pop(name, None)
-            raise self._lost(name) from error
+            raise self.lost(name) from error
 
 
 def _new_trial(one: Addition) -> FrozenTrial:

@@ -99,7 +99,7 @@ class Steps:
         if self._graph is not None and version == self._key[2]:  # type: ignore[index]
             return self._step(x, y, factors)  # the last batch of an epoch is smaller
         self._seen = self._seen + 1 if key == self._key else 1
-        self._key, self._graph = key, None
+        self._key, self._graph, self._result = key, None, None
         if self._seen <= _WARM:
             with self._clock:
                 return self._step(x, y, factors)
@@ -119,19 +119,14 @@ class Steps:
 
     def _recorded(self, x: Tensor, y: Tensor, factors: Tensor) -> Result:
         """Records a step, makes it twice from the same state, and keeps the graph if both came to the same."""
-        self._inputs = tuple(own.clone() for own in (x, y, factors))
-        before = TrainingCopy(self._population)
-
-        def run() -> None:
-            task, routings = self._step(*self._inputs)
-            self._result = task, [_detached(own) for own in routings]
-
         try:
-            assert self.record is not None
-            self._graph = self.record(run)
-            before.restore()  # on a GPU nothing has changed
-            found = self._replay(x, y, factors)[0], *self._state()
-        except RuntimeError as error:
+            before = TrainingCopy(self._population)
+        except torch.OutOfMemoryError:
+            self._refuse("there is no memory for a copy to compare it with")
+            return self._step(x, y, factors)
+        try:
+            found = self._first_replay(x, y, factors, before)
+        except RuntimeError as error:  # memory, too
             self._refuse(str(error).strip().partition("\n")[0])
             found = ()
         before.restore()
@@ -141,6 +136,21 @@ class Steps:
         if found and not _are_near(found, (result[0], *self._state())):
             self._refuse("its first replay came to other numbers")
         return result
+
+    def _first_replay(
+        self, x: Tensor, y: Tensor, factors: Tensor, before: TrainingCopy
+    ) -> tuple[Tensor, ...]:
+        """Records a step and replays it, and returns all that came out."""
+        assert self.record is not None
+        self._inputs = tuple(own.clone() for own in (x, y, factors))
+
+        def run() -> None:
+            task, routings = self._step(*self._inputs)
+            self._result = task, [_detached(own) for own in routings]
+
+        self._graph = self.record(run)
+        before.restore()  # on a GPU nothing has changed
+        return self._replay(x, y, factors)[0], *self._state()
 
     def _state(self) -> list[Tensor]:
         return [tensor.detach().clone() for tensor in training_tensors(self._population)]

@@ -92,6 +92,7 @@ class Population:
         self.loss_sum = torch.zeros(len(members), device=self.device)  # in the epoch so far
         self._batches: tuple[Tensor, ...] = ()  # of the epoch that has begun
         choose_mode(self.cohort, self.models, self.data.train.x[:2])
+        self._counts: dict[int, tuple[list[list[bool]], ParameterCounts]] = {}  # by ordinal
         self._make_vectors(members)
         self._make_inputs()
         self.optimizer = self._make_optimizer(members)
@@ -293,12 +294,16 @@ class Population:
 
     def counts(self, position: int) -> ParameterCounts:
         """Returns the parameter counts of one candidate, with the experts that are open now."""
-        model = self.models[position]
-        for layer in self.cohort.layers:
-            is_open = model.get_buffer(layer.path + "is_open")
-            now = self.cohort.buffers[layer.path + "is_open"][position]
-            is_open.copy_(now[: len(is_open)])
-        return count_parameters(model)
+        model, ordinal = self.models[position], self.candidates[position].ordinal
+        names = [layer.path + "is_open" for layer in self.cohort.layers]
+        opened = [self.cohort.buffers[name][position].tolist() for name in names]
+        known = self._counts.get(ordinal)
+        if known is None or known[0] != opened:
+            for name, now in zip(names, opened, strict=True):
+                is_open = model.get_buffer(name)
+                is_open.copy_(torch.tensor(now[: len(is_open)]))
+            known = self._counts[ordinal] = (opened, count_parameters(model))
+        return known[1]
 
     def plain_model(self, position: int) -> nn.Module:
         """Returns the candidate as the plain module that was written, with its present weights, on the CPU."""
