@@ -4,9 +4,10 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from dynamoe_search.pruning import Decision
-from dynamoe_search.records import Ended, Leg, RungDecision, Standing, StudyRecord
+from dynamoe_search.records import Ended, Leg, Purpose, RungDecision, Standing, StudyRecord
 from dynamoe_search.search.legs import LegTrainer, by_ordinal
 from dynamoe_search.search.planner import Over, Position, Propose, TakeOver, Train, Wait, plan
 from dynamoe_search.search.proposals import Proposals
@@ -18,6 +19,8 @@ from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Addition, Pulse, Store
 from dynamoe_search.training import Interrupted
 
+_NO_LEG = 2**31 - 1
+"""Above all numbers of legs."""
 _LOOK_SECONDS = 5.0
 """How often a worker that waits looks for others that died, though nothing else has changed."""
 _STORED_TOGETHER = 16
@@ -139,6 +142,11 @@ class NextLegs:
             one.id for one in self._store.workers(self._name) if one.is_alive
         }
 
+    @cached_property
+    def _record(self) -> StudyRecord:
+        """The study as it was made: its purpose and its settings, which stay as they are."""
+        return self._store.study(self._name)
+
     def _position(self, *, is_planning: bool = True) -> Position:
         # Legs first: one that another worker closes now still counts as open, and its members as busy.
         legs = self._store.legs(self._name, state="open")
@@ -154,18 +162,19 @@ class NextLegs:
         if is_planning:
             self._remember(standings, decisions)
         alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
-        record = self._store.study(self._name)
+        first = min((leg.number for leg in legs), default=_NO_LEG)
+        pulse = self._store.pulse(self._name, first)
         return Position(
             candidates=standings,
             rungs=self._rungs.ladder,
             epochs=self._spec.train.epochs,
-            trials=record.trials,
-            cohort_size=record.settings.cohort_size,
-            max_epochs=record.max_epochs,
+            trials=pulse.trials,
+            cohort_size=self._record.settings.cohort_size,
+            max_epochs=pulse.max_epochs,
             open_legs=legs,
             dead={leg.number for leg in legs if leg.worker not in alive},
             decisions={one.ordinal: one for one in decisions},
-            is_exhausted=is_exhausted(record, len(standings)),
+            is_exhausted=is_exhausted(self._record.purpose, pulse.exhausted_at, len(standings)),
         )
 
     def _remember(self, standings: Sequence[Standing], decisions: Sequence[Decision]) -> None:
@@ -296,7 +305,7 @@ def _soon() -> float:
     return time.monotonic() + _LOOK_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311
 
 
-def is_exhausted(record: StudyRecord, num_proposals: int) -> bool:
+def is_exhausted(purpose: Purpose, exhausted_at: int | None, num_proposals: int) -> bool:
     """Says whether a study proposes no more designs, because its space has no other or it was given all of them.
 
     That the space gave out is stored like a proposal, and is as final: a study that goes on must not ask again, knowing
@@ -305,7 +314,8 @@ def is_exhausted(record: StudyRecord, num_proposals: int) -> bool:
     found a design since, the space had not given out.
 
     Args:
-        record: The study.
+        purpose: Of the study.
+        exhausted_at: How many designs it had proposed when its space gave out; None if it did not.
         num_proposals: Designs that were proposed so far.
     """
-    return record.purpose != "search" or record.exhausted_at == num_proposals
+    return purpose != "search" or exhausted_at == num_proposals
