@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 Record = TypeVar("Record")
 
 Purpose = Literal["search", "confirm", "audit"]
+Status = Literal["running", "paused", "complete", "failed", "stopped"]
 """What a study is for; all but `search` are designed: every candidate is given before the first is trained."""
 
 
@@ -349,7 +350,7 @@ class CandidateRecord:
     cohort: int
     candidate: Candidate
     params: dict[str, Any]
-    status: Literal["running", "paused", "complete", "failed", "stopped"]
+    status: Status
     created_at: str  # UTC, ISO 8601
     epochs: int = 0  # trained, and kept in a checkpoint or in the outcome
     checkpoint: str | None = None  # checksum of the checkpoint of a paused candidate
@@ -389,7 +390,7 @@ class Standing:
     trial: int
     ordinal: int
     cohort: int
-    status: Literal["running", "paused", "complete", "failed", "stopped"]
+    status: Status
     epochs: int  # trained, and kept in a checkpoint or in the outcome
     checkpoint: str | None
     pack_key: str
@@ -409,6 +410,23 @@ class Worker:
     beats: int  # rises while it is alive
     is_alive: bool
     seconds: float = 0.0  # wall time that it worked
+    versions: dict[str, str] = field(default_factory=dict)  # of the libraries that it computes with
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilesMark:
+    """A small file among those of a study, by which a worker sees that it looks where the others do."""
+
+    id: str
+    study: str
+    host: str  # who wrote it
+    place: str  # folder or URL that it was written to; no password
+    made_at: str  # UTC, ISO 8601
+
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return f"study-{self.id}.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -49,6 +49,7 @@ COLUMNS = {
     "kind": "what the evidence says, as a stable word",
     "latency_ms": "time of a forward pass, if it is an objective",
     "layer": "number of the MoE layer, from 0",
+    "files_json": "where the first worker found the files of the study (`host`, `place`, and the `id` of the small file by which others see that they look in the same place); empty before",
     "left_at": "when the process said that it stops, UTC, ISO 8601; empty while it works, and for good if it was killed",
     "leg": "number of the leg, from 0",
     "load_cv": "coefficient of variation of the load over open experts",

@@ -18,7 +18,7 @@ from dynamoe_search.auditing import CLAIMS, Margins, judge_claims
 
 AUDITS = 200
 CLAIMS_WITH_NOISE = tuple(key for key in CLAIMS if key != "variation")
-NO_MARGIN = Margins(accuracy=1e-9, spread=1e-9, correlation=1e-9, noise=1e-9, changes=1e-9)
+NO_MARGIN = Margins(score=1e-9, spread=1e-9, correlation=1e-9, noise=1e-9, changes=1e-9)
 CASES = (
     ("nothing is so; no margin", Truth(), NO_MARGIN),
     ("nothing is so", Truth(), Margins()),

@@ -101,7 +101,7 @@ def _run(
     return Observation(
         design=design,
         replicate=replicate,
-        accuracy=accuracy,
+        score=accuracy,
         activated_params=activated,
         mean_k=(2.0, 1.0),
         std_k=(0.5, 0.5),

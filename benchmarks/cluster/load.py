@@ -93,7 +93,29 @@ def run_case(
         if victims.wait(child):
             lines = (folder / f"{child}.err").read_text().strip().splitlines()
             errors.append(lines[-1] if lines else "no word")
+    problems = folder / "problems.txt"
+    victims.wait(victims.fork(partial(_write_problems, url, problems)))
+    errors += problems.read_text().splitlines()
     return _gathered(backend, workers, plan, observed, errors, folder)
+
+
+def _write_problems(url: str, path: Path) -> None:
+    path.write_text("\n".join(_problems(url)))
+
+
+def _problems(url: str) -> list[str]:
+    """Returns what the workers did twice."""
+    with Store.open(url, create=False) as store:
+        records, known = store.candidates(NAME), store.legs(NAME)
+    found = []
+    for what, values in (
+        ("a design", [one.candidate.design_hash for one in records]),
+        ("an ordinal", [one.ordinal for one in records]),
+        ("a start of a trial", [(trial, leg.start) for leg in known for trial in leg.trials]),
+    ):
+        if len(set(values)) < len(values):
+            found.append(f"{what} is there twice")
+    return found
 
 
 def _create(url: str, plan: Plan, curves: Curves) -> None:
@@ -154,7 +176,7 @@ def databases(folder: Path) -> Iterator[Any]:
 
 
 def main() -> None:
-    """Runs all cases and writes a page; exit code 1 if a worker failed."""
+    """Runs all cases and writes a page; exit code 1 if a worker failed or anything was done twice."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--postgresql", type=int, nargs="*", default=[1, 8, 64, 256])
     parser.add_argument("--sqlite", type=int, nargs="*", default=[1, 8, 32])
@@ -191,8 +213,8 @@ def main() -> None:
                 own.mkdir()
                 url = make(backend, number)
                 cases.append(run_case(backend, workers, url, plan, curves, own))
-                print(report(cases[-1:], plan, ""), file=sys.stderr, flush=True)
-    text = report(cases, plan, "")
+                print(report(cases[-1:], plan), file=sys.stderr, flush=True)
+    text = report(cases, plan)
     sys.stdout.write(text)
     if options.out is not None:
         options.out.write_text(text)

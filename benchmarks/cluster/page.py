@@ -46,7 +46,7 @@ class Case:
         locked: Likewise, of those with the planning lock held.
         counts: Sums over all workers.
         observed: By the machine and the server.
-        errors: What ended workers before their time.
+        errors: What ended workers before their time, and what was done twice.
     """
 
     backend: str
@@ -73,7 +73,7 @@ class Case:
         return sum(self.times.get("hold the lock", ())) / self.window
 
 
-def report(cases: Sequence[Case], plan: Plan, notes: str) -> str:
+def report(cases: Sequence[Case], plan: Plan) -> str:
     """Returns the page of the results."""
     command = " ".join(["python -m benchmarks.cluster.load", *sys.argv[1:]])
     epochs = [plan.epoch * number for number in (1, 2, 6)]
@@ -88,18 +88,15 @@ def report(cases: Sequence[Case], plan: Plan, notes: str) -> str:
     )
     lines = ["# How many workers one database carries", "", versions, setting, ""]
     lines += [*_rates(cases), "", *_latencies(cases), "", *_locks(cases), "", *_limits(cases), ""]
-    lines += [*_statements(cases), ""]
-    lines += [
-        f"- {one.workers} on {one.backend}: {e}" for one in cases for e in sorted(set(one.errors))
-    ]
-    return "\n".join(lines) + notes
+    lines += [*_statements(cases), "", *_errors(cases)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _rates(cases: Sequence[Case]) -> list[str]:
     lines = [
         "Efficiency is the share of the workers' time that is training: linear growth is 100 %.",
         "",
-        "| database | workers | trials ended per second | legs per second | efficiency | workers that failed |",
+        "| database | workers | trials ended per second | legs per second | efficiency | errors |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     return lines + [
@@ -131,11 +128,18 @@ def _percentiles(seconds: Sequence[float]) -> str:
 
 
 def _locks(cases: Sequence[Case]) -> list[str]:
-    names = ("read and judge", "read candidates", "draw", "insert", "open the leg")
+    names = (
+        "own processor time",
+        "read and judge",
+        "read candidates",
+        "draw",
+        "insert",
+        "open the leg",
+    )
     lines = [
         (
             "The planning lock: share of the time in which it is held, waiting and holding it (ms, median / 95th "
-            "percentile), and what of the holding is what."
+            "percentile); of the holding, the processor time of its holder, and what it is for."
         ),
         "",
         "| database | workers | held | wait for it | hold it | " + " | ".join(names) + " |",
@@ -200,3 +204,11 @@ def _statements(cases: Sequence[Case]) -> list[str]:
             f"| {one.backend} | {one.workers} | {total / max(1, one.counts.get('trials', 0)):.0f} | {words} |"
         )
     return lines
+
+
+def _errors(cases: Sequence[Case]) -> list[str]:
+    return [
+        f"- {one.workers} on {one.backend}: {error}"
+        for one in cases
+        for error in sorted(set(one.errors))
+    ]

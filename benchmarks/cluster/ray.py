@@ -15,10 +15,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -35,10 +34,12 @@ from tests.ray_cluster import ray_nodes
 
 NUM_WORKERS = 4
 NODE_CPUS = 2
+EPOCHS = 6  # a leg must be shorter than the time from kill to kill, or nothing is ever finished
 STUDY = (
     "study.references=['dense']",
+    "data.max_train=512",
     "model.d_model=8",
-    "train.epochs=10",
+    f"train.epochs={EPOCHS}",
     "search.sampler=random",
     "search.cohort_size=4",
     "search.pruner.kind=none",
@@ -70,38 +71,32 @@ class Run:
 
 
 class Killer:
-    """Kills a worker process, or now and then the second node, at random moments, until it is told to stop.
+    """Kills a worker process, or every fourth time the second node, at random moments, one per call at most.
 
     Args:
         cluster: Of Ray.
-        url: The database.
+        store: The database, open.
         seconds: Shortest and longest pause.
-        dice: Decides.
     """
 
-    def __init__(
-        self, cluster: Any, url: str, seconds: tuple[float, float], dice: random.Random
-    ) -> None:
+    def __init__(self, cluster: Any, store: Store, seconds: tuple[float, float]) -> None:
         self.workers_killed = self.nodes_killed = 0
-        self._cluster, self._url, self._seconds, self._dice = cluster, url, seconds, dice
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        self._cluster, self._store, self._seconds = cluster, store, seconds
+        self._dice = random.Random(0)  # noqa: S311
+        self._next = self._later()
 
-    def stop(self) -> None:
-        """Returns when the last one has been killed."""
-        self._is_over.set()
-        self._thread.join()
+    def __call__(self) -> None:
+        """Kills somebody if it is time for it and anybody is at work."""
+        if time.monotonic() < self._next or not (alive := self._alive(self._store)):
+            return
+        if (self.workers_killed + self.nodes_killed) % 4 == 2:
+            self._kill_node()
+        else:
+            self._kill_worker(self._dice.choice(alive).pid)
+        self._next = self._later()
 
-    def _run(self) -> None:
-        with Store.open(self._url) as store:
-            while not self._is_over.wait(self._dice.uniform(*self._seconds)):
-                if alive := self._alive(store):
-                    kills = self.workers_killed + self.nodes_killed
-                    if kills % 4 == 2:
-                        self._kill_node()
-                    else:
-                        self._kill_worker(self._dice.choice(alive).pid)
+    def _later(self) -> float:
+        return time.monotonic() + self._dice.uniform(*self._seconds)
 
     def _alive(self, store: Store) -> list[Worker]:
         names = [record.name for record in store.studies()]
@@ -118,7 +113,18 @@ class Killer:
         self._cluster.add_node(num_cpus=NODE_CPUS, include_dashboard=False)
 
 
-def run(title: str, url: str, seed: int, trials: int, *more: str) -> Run:
+def nothing() -> None:
+    """Leaves everybody in peace."""
+
+
+def run(
+    title: str,
+    url: str,
+    seed: int,
+    trials: int,
+    options: Sequence[str],
+    meanwhile: Callable[[], None] = nothing,
+) -> Run:
     """Runs a study to its end with the command line.
 
     Args:
@@ -126,26 +132,25 @@ def run(title: str, url: str, seed: int, trials: int, *more: str) -> Run:
         url: Of an empty database.
         seed: Of the study.
         trials: How many.
-        more: Options.
+        options: Of the command.
+        meanwhile: Called several times a second.
 
     Raises:
         RuntimeError: The command failed.
     """
     settings = [*STUDY, f"study.seed={seed}", f"study.trials={trials}"]
     command = [sys.executable, "-m", "dynamoe_search", "run", "digits", "--device", "cpu"]
-    command += ["--threads", "1", *(word for one in settings for word in ("--set", one)), *more]
+    command += ["--threads", "1", *(word for one in settings for word in ("--set", one)), *options]
     start = time.monotonic()
-    done = subprocess.run(  # noqa: S603
-        command,
-        env={**os.environ, "DYNAMOE_SEARCH_STORAGE": url},
-        capture_output=True,
-        text=True,
-        check=False,
+    process = subprocess.Popen(  # noqa: S603
+        command, env={**os.environ, "DYNAMOE_SEARCH_STORAGE": url}, stdout=subprocess.DEVNULL
     )
+    while (code := process.poll()) is None:
+        meanwhile()
+        time.sleep(0.2)
     seconds = time.monotonic() - start
-    sys.stderr.write(done.stderr)
-    if done.returncode != 0:
-        raise RuntimeError(f"{title}: exit code {done.returncode}: {done.stderr}")
+    if code != 0:
+        raise RuntimeError(f"{title}: exit code {code}")
     with Store.open(url) as store:
         hypervolume = summarise(store, "digits", "trials", seconds).hypervolume
         leases = len(store.workers("digits"))
@@ -168,8 +173,8 @@ def _problems(found: dict[str, Any], trials: int) -> list[str]:
         problems.append(f"candidates: {dict(states)}")
     if Counter(one["state"] for one in found["optuna"]) != {"COMPLETE": trials}:
         problems.append("Optuna has trials that are not complete")
-    if len(found["progress"]) != 10 * trials:
-        problems.append(f"{len(found['progress'])} reports of epochs instead of {10 * trials}")
+    if len(found["progress"]) != EPOCHS * trials:
+        problems.append(f"{len(found['progress'])} reports of epochs instead of {EPOCHS * trials}")
     if found["zombies"]:
         problems.append(f"zombies: {found['zombies']}")
     return problems
@@ -179,7 +184,7 @@ def main() -> None:
     """Runs everything and prints a page; exit code 1 if a trial is lost, there twice, or has other numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=48)
-    parser.add_argument("--pause", type=float, nargs=2, default=(5.0, 11.0), metavar="SECONDS")
+    parser.add_argument("--pause", type=float, nargs=2, default=(6.0, 12.0), metavar="SECONDS")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pg-") as name:
@@ -190,7 +195,7 @@ def main() -> None:
             others = []
             for seed in range(1, options.seeds + 1):
                 url = database(socket, f"seed{seed}")
-                others.append(run(f"seed {seed}", url, seed, options.trials, "--quiet"))
+                others.append(run(f"seed {seed}", url, seed, options.trials, ["--quiet"]))
     calm, disturbed = runs
     numbers, same = by_ordinal(calm.found), by_ordinal(disturbed.found)
     ordinals = numbers.keys() | same.keys()
@@ -203,13 +208,11 @@ def _on_ray(socket: str, trials: int, pause: tuple[float, float]) -> list[Run]:
     """Runs the study on Ray, undisturbed and disturbed."""
     with ray_nodes(NODE_CPUS, NODE_CPUS) as cluster:
         ray = ("--engine", "ray", "--ray-address", cluster.address, "--workers", str(NUM_WORKERS))
-        calm = run("undisturbed", database(socket, "calm"), 0, trials, *ray)
+        calm = run("undisturbed", database(socket, "calm"), 0, trials, ray)
         url = database(socket, "disturbed")
-        killer = Killer(cluster, url, pause, random.Random(0))  # noqa: S311
-        try:
-            disturbed = run("workers and nodes killed", url, 0, trials, *ray)
-        finally:
-            killer.stop()
+        with Store.open(url) as store:
+            killer = Killer(cluster, store, pause)
+            disturbed = run("workers and nodes killed", url, 0, trials, ray, killer)
         disturbed.workers_killed = killer.workers_killed
         disturbed.nodes_killed = killer.nodes_killed
     return [calm, disturbed]

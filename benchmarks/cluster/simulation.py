@@ -157,8 +157,8 @@ class Meter:
                 try:
                     yield
                 finally:
+                    self.note("own processor time", time.thread_time() - used)
                     self.is_planning = False
-                self.note("own processor time", time.thread_time() - used)
             self.note("hold the lock", time.monotonic() - got)
 
         Store.planning = timed  # type: ignore[method-assign]

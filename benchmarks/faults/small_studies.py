@@ -5,6 +5,7 @@ Digits, 256 examples, two layers of width 8, four epochs, cohorts of four: secon
 
 import dataclasses
 import json
+import re
 import sqlite3
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import optuna
 
+from dynamoe_search.places import AnyPath, at_hand, listed
 from dynamoe_search.search import Limits, create_study, run_study, weights
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
@@ -188,14 +190,26 @@ def _weights(store: Store, name: str) -> dict[str, str]:
     """Returns the checksums of the front's weights."""
     folder = store.files_of(name) / "models"
     paths = {m.trial: weights.path_of(folder, m.trial) for m in store.front(name)}
-    return {str(t): sha256(path) if path.exists() else "missing" for t, path in paths.items()}
+    return {str(trial): _checksum(path) for trial, path in paths.items()}
 
 
-def _files(folder: Path) -> list[str]:
+def _checksum(place: AnyPath) -> str:
+    if not place.exists():
+        return "missing"
+    with at_hand(place) as path:
+        return sha256(path)
+
+
+_MARK = re.compile("(?<=^study-)[0-9a-f]{32}")
+"""What is different in the name of every study's mark."""
+
+
+def _files(folder: AnyPath) -> list[str]:
     """Returns the files of a study; those of checkpoints without the checksum in their names."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != PARTIAL]
-    paths = (path.relative_to(folder) for path in files)  # `gc` removes partial files
-    return sorted(f"{path.parent}/{path.name[:12]}" for path in paths)
+    files = [path for path in listed(folder, below=True) if path.is_file()]
+    names = [str(path)[len(str(folder)) + 1 :] for path in files]
+    paths = [Path(name) for name in names if not name.endswith(PARTIAL)]  # which `gc` removes
+    return sorted(f"{path.parent}/{_MARK.sub('', path.name)[:12]}" for path in paths)
 
 
 def finished_trials(path: Path) -> dict[str, list[Any]]:
@@ -251,8 +265,8 @@ def done_twice(found: dict[str, Any]) -> list[str]:
     reports = [(one["ordinal"], one["epoch"]) for one in found["progress"]]
     ordinals = [one["ordinal"] for one in found["candidates"]]
     designs = [json.dumps(_design(one["candidate"])) for one in found["candidates"]]
-    for what, listed in (("report", reports), ("ordinal", ordinals), ("design", designs)):
-        if len(set(listed)) < len(listed):
+    for what, rows in (("report", reports), ("ordinal", ordinals), ("design", designs)):
+        if len(set(rows)) < len(rows):
             problems.append(f"a {what} is there twice")
     if [one["number"] for one in found["optuna"]] != [one["trial"] for one in found["candidates"]]:
         problems.append("Optuna has other trials")

@@ -1,4 +1,7 @@
-"""A database with as many trials as are wanted: those of a small study, copied row by row under new numbers."""
+"""A database with as many trials as are wanted: those of a small study, copied row by row under new numbers.
+
+Every copy is a little less accurate than the one before, so that the front is as large as that of a study.
+"""
 
 import json
 import sqlite3
@@ -13,6 +16,10 @@ _OPTUNA = {
     "trial_values": "trial_value_id",
 }
 """Optuna's tables with the column that numbers their rows."""
+
+
+_LESS = 1e-6
+"""By how much each copy is less accurate than the one before."""
 
 
 def multiply(path: Path, trials: int) -> None:
@@ -58,4 +65,21 @@ def _copied(
         if name in own:
             content = json.loads(own[name])
             own[name] = json.dumps(content | {"ordinal": content["ordinal"] + shift})
+    return _less_accurate(own, shift * _LESS)
+
+
+def _less_accurate(row: dict[str, Any], less: float) -> dict[str, Any]:
+    """Returns a row of ours or of Optuna's with a lower accuracy, wherever it says one."""
+    own = dict(row)
+    if own.get("accuracy") is not None:
+        own["accuracy"] -= less
+    if own.get("objective") == 0:  # of a value; the accuracy is the first
+        own["value"] -= less
+    for name in ("values_json", "metrics_json", "outcome_json"):
+        if own.get(name) is not None:
+            content = json.loads(own[name])
+            measured = content["metrics"] if name == "outcome_json" else content
+            if "accuracy" in measured:
+                measured["accuracy"] -= less
+            own[name] = json.dumps(content)
     return own

@@ -1,7 +1,7 @@
 """What an audit asks, and how the answers follow from numbers. No torch, no SQL."""
 
 from dynamoe_search.auditing.claims import judge_claims
-from dynamoe_search.auditing.findings import CLAIMS, FINDINGS, Finding, Margins
+from dynamoe_search.auditing.findings import CLAIMS, FINDINGS, POINTS_OF_TEXT, Finding, Margins
 from dynamoe_search.auditing.observations import (
     AuditPlan,
     Curve,
@@ -14,6 +14,7 @@ from dynamoe_search.auditing.observations import (
 __all__ = [
     "CLAIMS",
     "FINDINGS",
+    "POINTS_OF_TEXT",
     "AuditPlan",
     "Curve",
     "Finding",

@@ -83,33 +83,30 @@ def _in_per_cent(estimate: Estimate) -> Estimate:
 
 
 def activated(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
-    """Is a dynamic design above the curve of top-k, accuracy over activated parameters? One line each.
+    """Is a dynamic design above the curve of top-k, score over activated parameters? One line each.
 
-    Verdicts look at the accuracy at equal parameters, not at the parameters at equal accuracy: where the curve of
+    Verdicts look at the score at equal parameters, not at the parameters at equal score: where the curve of
     top-k is flat, those are whatever the noise says. Where it rises the two are the same question. Outside the curve
-    the accuracy of its nearest end counts.
+    the score of its nearest end counts.
     """
-    return decide([_above_curve(curve, runs, margins.accuracy) for curve in plan.curves])
+    return decide([_above_curve(curve, plan, runs, margins.score) for curve in plan.curves])
 
 
-def _above_curve(curve: Curve, runs: Runs, margin: float) -> Finding:
+def _above_curve(curve: Curve, plan: AuditPlan, runs: Runs, margin: float) -> Finding:
     replicates = runs.replicates(curve.design, *curve.rivals.values())
     own = [runs.of(curve.design, one) for one in replicates]
     rivals = [[runs.of(name, one) for name in curve.rivals.values()] for one in replicates]
     estimate = mean_estimate(
         [
-            100 * (one.accuracy - _height(points, one.activated_params))
+            100 * (one.score - _height(points, one.activated_params))
             for one, points in zip(own, rivals, strict=True)
         ],
         resolution=max((one.step for one in own), default=0.0),
     )
     if estimate.n == 0:
         return undecided("activated", curve.label, margin, "too few runs ended well")
-    accuracy = np.array(
-        [
-            [one.accuracy, *(r.accuracy for r in points)]
-            for one, points in zip(own, rivals, strict=True)
-        ]
+    score = np.array(
+        [[one.score, *(r.score for r in points)] for one, points in zip(own, rivals, strict=True)]
     )
     size = np.array(
         [
@@ -119,47 +116,45 @@ def _above_curve(curve: Curve, runs: Runs, margin: float) -> Finding:
     )
 
     def saving(rows: Sequence[int]) -> float:
-        return _saving(accuracy[list(rows)].mean(0), size[list(rows)].mean(0))
+        return _saving(score[list(rows)].mean(0), size[list(rows)].mean(0))
 
     saved = jackknife(saving, len(own))
     mean = size[:, 0].mean()
     details = {
         "activated_params": float(mean),
-        "accuracy": float(accuracy[:, 0].mean()),
+        plan.score_name: plan.level(float(score[:, 0].mean())),
         "saving": saved.effect,
         "saving_low": saved.low,
         "saving_high": saved.high,
     }
-    words = _saving_words(estimate.effect, float(mean), saved)
+    words = _saving_words(estimate.effect, float(mean), saved, plan.score_name)
     return finding("activated", curve.label, estimate, margin, words, details)
 
 
-def _saving_words(above: float, size: float, saved: Estimate) -> str:
+def _saving_words(above: float, size: float, saved: Estimate, score_name: str) -> str:
     low, middle, high = (100 * value for value in (saved.low, saved.effect, saved.high))
     return (
         f"{abs(above):.2f} points {'above' if above > 0 else 'below'} top-k at {size:,.0f} activated parameters; "
-        f"saves {middle:+.0f} % [{low:+.0f}, {high:+.0f}] of them at equal accuracy"
+        f"saves {middle:+.0f} % [{low:+.0f}, {high:+.0f}] of them at equal {score_name}"
     )
 
 
 def _height(points: Sequence[Observation], at: float) -> float:
-    return interpolate(
-        [one.activated_params for one in points], [one.accuracy for one in points], at
-    )
+    return interpolate([one.activated_params for one in points], [one.score for one in points], at)
 
 
-def _saving(accuracy: np.ndarray, size: np.ndarray) -> float:
-    """Share of parameters that the first design saves against the smallest point of the others' curve as accurate.
+def _saving(score: np.ndarray, size: np.ndarray) -> float:
+    """Share of parameters that the first design saves against the smallest point of the others' curve as good.
 
-    The curve is the best accuracy with no more parameters, so it never falls; where no point is as accurate,
-    its last one counts.
+    The curve is the best score with no more parameters, so it never falls; where no point is as good, its last one
+    counts.
     """
     order = np.argsort(size[1:], kind="stable")
-    x, y = size[1:][order], np.maximum.accumulate(accuracy[1:][order])
-    first = int(np.searchsorted(y, accuracy[0]))  # the first point that is as accurate
+    x, y = size[1:][order], np.maximum.accumulate(score[1:][order])
+    first = int(np.searchsorted(y, score[0]))  # the first point that is as good
     if first == 0 or first == len(y):
         needed = x[min(first, len(y) - 1)]
     else:
-        share = (accuracy[0] - y[first - 1]) / (y[first] - y[first - 1])
+        share = (score[0] - y[first - 1]) / (y[first] - y[first - 1])
         needed = x[first - 1] + share * (x[first] - x[first - 1])
     return float(1 - size[0] / needed)

@@ -51,12 +51,12 @@ def variation(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
 
 def hardness(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
     """Do examples with a higher loss get more experts than chance gives them? One line per dynamic router."""
-    found = []
+    found, inputs = [], "tokens" if plan.is_text else "inputs"
     for kind in plan.controls:
         design, control = plan.routers[kind], control_name(kind)
         alone = [one.hardness for one in runs.all_of(design) if one.hardness is not None]
         if len(alone) > 1 and all(one.overall is None for one in alone):
-            words = "K is the same for every input, so it cannot follow how hard one is"
+            words = f"K is the same for every {inputs[:-1]}, so it cannot follow how hard one is"
             none = Estimate(effect=0.0, low=0.0, high=0.0, p=1.0, n=len(alone))
             found.append(finding("hardness", kind, none, margins.correlation, words))
             continue
@@ -76,7 +76,7 @@ def hardness(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
         mean, other = sum(own) / len(own), sum(chance) / len(chance)
         direction = "more" if mean > 0 else "fewer"
         words = (
-            f"inputs with a higher loss get {direction} experts (rank correlation {mean:+.2f}; {other:+.2f} if K is "
+            f"{inputs} with a higher loss get {direction} experts (rank correlation {mean:+.2f}; {other:+.2f} if K is "
             "drawn at random)"
         )
         details = {"correlation": mean, "correlation_of_random_k": other}

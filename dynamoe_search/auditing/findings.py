@@ -18,6 +18,10 @@ RULE = (
 )
 
 
+POINTS_OF_TEXT = "a point is a hundredth of a nat of the loss, about 1 % of the perplexity"
+"""What a point is where scores are losses; an accuracy's is a hundredth of the examples."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """A question of an audit.
@@ -40,7 +44,7 @@ _CLAIMS = (
         key="schedule",
         words="The place of experts in the depth matters beyond the noise of seeds.",
         source="DynaMoE, arXiv:2603.01697 (descending beats uniform on images)",
-        effect="accuracy of the best shape minus that of the worst, in points",
+        effect="accuracy (of text: minus the loss) of the best shape less that of the worst, in points",
     ),
     Claim(
         key="variation",
@@ -68,9 +72,9 @@ _CLAIMS = (
     ),
     Claim(
         key="activated",
-        words="Dynamic routing needs fewer activated parameters at equal accuracy than the best top-k.",
+        words="Dynamic routing needs fewer activated parameters than a top-k that is as good.",
         source="Dynamic MoE, arXiv:2403.07652; DynMoE, arXiv:2405.14297",
-        effect="accuracy above the curve of top-k at the same activated parameters, in points",
+        effect="accuracy (of text: minus the loss) above the curve of top-k at equal activated parameters, in points",
     ),
 )
 CLAIMS: Mapping[str, Claim] = {claim.key: claim for claim in _CLAIMS}
@@ -82,14 +86,14 @@ class Margins:
     """The smallest effects that are worth talking about.
 
     Attributes:
-        accuracy: In percentage points; what `--margin` sets.
+        score: In points; what `--margin` sets.
         spread: Of K, in experts.
         correlation: Rank correlation.
         noise: Share by which gradient noise is lower.
         changes: Open experts per layer and update.
     """
 
-    accuracy: float = 0.5
+    score: float = 0.5
     spread: float = 0.1
     correlation: float = 0.1
     noise: float = 0.1

@@ -1,5 +1,6 @@
 """What an audit trains and what it sees: plain records between the runs and the statistics."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -45,6 +46,7 @@ class AuditPlan:
         controls: Kinds that need a random-k control, whose histogram is known after the first round.
         adaptive: The design whose experts come and go; none if nobody asks.
         claims: Which claims are asked.
+        is_text: Whether language models are trained, whose scores are losses.
     """
 
     designs: tuple[PlannedDesign, ...] = ()
@@ -54,6 +56,16 @@ class AuditPlan:
     controls: tuple[str, ...] = ()
     adaptive: str | None = None
     claims: tuple[str, ...] = ()
+    is_text: bool = False
+
+    @property
+    def score_name(self) -> str:
+        """What `level` gives."""
+        return "perplexity" if self.is_text else "accuracy"
+
+    def level(self, score: float) -> float:
+        """Returns a score as people know it: an accuracy, or the perplexity that minus the loss stands for."""
+        return math.exp(min(-score, 700.0)) if self.is_text else score
 
 
 def control_name(kind: str) -> str:
@@ -63,7 +75,7 @@ def control_name(kind: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardness:
-    """Rank correlation of the loss of an example with its experts per token; None where K is constant."""
+    """Rank correlation of the loss of an example, or of a token of text, with its experts; None where K is constant."""
 
     overall: float | None  # of K summed over layers
     per_layer: tuple[float | None, ...]
@@ -92,12 +104,14 @@ class Observation:
 
     design: str
     replicate: int
-    accuracy: float  # from 0 to 1
+    score: float  # accuracy from 0 to 1; of a language model minus the loss in nats
     activated_params: float
     mean_k: tuple[float, ...]  # per layer
     std_k: tuple[float, ...]
     num_steps: int
-    num_examples: int  # of the validation part
+    num_examples: (
+        int  # of the validation part, which accuracies are counts of; 0 if the score is no count
+    )
     events: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (step, open experts per layer)
     hardness: Hardness | None = None
     noise_start: Noise | None = None
@@ -105,8 +119,8 @@ class Observation:
 
     @property
     def step(self) -> float:
-        """One example's share of the accuracy, in points."""
-        return 100 / self.num_examples
+        """One example's share of the accuracy, in points; 0 if the score is a loss."""
+        return 100 / self.num_examples if self.num_examples else 0.0
 
 
 class Runs:

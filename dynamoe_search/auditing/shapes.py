@@ -14,29 +14,32 @@ _WORDS = {"total": "equal total", "max": "equal maximum"}
 def schedule(plan: AuditPlan, runs: Runs, margins: Margins) -> list[Finding]:
     """Two lines per matching: all shapes against each other, and descending against uniform."""
     asked = [(_WORDS[matching], designs) for matching, designs in plan.shapes.items()]
-    whole = [_all_shapes(words, designs, runs, margins) for words, designs in asked]
+    whole = [_all_shapes(words, designs, plan, runs, margins) for words, designs in asked]
     return decide(
         [*whole, *(_descending(words, designs, runs, margins) for words, designs in asked)]
     )
 
 
-def _all_shapes(words: str, designs: Mapping[str, str], runs: Runs, margins: Margins) -> Finding:
+def _all_shapes(
+    words: str, designs: Mapping[str, str], plan: AuditPlan, runs: Runs, margins: Margins
+) -> Finding:
     levels = _levels(designs)
     replicates = runs.replicates(*levels)
     if len(levels) < 2:
         why = "with so few layers all shapes are the same network"
-        return undecided("schedule", words, margins.accuracy, why)
+        return undecided("schedule", words, margins.score, why)
     if len(replicates) < 2:
-        return undecided("schedule", words, margins.accuracy, "too few runs ended well")
+        return undecided("schedule", words, margins.score, "too few runs ended well")
     points = np.array(
-        [[100 * runs.of(design, one).accuracy for design in levels] for one in replicates]
+        [[100 * runs.of(design, one).score for design in levels] for one in replicates]
     )
     result = blocked_anova(points, resolution=runs.of(next(iter(levels)), replicates[0]).step)
     order = np.argsort(-result.means, kind="stable").tolist()
     names = list(levels.values())
     lead = float(result.means[order[0]] - result.means[order[1]])
     is_clear = lead > result.half_width
-    best = f"{names[order[0]]} ({result.means[order[0]]:.2f} %)"
+    level = plan.level(float(result.means[order[0]]) / 100)
+    best = f"{names[order[0]]} ({f'perplexity {level:.4g}' if plan.is_text else f'{100 * level:.2f} %'})"
     winner = (
         f"{best} wins, {lead:.2f} points before {names[order[1]]}"
         if is_clear
@@ -54,9 +57,12 @@ def _all_shapes(words: str, designs: Mapping[str, str], runs: Runs, margins: Mar
         "omega_squared_high": result.share_high,
         "lead": lead,
         "half_width": result.half_width,
-        **{f"accuracy of {name}": float(m) for name, m in zip(names, result.means, strict=True)},
+        **{
+            f"{plan.score_name} of {name}": plan.level(m / 100) if plan.is_text else float(m)
+            for name, m in zip(names, result.means, strict=True)
+        },
     }
-    return finding("schedule", words, result.spread, margins.accuracy, sentence, details)
+    return finding("schedule", words, result.spread, margins.score, sentence, details)
 
 
 def _p_words(p: float) -> str:
@@ -76,13 +82,13 @@ def _descending(words: str, designs: Mapping[str, str], runs: Runs, margins: Mar
     first, second = designs.get("descending"), designs.get("uniform")
     if first is None or second is None or first == second:
         why = "with so few layers they are the same network"
-        return undecided("schedule", subject, margins.accuracy, why)
+        return undecided("schedule", subject, margins.score, why)
     pairs = [(runs.of(first, one), runs.of(second, one)) for one in runs.replicates(first, second)]
     estimate = mean_estimate(
-        [100 * (one.accuracy - other.accuracy) for one, other in pairs],
+        [100 * (one.score - other.score) for one, other in pairs],
         resolution=max((one.step for one, _ in pairs), default=0.0),
     )
     if estimate.n == 0:
-        return undecided("schedule", subject, margins.accuracy, "too few runs ended well")
+        return undecided("schedule", subject, margins.score, "too few runs ended well")
     sentence = f"descending is {estimate.effect:+.2f} points from uniform"
-    return finding("schedule", subject, estimate, margins.accuracy, sentence)
+    return finding("schedule", subject, estimate, margins.score, sentence)

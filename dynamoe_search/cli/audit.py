@@ -47,7 +47,9 @@ def audit(
     margin: Annotated[
         float,
         typer.Option(
-            "--margin", help="Smallest difference of accuracy that is of interest, in points."
+            "--margin",
+            help="Smallest difference of accuracy that is of interest, in points; of text, of the loss in hundredths "
+            "of a nat.",
         ),
     ] = 0.5,
     storage: Storage = None,
@@ -120,12 +122,13 @@ def _cost(planned: "Audit") -> str:
     from dynamoe_search.cli.words import seconds
 
     plan, seeds = planned.plan, planned.request.seeds
+    epochs = "1 epoch" if planned.epochs == 1 else f"{planned.epochs} epochs"
     controls = f" and up to {len(plan.controls)} controls" if plan.controls else ""
     pace = (
         "" if planned.seconds is None else f", {seconds(planned.seconds)} at the study's own pace"
     )
     return (
-        f"{len(plan.designs)} designs{controls}, {seeds} seeds each, {planned.epochs} epochs: "
+        f"{len(plan.designs)} designs{controls}, {seeds} seeds each, {epochs}: "
         f"{planned.most_epochs:,} candidate-epochs at most{pace}; what is done already is not done again"
     )
 
@@ -151,7 +154,7 @@ def _print_json(planned: "Audit", done: "Audited") -> None:
 
 
 def _show(planned: "Audit", done: "Audited") -> None:
-    from dynamoe_search.auditing.findings import CLAIMS, RULE
+    from dynamoe_search.auditing.findings import CLAIMS, POINTS_OF_TEXT, RULE
     from dynamoe_search.cli import screens
 
     out = screens.console()
@@ -177,6 +180,8 @@ def _show(planned: "Audit", done: "Audited") -> None:
             f"{_counted([one for one in done.findings if one.claim == key])}",
             markup=False,
         )
+    if planned.plan.is_text:
+        out.print(f"\nOf text, {POINTS_OF_TEXT}.", markup=False)
     failed = f" {done.failed} runs failed and are left out." if done.failed else ""
     out.print(
         f"\nRule: {RULE}.\nIntervals are over {planned.request.seeds} seeds, measured on the validation part; the runs "

@@ -61,7 +61,8 @@ class MlflowSink:
         steps = self._steps[run.trial]
         for report in reports:
             if report.epoch not in steps:
-                self._client.log_batch(number, metrics=_metrics(measures_of(report), report.epoch))
+                measures = measures_of(report, is_text=run.is_text)
+                self._client.log_batch(number, metrics=_metrics(measures, report.epoch))
                 steps.add(report.epoch)
 
     def finish(self, run: Run, record: CandidateRecord, links: Mapping[str, str]) -> None:

@@ -41,7 +41,7 @@ class TensorBoardSink:
             if report.epoch in steps:
                 continue
             writer = self._writer(run)
-            for name, value in measures_of(report).items():
+            for name, value in measures_of(report, is_text=run.is_text).items():
                 writer.add_scalar(name, value, report.epoch)
             steps.add(report.epoch)
 

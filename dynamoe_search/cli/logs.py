@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from dynamoe_search.records import Candidate, CandidateRecord, Progress, to_json
+from dynamoe_search.records import (
+    Candidate,
+    CandidateRecord,
+    Progress,
+    language_metrics,
+    to_json,
+)
 from dynamoe_search.search.events import (
     CandidateFinished,
     EpochFinished,
@@ -27,6 +33,8 @@ from dynamoe_search.search.events import (
 )
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.search.weights import path_of
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.vocabulary import TEXT_NAMES
 from dynamoe_search.store import Store, masked
 
 CLOSE_SECONDS = 60.0
@@ -46,6 +54,7 @@ class Run:
     created_at: str  # of the study; tells it from another of the same name
     trial: int
     settings: Mapping[str, str | float | bool]
+    is_text: bool = False  # whether it is a language model
 
     @property
     def name(self) -> str:
@@ -235,6 +244,8 @@ class _Translator:
         self._store, self._study = store, store.study(name)
         self._models = StudyFiles(store.files_of(name)).models
         self._runs: dict[int, Run] = {}  # by ordinal
+        spec = StudySpec.model_validate_json(self._study.spec_json)
+        self._is_text = spec.data.name in TEXT_NAMES
 
     def tell(self, event: Event, sink: Sink) -> None:
         """Writes what an event says."""
@@ -283,6 +294,7 @@ class _Translator:
                 created_at=self._study.created_at,
                 trial=trial,
                 settings=settings_of(candidate),
+                is_text=self._is_text,
             )
         return self._runs[candidate.ordinal]
 
@@ -317,9 +329,11 @@ def _plain(value: Any) -> str | float | bool:
     return value if isinstance(value, str | float | int | bool) else str(value)
 
 
-def measures_of(report: Progress) -> dict[str, float]:
+def measures_of(report: Progress, *, is_text: bool = False) -> dict[str, float]:
     """Returns the numbers of a report by the names under which logs show them."""
+    perplexity = language_metrics(report.validation_loss, 1.0)["perplexity"]
     return {
+        **({"perplexity": perplexity} if is_text else {}),
         "accuracy": report.accuracy,
         "validation_loss": report.validation_loss,
         "train_loss": report.train_loss,

@@ -160,11 +160,10 @@ def _search(
 
 def _quality(member: "FrontMember") -> float:
     """Returns by what the best of a front is chosen: accuracy, or the loss where that is what counts."""
-    from dynamoe_search.specs.vocabulary import is_about_loss
+    from dynamoe_search.confirmation import measure_of
 
-    if is_about_loss(tuple(member.values)):
-        return -member.metrics["validation_loss"]
-    return member.metrics.get("accuracy", 0.0)
+    measure = measure_of(tuple(member.values))
+    return measure.gain(member.metrics.get(measure.value_name, 0.0), 0.0)
 
 
 def _searched(

@@ -22,7 +22,7 @@ from dynamoe_search.search import (
 )
 from dynamoe_search.store import Store
 
-_HIDDEN = (STORAGE_VARIABLE, LOGS_VARIABLE, "PGPASSWORD")
+_HIDDEN = (STORAGE_VARIABLE, LOGS_VARIABLE, "DYNAMOE_SEARCH_FILES", "PGPASSWORD")
 _HANDED = ("DYNAMOE_SEARCH_", "PG", "PYTHONPATH")
 
 

@@ -11,8 +11,10 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
+from typing import IO, Any
 
 import ray
 from ray.exceptions import RayError
@@ -22,6 +24,7 @@ from dynamoe_search.clusters.places import Places
 
 _REACH_SECONDS = 10.0
 _CLIENT = "ray://"
+_STORE_BYTES = 10**8  # of a cluster of ours; nothing large is kept there
 
 
 def main() -> None:
@@ -41,11 +44,16 @@ def main() -> None:
             if line := sys.stdin.readline():
                 threading.Thread(target=_await_end, args=(is_over,), daemon=True).start()
                 order = Order(**told(line)[1])
-                Places(order, lambda kind, **values: send(answers, kind, **values), is_over).run()
-                send(answers, "end")
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        send(answers, "error", text=_sentence(address, error))
+                Places(order, partial(_say, answers), is_over).run()
+                _say(answers, "end")
+    except (ImportError, OSError, RuntimeError, ValueError, RayError) as error:
+        _say(answers, "error", text=_sentence(address, error))
         sys.exit(1)
+
+
+def _say(answers: IO[str], kind: str, **values: Any) -> None:
+    with suppress(BrokenPipeError):  # the program is gone; its workers still get time to leave
+        send(answers, kind, **values)
 
 
 def _await_end(is_over: threading.Event) -> None:
@@ -73,7 +81,7 @@ def _check_reachable(address: str) -> None:
 def _connected(address: str) -> Iterator[Cluster]:
     """Yields what the cluster has; leaves it, or ends it if it was started here."""
     is_ours = address == OWN
-    options = {"include_dashboard": False} if is_ours else {}
+    options = {"include_dashboard": False, "object_store_memory": _STORE_BYTES} if is_ours else {}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
         resources = ray.cluster_resources()

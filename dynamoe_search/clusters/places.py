@@ -63,6 +63,7 @@ class Places:
         self._begin = time.monotonic()
         self._places: list[_Place] = []
         self._next_number = 1
+        self._num_given_up = 0
         self._count_at = self._begin
         self._has_ended = False  # one found that nothing is left to do
         self._leave_until: float | None = None
@@ -107,7 +108,7 @@ class Places:
         if self._has_ended or self._leave_until is not None:
             return
         if self._order.workers is None:
-            missing = self._wanted() - len(self._places)
+            missing = self._wanted() - len(self._places) - self._num_given_up
             for _ in range(missing):
                 self._add()
             waiting = [place for place in self._places if place.node is None]
@@ -125,10 +126,11 @@ class Places:
         is_long = any(now - one.since > _PATIENCE_SECONDS for one in waiting)
         if is_long and not self._has_told_of_waiting:
             needs = f"{self._order.gpus:g} GPU and " if self._order.gpus else ""
+            words = "1 worker waits" if len(waiting) == 1 else f"{len(waiting)} workers wait"
             found = ray.cluster_resources()
             self._say(
                 "news",
-                text=f"{len(waiting)} workers wait for room: each takes {needs}{self._order.cpus:g} CPU, and the "
+                text=f"{words} for room: each takes {needs}{self._order.cpus:g} CPU, and the "
                 f"Ray cluster has {found.get('GPU', 0):g} GPU and {found.get('CPU', 0):g} CPU in all",
             )
         self._has_told_of_waiting = is_long
@@ -216,6 +218,7 @@ class Places:
             place.since = time.monotonic() + pause  # a lost node is not at once known as such
 
     def _fail(self, place: _Place, how: str) -> None:
+        self._num_given_up += 1
         self._say("failure", text=f"{_title(place)} {how}")
         self._remove(place)
 

@@ -172,7 +172,9 @@ class _Watched:
 
     def _seen(self, block: bytes) -> bytes:
         if b"\0" in block:
-            raise DataError(f"{self.path} is not text: it holds zero bytes")
+            raise DataError(
+                f"{self.path} is not text in UTF-8: it holds zero bytes; convert it if it is text in UTF-16"
+            )
         self._update(block)
         return block
 
@@ -242,8 +244,9 @@ def _decoded(file: BinaryIO, path: Path, start: int, end: int) -> Iterator[str]:
             text = decoder.decode(block, final=position == end)
             yield text.removeprefix("\ufeff") if start == 0 else text
     except UnicodeDecodeError as error:
+        place = position - len(error.object) + error.start + 1
         raise DataError(
-            f"{path} is not text in UTF-8 ({error.reason} before byte {position:,}); convert it"
+            f"{path} is not text in UTF-8 ({error.reason}, byte {place:,}); convert it, or take it out"
         ) from error
 
 

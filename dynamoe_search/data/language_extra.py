@@ -3,7 +3,7 @@
 import importlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 
 from dynamoe_search.errors import DataError
@@ -31,6 +31,8 @@ def import_extra(name: str, purpose: str) -> ModuleType:
 @contextmanager
 def without_retry_messages() -> Iterator[None]:
     """Keeps huggingface_hub from writing a line for every attempt at a network that is not there."""
+    with suppress(ImportError):  # it sets the level, so it must not do so in the block
+        importlib.import_module("huggingface_hub.file_download")
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -29,7 +29,7 @@ def find_text(section: DataSection) -> str | None:
         return None if find_documents(section) is None else source_of(section)
     path = user_path(section.path or "")
     with reading(path):
-        return str(path) if section.path is not None and path.exists() else None
+        return str(path) if section.path and path.exists() else None
 
 
 def open_corpus(section: DataSection, tokenizer: Tokenizer | None) -> Corpus:
@@ -52,19 +52,37 @@ def open_corpus(section: DataSection, tokenizer: Tokenizer | None) -> Corpus:
         files, source=str(path), field=section.field, max_documents=section.max_documents
     )
     if not len(corpus):
-        raise DataError(f"{path} is empty (data.path)")
+        empty = f"{path} is empty" if path.is_file() else f"all files of text in {path} are empty"
+        raise DataError(f"{empty} (data.path)")
     return corpus
 
 
 def _required(section: DataSection) -> Path:
-    if section.path is None:
+    if not section.path:
         raise DataError("data.path must name the file or folder when data.name is text")
     path = user_path(section.path)
     with reading(path):
-        exists = path.is_file() or path.is_dir()
-    if not exists:
-        raise DataError(f"there is no file or folder {path.absolute()} (data.path)")
-    return path
+        if path.is_file() or path.is_dir():
+            return path
+        if path.is_symlink() and not path.exists():
+            raise DataError(
+                f"{path.absolute()} is a link to {path.readlink()}, which is not there (data.path)"
+            )
+        if path.exists():
+            raise DataError(
+                f"{path.absolute()} is {_kind_of(path)}, which holds no text; data.path must be a regular file "
+                "or a folder"
+            )
+    raise DataError(f"there is no file or folder {path.absolute()} (data.path)")
+
+
+def _kind_of(path: Path) -> str:
+    """Gives what a path is that is neither a regular file nor a folder."""
+    if path.is_fifo():
+        return "a named pipe"
+    if path.is_socket():
+        return "a socket"
+    return "a device"
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -103,13 +103,19 @@ def part_sizes(
     validation = max(1, round((num_examples - test) * section.validation_fraction))
     train = num_examples - test - validation
     if train < 1:
+        cure = (
+            "" if num_examples < 3 else ", or lower data.validation_fraction or data.test_fraction"
+        )
         raise DataError(
-            f"data set {section.name}: {num_examples:,} {unit} are too few for a training part beside "
-            f"{validation} for validation and {test} for the test; give more, or lower "
-            "data.validation_fraction or data.test_fraction"
+            f"data set {section.name}: {_several(num_examples, unit)} too few for a training part beside "
+            f"{validation} for validation and {test} for the test; give more{cure}"
         )
     limit = train if section.max_train is None else section.max_train
     return PartSizes(train=min(train, limit), validation=validation, test=test)
+
+
+def _several(number: int, unit: str) -> str:
+    return f"1 {unit.removesuffix('s')} is" if number == 1 else f"{number:,} {unit} are"
 
 
 def part_indices(y: Array, section: DataSection, *, has_test: bool) -> PartIndices:

@@ -20,6 +20,8 @@ from dynamoe_search.confirmation import (
     planned,
 )
 from dynamoe_search.records import CandidateRecord, StudyRecord
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.vocabulary import TEXT_NAMES
 from dynamoe_search.store import Store
 
 
@@ -58,10 +60,17 @@ class Confirmed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Audited:
-    """The answers of an audit, and the study that has its runs."""
+    """The answers of an audit, and the study that has its runs.
+
+    Attributes:
+        study: It has the runs.
+        findings: The answers.
+        is_text: Whether they are about language models.
+    """
 
     study: str
     findings: tuple[Finding, ...]
+    is_text: bool = False
 
 
 def read_confirmed(
@@ -142,10 +151,11 @@ def read_audited(store: Store, name: str) -> tuple[Audited, ...]:
     """Returns the audits of a study that came to their end, in the order in which they were made."""
     found = []
     for child in _children(store, name, "audit"):
+        is_text = StudySpec.model_validate_json(child.spec_json).data.name in TEXT_NAMES
         for evidence in store.evidence(child.name, FINDINGS):
             lines = json.loads(evidence.content_json)["findings"]
             answers = [finding_of(one) for one in lines if one["claim"] in CLAIMS]
-            found.append(Audited(study=child.name, findings=tuple(answers)))
+            found.append(Audited(study=child.name, findings=tuple(answers), is_text=is_text))
     return tuple(found)
 
 

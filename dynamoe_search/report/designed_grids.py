@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from dynamoe_search.auditing import CLAIMS
+from dynamoe_search.auditing import CLAIMS, POINTS_OF_TEXT
 from dynamoe_search.confirmation import Measure
 from dynamoe_search.report.designed import Audited, Confirmed
 from dynamoe_search.report.designed_rows import confirmed_rows
@@ -91,7 +91,8 @@ def audited(one: Audited) -> Grid:
             ("in words", "wide"),
         ),
         rows,
-        f"The runs are the study {one.study}. Measured on the validation part.",
+        f"The runs are the study {one.study}. Measured on the validation part."
+        + (f" Of text, {POINTS_OF_TEXT}." if one.is_text else ""),
     )
 
 

@@ -23,7 +23,13 @@ from dynamoe_search.search.designs import KIND, SHAPE, build_candidate, decide
 from dynamoe_search.search.distributions import middle_value
 from dynamoe_search.search.references import LOAD_BALANCE, plain_top_k
 from dynamoe_search.specs import StudySpec, values_of
-from dynamoe_search.specs.vocabulary import SHAPES
+from dynamoe_search.specs.vocabulary import (
+    IMAGE_BACKBONES,
+    LANGUAGE_BACKBONES,
+    LOOKS_ACROSS_TOKENS,
+    SHAPES,
+    TEXT_NAMES,
+)
 
 DYNAMIC = (
     "percentile",
@@ -58,7 +64,7 @@ def plan_audit(
         claims: Keys of the claims that are asked.
         epochs: Of every run.
         steps_per_epoch: Minibatches of the training part.
-        front: The parent's, whose most accurate dynamic designs are held against top-k too.
+        front: The parent's, whose best dynamic designs are held against top-k too.
 
     Raises:
         UsageError: The space has one expert per layer, or a backbone of the user's own.
@@ -66,13 +72,15 @@ def plan_audit(
     designs = _Designs(spec, epochs)
     _check(spec, designs.most)
     asked = set(claims)
+    is_text = spec.data.name in TEXT_NAMES
+    dynamic = [kind for kind in DYNAMIC if not (is_text and kind in LOOKS_ACROSS_TOKENS)]
     shapes = designs.shapes() if "schedule" in asked else {}
     compared = asked & {"variation", "hardness", "gradient", "activated"}
-    routers = {kind: designs.router(kind) for kind in DYNAMIC} if compared else {}
+    routers = {kind: designs.router(kind) for kind in dynamic} if compared else {}
     curves = []
     if asked & {"gradient", "activated"}:
         rivals = designs.rivals()
-        curves = [Curve(label=kind, design=routers[kind], rivals=rivals) for kind in DYNAMIC]
+        curves = [Curve(label=kind, design=routers[kind], rivals=rivals) for kind in dynamic]
     if "activated" in asked:
         curves += designs.front_curves(front)
     adaptive = designs.adaptive(epochs * steps_per_epoch) if "settling" in asked else None
@@ -81,17 +89,19 @@ def plan_audit(
         shapes=shapes,
         routers=routers,
         curves=tuple(curves),
-        controls=DYNAMIC if "hardness" in asked else (),
+        controls=tuple(dynamic) if "hardness" in asked else (),
         adaptive=adaptive,
         claims=tuple(claims),
+        is_text=is_text,
     )
 
 
 def _check(spec: StudySpec, most_experts: int) -> None:
+    own = (*IMAGE_BACKBONES, *LANGUAGE_BACKBONES)
     if ":" in spec.model.backbone:
         raise UsageError(
             f"audit builds networks of its own, and cannot for the backbone {spec.model.backbone!r}; "
-            "audit a study with the backbone mlp or vit"
+            f"audit a study with the backbone {', '.join(own[:-1])} or {own[-1]}"
         )
     if most_experts < 2:
         raise UsageError(
@@ -145,9 +155,12 @@ class _Designs:
         return {k: self._add(f"top-{k}", _top_k(like, k)) for k in every}
 
     def front_curves(self, front: Sequence[FrontMember]) -> list[Curve]:
-        """Adds the most accurate dynamic designs of the front, each with top-k of the k around its mean K."""
+        """Adds the best dynamic designs of the front, each with top-k of the k around its mean K."""
         dynamic = [one for one in front if one.candidate.router.kind in DYNAMIC and one.routing]
-        dynamic.sort(key=lambda one: -one.metrics["accuracy"])
+        if self.spec.data.name in TEXT_NAMES:
+            dynamic.sort(key=lambda one: one.metrics["validation_loss"])
+        else:
+            dynamic.sort(key=lambda one: -one.metrics["accuracy"])
         curves = []
         for member in dynamic[:MOST_FRONT_MEMBERS]:
             own = self._trained(member.candidate)

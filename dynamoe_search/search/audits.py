@@ -51,7 +51,8 @@ class AuditRequest:
         claims: Keys of `auditing.CLAIMS`, in the order in which they are answered; none means all.
         seeds: Replicates of every design, at least 2.
         epochs: Of every run; None means those of the parent.
-        margin: Smallest difference of accuracy that is of interest, in percentage points.
+        margin: Smallest difference of accuracy that is of interest, in points; of text, of the loss in hundredths of
+            a nat.
     """
 
     claims: tuple[str, ...] = ()
@@ -105,17 +106,12 @@ def prepare_audit(store: Store, parent: str, request: AuditRequest) -> Audit:
 
     Raises:
         DataError: The data cannot be described.
-        UsageError: There is no such study, it was not made by a search, is about text or has a backbone of the user's
-            own, a claim is unknown, or seeds, epochs or margin are out of range.
+        UsageError: There is no such study, it was not made by a search or has a backbone of the user's own, a claim is
+            unknown, or seeds, epochs or margin are out of range.
     """
     record = store.study(parent)
     _check(record, request)
     spec = StudySpec.model_validate_json(record.spec_json)
-    if spec.data.name in TEXT_NAMES:
-        raise UsageError(
-            f"the study {parent!r} is about text, and the claims of an audit are tested on images; "
-            "audit a study of images, or use the command confirm"
-        )
     claims = tuple(key for key in CLAIMS if not request.claims or key in request.claims)
     epochs = request.epochs or spec.train.epochs
     per_epoch = describe(spec.data).per_epoch
@@ -202,7 +198,7 @@ def _audit(
         candidates = _controls(plan, first, designed_runs(store, name)) if is_first else {}
     runs = [(name, run) for name in studies for run in designed_runs(store, name)]
     seen = [one for name in studies for one in _observations(store, name)]
-    margins = Margins(accuracy=audit.request.margin)
+    margins = Margins(score=audit.request.margin)
     findings = judge_claims(plan, seen, margins)
     content = {
         "margins": json.loads(to_json(margins)),
@@ -255,7 +251,7 @@ def _observations(store: Store, name: str) -> list[Observation]:
     for one in store.evidence(name):
         evidence.setdefault(one.trial, {})[one.kind] = one.content_json
     spec = StudySpec.model_validate_json(store.study(name).spec_json)
-    info = describe(spec.data)
+    info, is_text = describe(spec.data), spec.data.name in TEXT_NAMES
     found = []
     for run in designed_runs(store, name):
         outcome, candidate = run.record.outcome, run.record.candidate
@@ -266,12 +262,14 @@ def _observations(store: Store, name: str) -> list[Observation]:
             Observation(
                 design=run.design,
                 replicate=run.replicate,
-                accuracy=outcome.metrics["accuracy"],
+                score=-outcome.metrics["validation_loss"]
+                if is_text
+                else outcome.metrics["accuracy"],
                 activated_params=outcome.metrics["activated_params"],
                 mean_k=tuple(layer.mean_k for layer in outcome.routing),
                 std_k=tuple(layer.std_k for layer in outcome.routing),
                 num_steps=outcome.epochs * -(-info.per_epoch // candidate.train.batch_size),
-                num_examples=info.num_validation,
+                num_examples=0 if is_text else info.num_validation,
                 events=outcome.expert_events,
                 hardness=_read(Hardness, own.get("hardness")),
                 noise_start=_read(Noise, own.get("noise-start")),

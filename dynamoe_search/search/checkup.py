@@ -9,6 +9,7 @@ from dynamoe_search.records import StudyRecord
 from dynamoe_search.search import weights
 from dynamoe_search.search.machine import train_settings
 from dynamoe_search.search.same_data import load_same_data
+from dynamoe_search.search.shared_files import is_here, missing
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Finding, Store
@@ -29,7 +30,10 @@ def check_study(store: Store, name: str, *, trust_code: bool = False) -> list[Fi
     found = store.check(name)
     if any(one.level == "error" for one in found):
         return found
-    study = store.study(name)
+    study, folder, mark = store.study(name), store.files_of(name), store.files_mark(name)
+    if mark is not None and not is_here(folder, mark):
+        what, _, advice = missing(folder, mark).partition("; ")
+        return [*found, Finding(level="error", what=what, how_to_mend=advice)]
     try:
         data = load_same_data(study)
     except DynamoeError as error:

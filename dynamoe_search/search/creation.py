@@ -4,6 +4,7 @@ from dynamoe_search.data import load_data
 from dynamoe_search.records import StudySettings
 from dynamoe_search.search.estimate import largest_design, most_trials
 from dynamoe_search.search.expert_backends import choose_backend, size_of
+from dynamoe_search.search.fitting import fitting_cohort
 from dynamoe_search.search.machine import default_threads, library_versions, resolve_device
 from dynamoe_search.search.notes import notes
 from dynamoe_search.search.objectives import reference_point_of
@@ -47,13 +48,14 @@ def create_study(
     largest = largest_design(space, info, trust_code=trust_code)
     threads = num_threads or default_threads()
     choice = choose_backend(space, info, device=resolved, num_threads=threads)
+    cohort_size, warning = fitting_cohort(spec, largest, info, resolved)
     settings = StudySettings(
         device=resolved,
         num_slots=space.num_slots,
         expert_backend=choice.backend,
         backend_basis=choice.basis,
         num_threads=threads,
-        cohort_size=spec.search.cohort_size,
+        cohort_size=cohort_size,
         reference_point=reference_point_of(
             spec, data, max_params=largest.parameters, max_flops=largest.flops_per_token
         ),
@@ -61,5 +63,6 @@ def create_study(
         data_hash=data.data_hash,
     )
     worth_knowing = tuple(notes(space, info, most_trials(space)))
+    worth_knowing += () if warning is None else (warning,)
     store.create_study(spec, source=source, settings=settings, notes=worth_knowing)
     return spec.study.name

@@ -93,7 +93,7 @@ def estimate(
         cohorts=math.ceil(trials / spec.search.cohort_size),
         epochs=trials * spec.train.epochs,
         parameters_max=largest.parameters,
-        memory_bytes=cohort * _candidate_bytes(spec, largest) + _data_bytes(info),
+        memory_bytes=cohort * candidate_bytes(spec, largest) + data_bytes(info),
         disk_bytes=trials * _ROW_BYTES + _FRONT_MEMBERS * stored * _BYTES,
         seconds=seconds,
         basis=basis,
@@ -223,8 +223,8 @@ def _largest_mean(space: Space, adaptive: AdaptiveConfig | None) -> int:
     return most
 
 
-def _candidate_bytes(spec: StudySpec, largest: LargestDesign) -> int:
-    """Memory of one candidate in training: its tensors, and what the backward pass needs."""
+def candidate_bytes(spec: StudySpec, largest: LargestDesign) -> int:
+    """Returns the memory of one candidate in training: its tensors, and what the backward pass needs."""
     tokens = spec.train.batch_size * largest.tokens
     width: int = max(values_of(spec.model.d_model))
     hidden: int = max(values_of(spec.model.d_expert))
@@ -235,5 +235,6 @@ def _candidate_bytes(spec: StudySpec, largest: LargestDesign) -> int:
     return _BYTES * (stored + logits + tokens * per_token)
 
 
-def _data_bytes(info: DataInfo) -> int:
+def data_bytes(info: DataInfo) -> int:
+    """Returns the memory of a study's data."""
     return _BYTES * math.prod(info.input_shape) * (info.num_train + info.num_validation)

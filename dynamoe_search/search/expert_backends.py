@@ -59,12 +59,16 @@ def choose_backend(
     Args:
         space: The designs of the study.
         data: What they are trained on.
-        device: Where the study trains: `cpu`, `cuda:0`.
+        device: Where the study trains: `cpu`, `cuda:0`; grouped experts are taken if it is not here.
         num_threads: CPU threads of torch.
     """
     named = space.spec.search.expert_backend
     if named != "auto":
         return BackendChoice(backend=named)
+    if device.startswith("cuda") and not torch.cuda.is_available():  # workers elsewhere have it
+        return BackendChoice(
+            backend="grouped", basis=f"not measured, since this machine has no {device}"
+        )
     designs = _some_designs(space)
     chosen, there = _num_chosen(designs)
     share = chosen / there

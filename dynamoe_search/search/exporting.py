@@ -1,5 +1,6 @@
 """One model at a time: a candidate of a study written out, or one fixed architecture trained."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +28,14 @@ from dynamoe_search.search.machine import (
     train_settings,
 )
 from dynamoe_search.search.same_data import load_same_data
+from dynamoe_search.search.shared_files import is_here, missing
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store, answers
 from dynamoe_search.training import TrainSettings, train_leg
 from dynamoe_search.training.export import FORMAT, ExportedConfig, save_model
+
+logger = logging.getLogger(__name__)
 
 ACCURACY_TOLERANCE = 0.01
 """Largest change of accuracy after training again that another machine or version may explain."""
@@ -116,6 +120,11 @@ def export_candidate(
     )
     is_retrained = state is None
     if state is None:
+        mark = store.files_mark(name)
+        if mark is not None and not is_here(store.files_of(name), mark):
+            logger.warning(
+                "trial %d is trained again: %s", trial, missing(store.files_of(name), mark)
+            )
         settings = train_settings(spec, study.settings, trust_code=trust_code)
         outcome, state = _train(record.candidate, data, settings, on_event, should_stop)
         versions = library_versions()
@@ -250,4 +259,5 @@ def _config(
         mean=() if isinstance(data, TextData) else data.mean,
         std=() if isinstance(data, TextData) else data.std,
         versions=dict(versions),
+        tokenizer=data.tokenizer.fingerprint if isinstance(data, TextData) else "",
     )

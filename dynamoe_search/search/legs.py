@@ -193,8 +193,7 @@ class LegTrainer:
         reports = by_ordinal(self._store.progress(self._name, trials=leg.trials))
         decisions = self._judge(leg, records, results, reports)
         stops = {one.ordinal: one for one in decisions if one.action == "stop"}
-        trials = {one.ordinal: one.trial for one in self._store.standings(self._name)}
-        stored = to_store(decisions, trials)
+        stored = to_store(decisions, self._trials_in(decisions))
         ended = []
         standing = []
         for record in records:
@@ -210,6 +209,12 @@ class LegTrainer:
         return LegResults(
             ended=tuple(ended), stood=self._saved(standing, leg.end), decisions=tuple(stored)
         )
+
+    def _trials_in(self, decisions: Sequence[Decision]) -> dict[int, int]:
+        """Returns the trial number of every ordinal in decisions."""
+        strongest = {one.strongest for one in decisions if one.strongest is not None}
+        ordinals = strongest | {one.ordinal for one in decisions}
+        return self._store.numbers(self._name, ordinals) if ordinals else {}
 
     def _saved(
         self, standing: Sequence[tuple[int, CandidateState]], epochs: int

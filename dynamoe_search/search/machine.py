@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from dynamoe_search import __version__
 from dynamoe_search.errors import DeviceError
 from dynamoe_search.records import StudySettings
 from dynamoe_search.specs import StudySpec
@@ -41,13 +42,18 @@ def resolve_device(name: str) -> str:
 
 def library_versions() -> dict[str, str]:
     """Returns the versions of Python and of the libraries that compute."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
+    found = {"python": platform.python_version(), _LIBRARIES[0]: __version__}
+    for name in _LIBRARIES[1:]:
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # run from a clone that is not installed
+        except PackageNotFoundError:
             continue
     return found
+
+
+def numeric_versions() -> dict[str, str]:
+    """Returns those versions that could change a number, so that all workers of a study must have the same."""
+    return {name: own for name, own in library_versions().items() if name in _LIBRARIES}
 
 
 def default_threads() -> int:

@@ -4,22 +4,27 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from dynamoe_search.pruning import Decision
-from dynamoe_search.records import Ended, Leg, RungDecision, Standing, StudyRecord
+from dynamoe_search.records import Ended, Leg, Purpose, RungDecision, Standing, StudyRecord
 from dynamoe_search.search.legs import LegTrainer, by_ordinal
 from dynamoe_search.search.planner import Over, Position, Propose, TakeOver, Train, Wait, plan
 from dynamoe_search.search.proposals import Proposals
 from dynamoe_search.search.rungs import Rungs, changed, to_store
-from dynamoe_search.search.sampling import Proposal
+from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Addition, Pulse, Store
 from dynamoe_search.training import Interrupted
 
+_NO_LEG = 2**31 - 1
+"""Above all numbers of legs."""
 _LOOK_SECONDS = 5.0
 """How often a worker that waits looks for others that died, though nothing else has changed."""
+_STORED_TOGETHER = 16
+"""Proposals that are written to the database at a time."""
 
 
 class NextLegs:
@@ -57,6 +62,7 @@ class NextLegs:
         self._is_waiting = False
         self._seen: Pulse | None = None  # the study when there was nothing to do
         self._first_leg = 0  # the lowest that was open then
+        self._at_work: set[str | None] = set()  # who had legs then
         self._look_at = 0.0
 
     def next(self) -> Leg | Wait | Over:
@@ -70,16 +76,16 @@ class NextLegs:
         if self._is_waiting and not self._has_news():
             return Wait()
         self._is_waiting, self._seen = False, None
-        drafts: Sequence[Proposal] | None = None
+        drafts: Sequence[Addition] | None = None
         while True:
             with self._store.planning(self._name, self._worker, self._should_stop):
                 step = self._planned(drafts)
             if not isinstance(step, Propose):
                 self._is_waiting = isinstance(step, Wait)
                 return step
-            drafts = self._drawn(step.number)
+            drafts = self._drawn(step)
 
-    def _planned(self, drafts: Sequence[Proposal] | None) -> Leg | Propose | Wait | Over:
+    def _planned(self, drafts: Sequence[Addition] | None) -> Leg | Propose | Wait | Over:
         """Returns what this worker does next while it is its turn to plan; `Propose` if it is to draw designs first.
 
         Args:
@@ -96,7 +102,7 @@ class NextLegs:
                     if drafts is None and self._draws_apart(position):
                         return step
                     if not drafts or not self._add(drafts, step, position.candidates):
-                        self._propose(step)
+                        self._propose(step, position.candidates)
                     drafts = None
                 case Train():
                     return self._store.open_leg(
@@ -115,18 +121,31 @@ class NextLegs:
 
     def _has_news(self) -> bool:
         """Says whether there is something to do, as far as can be seen without the turn to plan."""
-        pulse = self._store.pulse(
-            self._name, self._first_leg
-        )  # before the position, which may be newer
-        if pulse == self._seen and time.monotonic() < self._look_at:
+        pulse = self._store.pulse(self._name, self._first_leg)  # first: the rest may be newer
+        if pulse == self._seen and not self._has_died():
             return False
         position = self._position(is_planning=False)
         if not isinstance(plan(position), Wait):
             return True
         self._seen = pulse
         self._first_leg = min((leg.number for leg in position.open_legs), default=0)
-        self._look_at = time.monotonic() + _LOOK_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311
+        self._at_work = {leg.worker for leg in position.open_legs}
+        self._look_at = _soon()
         return False
+
+    def _has_died(self) -> bool:
+        """Says whether somebody with a leg is dead, which is looked for now and then."""
+        if time.monotonic() < self._look_at:
+            return False
+        self._look_at = _soon()
+        return not self._at_work <= {
+            one.id for one in self._store.workers(self._name) if one.is_alive
+        }
+
+    @cached_property
+    def _record(self) -> StudyRecord:
+        """The study as it was made: its purpose and its settings, which stay as they are."""
+        return self._store.study(self._name)
 
     def _position(self, *, is_planning: bool = True) -> Position:
         # Legs first: one that another worker closes now still counts as open, and its members as busy.
@@ -143,23 +162,27 @@ class NextLegs:
         if is_planning:
             self._remember(standings, decisions)
         alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
-        record = self._store.study(self._name)
+        first = min((leg.number for leg in legs), default=_NO_LEG)
+        pulse = self._store.pulse(self._name, first)
         return Position(
             candidates=standings,
             rungs=self._rungs.ladder,
             epochs=self._spec.train.epochs,
-            trials=record.trials,
-            cohort_size=record.settings.cohort_size,
-            max_epochs=record.max_epochs,
+            trials=pulse.trials,
+            cohort_size=self._record.settings.cohort_size,
+            max_epochs=pulse.max_epochs,
             open_legs=legs,
             dead={leg.number for leg in legs if leg.worker not in alive},
             decisions={one.ordinal: one for one in decisions},
-            is_exhausted=is_exhausted(record, len(standings)),
+            is_exhausted=is_exhausted(self._record.purpose, pulse.exhausted_at, len(standings)),
         )
 
     def _remember(self, standings: Sequence[Standing], decisions: Sequence[Decision]) -> None:
         """Stores decisions that have changed, so that `status` can say why somebody waits."""
-        stored = {(one.trial, one.rung): one for one in self._store.decisions(self._name)}
+        if not decisions:
+            return
+        known = self._store.decisions(self._name, status=("paused",))
+        stored = {(one.trial, one.rung): one for one in known}
         news = changed(self._to_store(standings, decisions), stored)
         if news:
             self._store.decide(self._name, news)
@@ -169,7 +192,7 @@ class NextLegs:
     ) -> list[RungDecision]:
         return to_store(decisions, {one.ordinal: one.trial for one in standings})
 
-    # Designs that are drawn while others plan
+    # Designs
 
     def _draws_apart(self, position: Position) -> bool:
         """Says whether to draw designs without the turn to plan: it takes long, and others are at work.
@@ -182,23 +205,19 @@ class NextLegs:
         )
         return has_company and self._proposals.may_be_drawn_apart(len(position.candidates))
 
-    def _drawn(self, number: int) -> list[Proposal]:
-        """Returns so many new designs as far as this worker knows, fewer if the space has no more.
+    def _drawn(self, step: Propose) -> list[Addition]:
+        """Returns designs for a cohort that are new as far as this worker knows, fewer if the space has no more.
 
         Others draw at the same time from the same knowledge: what is drawn depends on who draws it.
         """
-        records = self._store.candidates(self._name)
-        drafts: list[Proposal] = []
-        with self._watch.at("sample"):
-            proposer = self._proposals.proposer(records, self._rungs, self._worker)
-            while len(drafts) < number and (proposal := proposer.propose()) is not None:
-                drafts.append(proposal)
-                if self._should_stop():
-                    raise Interrupted("stopped between two proposals")
+        proposer = self._proposer(self._store.standings(self._name), self._worker)
+        drafts = self._additions(proposer, step.cohort, step.number)
+        if self._should_stop():
+            raise Interrupted("stopped between two proposals")
         return drafts
 
     def _add(
-        self, drafts: Sequence[Proposal], step: Propose, candidates: Sequence[Standing]
+        self, drafts: Sequence[Addition], step: Propose, candidates: Sequence[Standing]
     ) -> bool:
         """Adds drafts to a cohort under the next ordinals, but those that others drew; says whether any are left."""
         hashes = {one.candidate.design_hash: one for one in drafts}
@@ -206,38 +225,56 @@ class NextLegs:
         fresh = [one for design, one in hashes.items() if design not in taken][: step.number]
         first = max((one.ordinal for one in candidates), default=-1) + 1
         additions = [
-            Addition(
-                candidate=replace(one.candidate, ordinal=ordinal),
-                params=one.params,
-                distributions=one.distributions,
-                cohort=step.cohort,
-                sampler_state=one.sampler_state,
-            )
+            replace(one, candidate=replace(one.candidate, ordinal=ordinal), cohort=step.cohort)
             for ordinal, one in enumerate(fresh, start=first)
         ]
         self._store.add_candidates(self._name, additions)
         return bool(additions)
 
-    def _propose(self, step: Propose) -> None:
-        records = self._store.candidates(self._name)
-        with self._watch.at("sample"):
-            proposer = self._proposals.proposer(records, self._rungs)
-        for number in range(len(records), len(records) + step.number):
-            with self._watch.at("sample"):
-                proposal = proposer.propose()
-            if proposal is None:
-                self._store.set_exhausted(self._name, number)
-                return
-            self._store.add_candidate(
+    def _proposer(self, candidates: Sequence[Standing], who: str = "") -> Proposer:
+        """Returns a proposer that knows these candidates, see `Proposer`."""
+        moved = self._proposals.moved(candidates)
+        self._proposals.tell(
+            self._store.candidates(
                 self._name,
-                proposal.candidate,
-                params=proposal.params,
-                distributions=proposal.distributions,
-                cohort=step.cohort,
-                sampler_state=proposal.sampler_state,
+                trials=moved if len(moved) < len(candidates) else None,
+                with_routing=False,
             )
+        )
+        with self._watch.at("sample"):
+            return self._proposals.proposer(self._rungs, who)
+
+    def _propose(self, step: Propose, candidates: Sequence[Standing]) -> None:
+        """Adds designs to a cohort; whoever is killed before they are stored would propose the same ones again."""
+        proposer = self._proposer(candidates)
+        number = len(candidates)
+        for missing in range(step.number, 0, -_STORED_TOGETHER):
+            additions = self._additions(proposer, step.cohort, min(missing, _STORED_TOGETHER))
+            number += len(additions)
+            self._store.add_candidates(self._name, additions)
             if self._should_stop():  # the cohort is filled up when the study goes on
                 raise Interrupted("stopped between two proposals")
+            if len(additions) < min(missing, _STORED_TOGETHER):
+                self._store.set_exhausted(self._name, number)
+                return
+
+    def _additions(self, proposer: Proposer, cohort: int, number: int) -> list[Addition]:
+        """Returns the next designs: so many, unless the space has no more or somebody asks to stop."""
+        found: list[Addition] = []
+        with self._watch.at("sample"):
+            while len(found) < number and (proposal := proposer.propose()) is not None:
+                found.append(
+                    Addition(
+                        candidate=proposal.candidate,
+                        params=proposal.params,
+                        distributions=proposal.distributions,
+                        cohort=cohort,
+                        sampler_state=proposal.sampler_state,
+                    )
+                )
+                if self._should_stop():
+                    break
+        return found
 
     def _close(self, step: Over, position: Position) -> None:
         """Ends whoever waits, if nobody will go on; a budget of epochs can be raised.
@@ -263,7 +300,12 @@ class NextLegs:
         self._on_ended(ended)
 
 
-def is_exhausted(record: StudyRecord, num_proposals: int) -> bool:
+def _soon() -> float:
+    """Returns when to look for the dead again; many who wait do not do so at the same time."""
+    return time.monotonic() + _LOOK_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311
+
+
+def is_exhausted(purpose: Purpose, exhausted_at: int | None, num_proposals: int) -> bool:
     """Says whether a study proposes no more designs, because its space has no other or it was given all of them.
 
     That the space gave out is stored like a proposal, and is as final: a study that goes on must not ask again, knowing
@@ -272,7 +314,8 @@ def is_exhausted(record: StudyRecord, num_proposals: int) -> bool:
     found a design since, the space had not given out.
 
     Args:
-        record: The study.
+        purpose: Of the study.
+        exhausted_at: How many designs it had proposed when its space gave out; None if it did not.
         num_proposals: Designs that were proposed so far.
     """
-    return record.purpose != "search" or record.exhausted_at == num_proposals
+    return purpose != "search" or exhausted_at == num_proposals

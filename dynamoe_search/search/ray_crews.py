@@ -6,6 +6,7 @@ checkpoints first.
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -92,7 +93,11 @@ class RayCluster:
         Raises:
             UsageError: It cannot be used, or does not answer in time.
         """
-        answer = self._next(_CONNECT_SECONDS)
+        try:
+            answer = self._next(_CONNECT_SECONDS)
+        except KeyboardInterrupt:
+            self._kill()
+            raise
         if answer is None:
             self._kill()
             raise UsageError(
@@ -189,7 +194,13 @@ class RayCluster:
         if not line:
             self._log.seek(0)
             lines = [one.strip() for one in self._log if one.strip()] or ["it said nothing"]
-            raise UsageError(f"the connection to Ray at {self._address} was lost: {lines[-1]}")
+            reason = re.sub(r"^\[[^]]*\] *", "", lines[-1]).partition(". ")[
+                0
+            ]  # after time and process
+            raise UsageError(
+                f"the connection to Ray at {self._address} was lost, so that the workers leave ({reason}); "
+                "resume goes on with the study"
+            )
         kind, values = told(line)
         if kind == "error":
             raise UsageError(values["text"])

@@ -8,9 +8,10 @@ Several processes may run one study: each has a lease, they plan one at a time, 
 
 import logging
 import math
+import platform
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -42,13 +43,14 @@ from dynamoe_search.search.events import (
     ignore,
     never,
 )
-from dynamoe_search.search.legs import LegTrainer, writing
+from dynamoe_search.search.legs import LegTrainer
 from dynamoe_search.search.limits import Limits, Stopper, check_limits, set_limits
-from dynamoe_search.search.machine import library_versions, train_settings
+from dynamoe_search.search.machine import library_versions, numeric_versions, train_settings
 from dynamoe_search.search.next_legs import NextLegs
 from dynamoe_search.search.planner import Over
 from dynamoe_search.search.rungs import Rungs
 from dynamoe_search.search.same_data import load_same_data
+from dynamoe_search.search.shared_files import require_files
 from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.search.summaries import summarise
@@ -100,7 +102,10 @@ def run_study(
     limits = limits or Limits()
     with store.giving_up(should_stop):
         check_limits(store, name, limits)
-        worker = store.join(name)
+        require_files(store, name)
+        versions = numeric_versions()
+        _tell_of_other_versions(store, name, versions)
+        worker = store.join(name, versions)
         start, has_finished = time.monotonic(), False
         try:
             set_limits(store, name, limits)
@@ -145,8 +150,6 @@ class _Run:
         torch.set_num_threads(record.settings.num_threads)
         data = data_on(load_same_data(record), settings.device)
         self._files = StudyFiles(store.files_of(record.name))
-        with writing(store.folder):
-            self._files.make()
         self._rungs = Rungs(
             self._spec.pruner,
             self._spec.train.epochs,
@@ -272,7 +275,7 @@ class _Run:
         """Removes checkpoints that nobody needs, and those of the most hopeless beyond the limit."""
         present = self._files.present()
         open_legs = {leg.number for leg in self._store.legs(self._name, state="open")}
-        standings = self._store.standings(self._name)
+        standings = self._store.standings(self._name, status=("paused", "running"))
         paused = [one for one in standings if one.status == "paused"]
         behind = {one.ordinal: one.behind for one in self._rungs.judge(paused)}
         hopeless = {one.ordinal: behind.get(one.ordinal, -1.0) for one in paused}
@@ -290,10 +293,10 @@ class _Run:
         Of a designed study everybody does: what was trained for a comparison is wanted for it.
         """
         present = self._store.patiently(lambda: weights.trials_in(self._files.models))
-        standings = self._store.standings(self._name)
+        standings = self._store.standings(self._name, status=("running",))
         members = self._store.refresh_front(self._name)
         trials = {member.trial for member in members}
-        running = {one.trial for one in standings if one.status == "running"}
+        running = {one.trial for one in standings}
         if self._record.purpose == "search":
             gone = present - trials - running
             self._store.patiently(lambda: weights.remove(self._files.models, gone))
@@ -306,6 +309,25 @@ class _Run:
         found = summarise(self._store, self._name, reason, self._stopper.seconds)
         self._watch.lap("store")
         return replace(found, times=self._watch.seconds)
+
+
+def _tell_of_other_versions(store: Store, name: str, versions: Mapping[str, str]) -> None:
+    """Says so if the last worker of a study had other versions: what it left half done begins again."""
+    known = [one for one in store.workers(name) if one.versions]
+    changed = [
+        f"{library} {known[-1].versions[library]} -> {own}"
+        for library, own in versions.items()
+        if known and known[-1].versions.get(library, own) != own
+    ]
+    if changed:
+        logger.warning(
+            "the study %r was run with other versions on %s (%s); on %s, candidates in training begin again, "
+            "and numbers may differ in their last digits",
+            name,
+            known[-1].host,
+            ", ".join(changed),
+            platform.node(),
+        )
 
 
 def _constant_predictor(data: SearchData) -> tuple[float, float]:

@@ -6,24 +6,21 @@ freshly seeded sampler, so that a resumed study asks what the uninterrupted one 
 and a killed process leaves no half-suggested trial behind.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
-import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.study import Study
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from scipy.stats import qmc
 
 from dynamoe_search.records import Candidate, CandidateRecord
 from dynamoe_search.search.designs import Params, candidate_from, setting
-from dynamoe_search.search.distributions import middle_value, suggest_from, value_at
+from dynamoe_search.search.distributions import middle_value, suggest_from
 from dynamoe_search.search.objectives import directions
 from dynamoe_search.search.references import ReferenceDesign, reference_designs
+from dynamoe_search.search.samplers import GroupedTPESampler, PointSampler
+from dynamoe_search.search.shadows import Shadow, Stands
 from dynamoe_search.search.space import Space, suggest
 from dynamoe_search.seeding import derive_seed
 from dynamoe_search.store import quiet_optuna
@@ -98,12 +95,20 @@ class Proposer:
     Args:
         space: The space of the study.
         known: All earlier proposals of the study, in the order of their ordinals.
+        stands: Of earlier proposers of the same study; it gets what is made here.
         who: Tells those apart who propose at the same time: TPE draws differently for each. Empty for one alone.
     """
 
-    def __init__(self, space: Space, known: Iterable[Known] = (), who: str = "") -> None:
+    def __init__(
+        self,
+        space: Space,
+        known: Iterable[Known] = (),
+        stands: Stands | None = None,
+        who: str = "",
+    ) -> None:
         self._space = space
         self._who = (who,) if who else ()
+        self._stands = Stands() if stands is None else stands
         self._kind = space.spec.search.sampler
         self._hashes: set[str] = set()
         self._num_in_space = 0
@@ -111,8 +116,7 @@ class Proposer:
         self._next_point = 0
         self._references = reference_designs(space)
         self._is_primed = self._kind != "nsga2"
-        with quiet_optuna():
-            self._shadow = optuna.create_study(directions=directions(space.spec))
+        self._shadow = Shadow(directions(space.spec))
         for proposal in known:
             self.add(proposal)
 
@@ -172,10 +176,13 @@ class Proposer:
 
     def _stand(self, known: Known) -> None:
         """Puts a proposal into the shadow study."""
+        self._shadow.add(self._stands.trial(known.ordinal, known, lambda: self._trial_of(known)))
+
+    def _trial_of(self, known: Known) -> FrozenTrial:
         params = {**known.params, **self._dormant(known)}
         state = known.sampler_state
         system = {_GENERATION: state.get("generation", 0)} if self._kind == "nsga2" else {}
-        trial = create_trial(
+        return create_trial(
             state=_STATES[known.state],
             params=params,
             distributions=self._space.distributions_of(params),
@@ -183,7 +190,6 @@ class Proposer:
             constraints=dict(known.violations) if known.values is not None else None,
             system_attrs=system,
         )
-        self._shadow.add_trial(trial)
 
     def _dormant(self, known: Known) -> Params:
         """NSGA-II crosses whole designs: settings that do not apply to one are kept beside it."""
@@ -200,8 +206,8 @@ class Proposer:
         """Returns one draw of the sampler with the state to keep for later proposals."""
         self._prime()
         with quiet_optuna():
-            self._shadow.sampler = self._sampler(ordinal, attempt)
-        trial = self._shadow.ask()
+            self._shadow.study.sampler = self._sampler(ordinal, attempt)
+        trial = self._shadow.study.ask()
         if self._kind == "nsga2":
             drawn = self._draw_whole(trial)
         elif self._kind == "qmc" and attempt < NUM_ATTEMPTS:
@@ -209,7 +215,7 @@ class Proposer:
         else:
             drawn = suggest(trial, self._space.spec), {}
         # No sampler looks at failed trials: the draw leaves no trace until `_stand` adds it.
-        self._shadow.tell(trial, state=TrialState.FAIL)
+        self._shadow.study.tell(trial, state=TrialState.FAIL)
         return drawn
 
     def _prime(self) -> None:
@@ -227,7 +233,7 @@ class Proposer:
         for path, distribution in space.distributions.items():
             suggest_from(trial, path, distribution)
         params = suggest(trial, space.spec)
-        frozen = self._shadow.get_trials(deepcopy=False)[trial.number]
+        frozen = self._shadow.study.get_trials(deepcopy=False)[trial.number]
         generation = frozen.system_attrs.get(_GENERATION)
         if generation is None:  # a random draw belongs to the generation that is being made
             generation = self._generation()
@@ -236,7 +242,7 @@ class Proposer:
 
     def _generation(self) -> int:
         states = (TrialState.RUNNING, TrialState.COMPLETE)
-        trials = self._shadow.get_trials(deepcopy=False, states=states)
+        trials = self._shadow.study.get_trials(deepcopy=False, states=states)
         return max((trial.system_attrs.get(_GENERATION, 0) for trial in trials), default=0)
 
     def _sampler(self, ordinal: int, attempt: int) -> BaseSampler:
@@ -249,10 +255,10 @@ class Proposer:
         if self._kind == "qmc":
             scramble = derive_seed(study.seed, 0, "qmc")
             return PointSampler(self._space.distributions, self._next_point + attempt, scramble)
-        return TPESampler(
+        return GroupedTPESampler(
+            self._shadow.kinds,
             n_startup_trials=search.startup_trials,
             multivariate=True,
-            group=True,
             constant_liar=True,
             seed=seed,
         )
@@ -262,52 +268,3 @@ def _in_order(record: CandidateRecord, objectives: Sequence[str]) -> tuple[float
     if record.values is None:
         return None
     return tuple(record.values[name] for name in objectives)
-
-
-class PointSampler(BaseSampler):
-    """Gives a trial one point of a scrambled Sobol sequence over all open settings.
-
-    Optuna's `QMCSampler` takes its dimensions from the first trial, which in a space with
-    conditions lacks some; here every open setting has its own dimension, used or not, and the point
-    is addressed by its number.
-
-    Args:
-        distributions: All open settings, in a fixed order.
-        index: Number of the point in the sequence.
-        seed: Seed of the scrambling, the same for the whole study.
-    """
-
-    def __init__(
-        self, distributions: Mapping[str, BaseDistribution], index: int, seed: int
-    ) -> None:
-        self._point: dict[str, float] = {}
-        if distributions:
-            engine = qmc.Sobol(len(distributions), scramble=True, seed=np.random.default_rng(seed))
-            if index:
-                engine.fast_forward(index)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # one point has no balance to lose
-                point = engine.random(1)[0]
-            self._point = dict(zip(distributions, point.tolist(), strict=True))
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Returns nothing: all settings are read off the point one by one."""
-        return {}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Returns nothing, see `infer_relative_search_space`."""
-        return {}
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Returns the value of one setting at the point."""
-        return value_at(param_distribution, self._point[param_name])

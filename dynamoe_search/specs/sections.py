@@ -302,7 +302,7 @@ class SearchSection(Frozen):
     startup_trials: int = Field(default=16, ge=1, le=MOST)
     """Random designs before TPE starts to learn; population size of NSGA-II."""
     cohort_size: int = Field(default=16, ge=1, le=1024)
-    """How many candidates are proposed and trained together."""
+    """How many candidates are proposed and trained together; on a GPU fewer, if memory seems too short."""
     expert_backend: Literal["auto", "grouped", "dense"] = "auto"
     """`grouped` computes only the chosen experts; `dense` computes all of them (for high K).
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import optuna
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
 
@@ -15,7 +16,7 @@ from dynamoe_search.records import (
     RungDecision,
     Standing,
 )
-from dynamoe_search.store import legs, progress, reading, writing
+from dynamoe_search.store import ledgers, legs, progress, reading, writing
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.trials import Addition
 
@@ -57,12 +58,13 @@ class CandidateMethods(OpenStore):
 
     def add_candidates(self, name: str, additions: Sequence[Addition]) -> list[int]:
         """Adds several candidates as `add_candidate` does one, all of our rows at once; returns their trial numbers."""
-        known = self._database.query(lambda found: reading.read_numbers(found, name))
+        ordinals = [one.candidate.ordinal for one in additions]
+        known = self._database.query(lambda found: reading.read_numbers(found, name, ordinals))
         new = [one for one in additions if one.candidate.ordinal not in known]
         if new:
             study = self._optuna_study(name)
-            ours = frozenset(known.values())
-            trials = self._patiently(lambda: self._trials.add(study, new, known=ours))
+            left = self._left_behind(name, study)
+            trials = self._patiently(lambda: self._trials.add(study, new, left))
             stored = self._database.transact(
                 lambda found: writing.insert_candidates(found, name, trials, new)
             )
@@ -70,7 +72,15 @@ class CandidateMethods(OpenStore):
                 known[one.candidate.ordinal] = kept
                 if kept != trial:  # another process added the same ordinal at the same time
                     self._patiently(partial(self._trials.discard, study, trial))
-        return [known[one.candidate.ordinal] for one in additions]
+        return [known[ordinal] for ordinal in ordinals]
+
+    def _left_behind(self, name: str, study: optuna.Study) -> frozenset[int]:
+        """Returns the trials that Optuna calls running and that are no candidates: a crash came between."""
+        running = self._patiently(lambda: self._trials.running(study))
+        waiting = {one.trial for one in self.standings(name, status=ledgers.OPEN)}
+        if not (unknown := running - waiting):
+            return unknown
+        return unknown - self._database.query(lambda found: reading.read_ours(found, name, unknown))
 
     def known_designs(self, name: str, hashes: Collection[str]) -> frozenset[str]:
         """Returns those of the hashes of designs that are of candidates of a study."""
@@ -82,10 +92,20 @@ class CandidateMethods(OpenStore):
         *,
         status: Collection[str] | None = None,
         trials: Collection[int] | None = None,
+        with_routing: bool = True,
     ) -> list[CandidateRecord]:
-        """Returns the candidates of a study by trial number: all, those with a status, or these trials."""
+        """Returns the candidates of a study by trial number: all, those with a status, or these trials.
+
+        Args:
+            name: The study.
+            status: Only those with one of these.
+            trials: Only these trials.
+            with_routing: Whether outcomes say how their layers route, which takes most of the time to read.
+        """
         return self._database.query(
-            lambda found: reading.read_candidates(found, name, status=status, trials=trials)
+            lambda found: reading.read_candidates(
+                found, name, status=status, trials=trials, with_routing=with_routing
+            )
         )
 
     def candidate(self, name: str, trial: int) -> CandidateRecord:
@@ -93,8 +113,18 @@ class CandidateMethods(OpenStore):
         return self._database.query(lambda found: reading.read_candidate(found, name, trial))
 
     def standings(self, name: str, *, status: Collection[str] | None = None) -> list[Standing]:
-        """Returns where every candidate stands, by trial number; much quicker than `candidates`."""
-        return self._query(name, lambda found: reading.read_standings(found, name, status))
+        """Returns where every candidate stands, by trial number; much quicker than `candidates`.
+
+        Without a status this process reads only what can have changed since it last asked.
+        """
+        if status is not None:
+            return self._query(name, lambda found: reading.read_standings(found, name, status))
+        ledger = self._ledgers[name]
+        return self._database.query(lambda found: ledger.standings(found, name))
+
+    def numbers(self, name: str, ordinals: Collection[int]) -> dict[int, int]:
+        """Returns the trial numbers of ordinals, as far as the study has them."""
+        return self._database.query(lambda found: reading.read_numbers(found, name, ordinals))
 
     def add_progress(self, name: str, reports: Sequence[Progress], leg: Leg | None = None) -> None:
         """Stores what candidates report after an epoch; a candidate that is trained again overwrites.
@@ -137,20 +167,21 @@ class CandidateMethods(OpenStore):
         if decisions:
             self._database.transact(lambda found: legs.upsert_decisions(found, name, decisions))
 
-    def decisions(self, name: str) -> list[RungDecision]:
-        """Returns the latest decision of every trial at every rung, by trial number and rung."""
-        return self._query(name, lambda found: legs.read_decisions(found, name))
+    def decisions(self, name: str, *, status: Collection[str] | None = None) -> list[RungDecision]:
+        """Returns the latest decision of every trial, or of those with a status, at every rung, by trial and rung."""
+        return self._query(name, lambda found: legs.read_decisions(found, name, status))
 
     def replay_tells(self, name: str) -> list[int]:
         """Tells Optuna what our tables call finished and Optuna still calls running; returns these trials."""
         running = self._running(name)
         late = [
             one.trial
-            for one in self.standings(name, status=("complete", "failed", "stopped"))
-            if one.trial in running
+            for one in self._query(
+                name, lambda found: reading.read_standings(found, name, trials=running)
+            )
+            if one.status not in ledgers.OPEN
         ]
-        for trial in late:
-            self._tell(name, trial)
+        self._tell(name, late)
         return late
 
     def zombies(self, name: str) -> list[int]:

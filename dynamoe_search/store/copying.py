@@ -1,6 +1,7 @@
 """The method of `Store` that copies a study, with all that belongs to it, to another database."""
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -8,9 +9,10 @@ import sqlalchemy as sa
 
 from dynamoe_search.errors import StorageError, UsageError
 from dynamoe_search.places import AnyPath, copy_tree
-from dynamoe_search.store import tables
+from dynamoe_search.store import reading, tables
+from dynamoe_search.store.runs import this_process
 from dynamoe_search.store.studies import StudyMethods
-from dynamoe_search.store.texts import utc_now
+from dynamoe_search.store.texts import to_text, utc_now
 from dynamoe_search.store.trials import quiet_optuna
 
 
@@ -51,8 +53,16 @@ class CopyMethods(StudyMethods):
                     to_storage=target.storage_for_optuna(),
                 )
             _copy_files(self.files_of(one), target.files_of(one))
-            target._update(one, state=state)
+            target._update(one, state=state, files_json=self._mark_of_copy(one, target))
         return names
+
+    def _mark_of_copy(self, name: str, target: StudyMethods) -> str | None:
+        """Returns where the files of a copy are, to be found by all who run it; None if they were not here to copy."""
+        mark = self._query(name, lambda found: reading.read_files_mark(found, name))
+        place = target.files_of(name)
+        if mark is None or not (place / mark.file).exists():
+            return None
+        return to_text(replace(mark, host=this_process().host, place=str(place)))
 
     def _refuse_unless_idle(self, name: str) -> None:
         alive = [worker for worker in self.workers(name) if worker.is_alive]
@@ -83,8 +93,10 @@ class CopyMethods(StudyMethods):
         def write(found: sa.Connection) -> None:
             for table, rows in zip(copied, everything, strict=True):
                 for row in rows:
-                    if table is tables.studies:
-                        row |= {"state": "deleting", "planner": None}
+                    if (
+                        table is tables.studies
+                    ):  # where its files are is said by whoever runs it first
+                        row |= {"state": "deleting", "planner": None, "files_json": None}
                     elif table is tables.workers:
                         row["left_at"] = row["left_at"] or utc_now()
                 if rows:

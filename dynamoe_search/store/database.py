@@ -34,6 +34,9 @@ from dynamoe_search.store.texts import safe_name, utc_now
 
 BUSY_TIMEOUT_SECONDS = 60.0
 
+CONNECT_SECONDS = 10
+"""A server that has not let us in after so long counts as out of reach."""
+
 Result = TypeVar("Result")
 
 
@@ -203,9 +206,14 @@ def _server_engine(url: sa.URL) -> sa.Engine:
     """Returns an engine that keeps one connection: servers have few, and workers are many.
 
     Others are opened for moments: a second one when a sign of life is due amid a transaction, more if several threads
-    read, as those of a dashboard do.
+    read, as those of a dashboard do. None waits for ever for a server that says nothing.
     """
-    return sa.create_engine(url, pool_pre_ping=True, pool_size=1, max_overflow=15)
+    options = {}
+    if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
+        options["connect_timeout"] = CONNECT_SECONDS
+    return sa.create_engine(
+        url, pool_pre_ping=True, pool_size=1, max_overflow=15, connect_args=options
+    )
 
 
 def _sqlite_engine(url: sa.URL, busy_timeout_seconds: float, identity: _Identity) -> sa.Engine:

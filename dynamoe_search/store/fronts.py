@@ -1,35 +1,97 @@
-"""The Pareto fronts of studies: computed, stored, read; every function is a part of one transaction."""
+"""The Pareto fronts of studies: computed, stored, read; every function is a part of one transaction.
+
+The front of all is that of the front of some and of the others. Candidates that are over never change, so a process
+that refreshes a front again compares only its members with those that have ended since.
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from dynamoe_search.pareto import front_indices
-from dynamoe_search.records import Candidate, FrontMember, StudyRecord
+from dynamoe_search.records import Candidate, FrontMember, Standing, StudyRecord
 from dynamoe_search.store import reading, tables
+from dynamoe_search.store.ledgers import Ledger
 from dynamoe_search.store.texts import counts_to_text, from_text
 
 
-def rewrite_front(connection: sa.Connection, study: StudyRecord) -> None:
-    """Computes the front of the complete and feasible candidates again and stores it."""
-    connection.execute(
-        sa.select(tables.studies.c.state)
-        .where(tables.studies.c.study_name == study.name)
-        .with_for_update()
-    ).all()
-    members = computed_front(connection, study)
-    connection.execute(tables.front.delete().where(tables.front.c.study_name == study.name))
+class KnownFront:
+    """The front of a study as this process knows it."""
+
+    def __init__(self) -> None:
+        self._over: dict[int, Standing] | None = None
+        self._seen: set[int] = set()
+        self._rows: list[sa.Row[Any]] = []
+
+    def rows(
+        self,
+        connection: sa.Connection,
+        study: str,
+        goals: tuple[Sequence[str], Sequence[bool]],
+        over: dict[int, Standing],
+    ) -> list[dict[str, Any]]:
+        """Returns the rows that the table of the front should have, in their order.
+
+        Args:
+            connection: In a transaction.
+            study: Always the same.
+            goals: Its objectives, and which of them are maximised.
+            over: Where those stand that are over, from a `Ledger`: while it is the same object, nobody was taken out.
+        """
+        if over is not self._over:
+            self._over, self._seen, self._rows = over, set(), []
+        new = [trial for trial in over if trial not in self._seen]
+        ended = [trial for trial in new if over[trial].status == "complete"]
+        rows = self._rows + (_measured(connection, study, ended) if ended else [])
+        self._rows = _on_front(rows, *goals)
+        self._seen.update(new)
+        return _as_stored(connection, study, self._rows)
+
+
+def rewrite_front(connection: sa.Connection, name: str, ledger: Ledger, front: KnownFront) -> None:
+    """Brings the front of the complete and feasible candidates up to date and stores it.
+
+    Args:
+        connection: In a transaction that writes.
+        name: The study.
+        ledger: What this process knows of the study.
+        front: Likewise.
+    """
+    members = front.rows(
+        connection, name, _held_goals(connection, name), ledger.over(connection, name)
+    )
+    connection.execute(tables.front.delete().where(tables.front.c.study_name == name))
     if members:
         connection.execute(tables.front.insert(), members)
 
 
+def _held_goals(connection: sa.Connection, name: str) -> tuple[list[str], list[bool]]:
+    """Returns a study's objectives and which of them are maximised; others who refresh its front wait."""
+    reading.require_study(connection, name)
+    here = tables.studies.c
+    row = connection.execute(
+        sa.select(here.objectives_json, here.maximise_json)
+        .where(here.study_name == name)
+        .with_for_update()
+    ).one()
+    return from_text(list[str], row.objectives_json), from_text(list[bool], row.maximise_json)
+
+
 def computed_front(connection: sa.Connection, study: StudyRecord) -> list[dict[str, Any]]:
-    """Returns the rows that the table of the front should have for a study, in their order."""
+    """Returns the rows that the table of the front should have for a study, in their order, from all candidates."""
+    rows = _on_front(_measured(connection, study.name), study.objectives, study.maximise)
+    return _as_stored(connection, study.name, rows)
+
+
+def _measured(
+    connection: sa.Connection, name: str, trials: Collection[int] | None = None
+) -> list[sa.Row[Any]]:
+    """Returns what the front wants to know of the complete and feasible candidates: all, or those of some trials."""
     candidates, evaluations = tables.candidates.c, tables.evaluations.c
-    rows = connection.execute(
+    query = (
         sa.select(
             candidates.trial_number,
             candidates.ordinal,
@@ -44,57 +106,70 @@ def computed_front(connection: sa.Connection, study: StudyRecord) -> list[dict[s
         )
         .join_from(tables.candidates, tables.evaluations)
         .where(
-            candidates.study_name == study.name,
+            candidates.study_name == name,
             candidates.status == "complete",
             evaluations.is_feasible,
         )
         .order_by(candidates.trial_number)
-    ).all()
+    )
+    if trials is not None:
+        query = query.where(candidates.trial_number.in_(sorted(trials)))
+    return list(connection.execute(query))
+
+
+def _on_front(
+    rows: Sequence[sa.Row[Any]], objectives: Sequence[str], maximise: Sequence[bool]
+) -> list[sa.Row[Any]]:
+    """Returns those that no other dominates, in the order of the front."""
     values = [from_text(dict[str, float], row.values_json) for row in rows]
-    points = np.array([[item[key] for key in study.objectives] for item in values])
-    order_key = front_order(study.objectives)
+    points = np.array([[item[key] for key in objectives] for item in values])
+    order_key = front_order(objectives)
     chosen = sorted(
-        front_indices(points, study.maximise).tolist(),
+        front_indices(points, maximise).tolist(),
         key=lambda index: (values[index][order_key], rows[index].trial_number),
     )
-    at_end = _experts_at_end(connection, study.name) if chosen else {}
+    return [rows[index] for index in chosen]
+
+
+def _as_stored(
+    connection: sa.Connection, name: str, rows: Sequence[sa.Row[Any]]
+) -> list[dict[str, Any]]:
+    at_end = _experts_at_end(connection, name, [row.trial_number for row in rows])
     return [
-        {"study_name": study.name, "place": place}
-        | dict(rows[index]._mapping)
-        | at_end.get(rows[index].trial_number, {})
-        for place, index in enumerate(chosen)
+        {"study_name": name, "place": place} | dict(row._mapping) | at_end.get(row.trial_number, {})
+        for place, row in enumerate(rows)
     ]
 
 
 def read_front(connection: sa.Connection, name: str) -> list[FrontMember]:
     """Returns the stored front in its order."""
     reading.require_study(connection, name)
-    front, candidates = tables.front, tables.candidates
+    front, here, done = tables.front.c, tables.candidates.c, tables.evaluations.c
     rows = connection.execute(
-        sa.select(
-            front.c.trial_number,
-            front.c.ordinal,
-            front.c.values_json,
-            front.c.params_json,
-            candidates.c.candidate_json,
-            tables.evaluations.c.metrics_json,
-        )
-        .select_from(front.join(candidates).join(tables.evaluations))
-        .where(front.c.study_name == name)
-        .order_by(front.c.place)
+        sa.select(front.trial_number, front.ordinal, front.values_json, front.params_json)
+        .where(front.study_name == name)
+        .order_by(front.place)
     ).all()
-    routing = reading.read_routing(connection, name)
+    trials = [row.trial_number for row in rows]
+    # By their numbers: joined to the front, SQLite would go through all candidates.
+    query = sa.select(here.trial_number, here.candidate_json, done.metrics_json).join_from(
+        tables.candidates, tables.evaluations
+    )
+    query = query.where(here.study_name == name, here.trial_number.in_(sorted(trials)))
+    found = {row.trial_number: row for row in connection.execute(query)}
+    routing = reading.read_routing(connection, name, trials)
     return [
         FrontMember(
             trial=row.trial_number,
             ordinal=row.ordinal,
-            candidate=from_text(Candidate, row.candidate_json),
+            candidate=from_text(Candidate, found[row.trial_number].candidate_json),
             values=from_text(dict[str, float], row.values_json),
-            metrics=from_text(dict[str, float], row.metrics_json),
+            metrics=from_text(dict[str, float], found[row.trial_number].metrics_json),
             params=from_text(dict[str, Any], row.params_json),
             routing=routing[row.trial_number],
         )
         for row in rows
+        if row.trial_number in found
     ]
 
 
@@ -105,13 +180,15 @@ def front_order(objectives: Sequence[str]) -> str:
     return objectives[min(1, len(objectives) - 1)]
 
 
-def _experts_at_end(connection: sa.Connection, name: str) -> dict[int, dict[str, str]]:
-    """Returns the column `experts_per_layer` of every trial whose layers are known."""
+def _experts_at_end(
+    connection: sa.Connection, name: str, trials: Collection[int]
+) -> dict[int, dict[str, str]]:
+    """Returns the column `experts_per_layer` of those of the trials whose layers are known."""
     here = tables.layers.c
     counts: dict[int, tuple[int, ...]] = defaultdict(tuple)
     for row in connection.execute(
         sa.select(here.trial_number, here.num_experts)
-        .where(here.study_name == name)
+        .where(here.study_name == name, here.trial_number.in_(sorted(trials)))
         .order_by(here.trial_number, here.layer)
     ):
         counts[row.trial_number] += (row.num_experts,)

@@ -90,7 +90,7 @@ def _check_members(
     connection: sa.Connection, name: str, trials: Sequence[int], start: int, pack_key: str
 ) -> None:
     busy = {trial for leg in read_legs(connection, name, "open") for trial in leg.trials}
-    standing = {one.trial: one for one in reading.read_standings(connection, name)}
+    standing = {one.trial: one for one in reading.read_standings(connection, name, trials=trials)}
     for trial in trials:
         one = standing.get(trial)
         if one is None:
@@ -197,8 +197,8 @@ def _lost(name: str, number: int, worker: str | None) -> LeaseLostError:
 
 def require_not_running(connection: sa.Connection, name: str, trials: Sequence[int]) -> None:
     """Raises `UsageError` if one of the trials is in training."""
-    running = {one.trial for one in reading.read_standings(connection, name, ("running",))}
-    if busy := sorted(running & set(trials)):
+    running = reading.read_standings(connection, name, ("running",), trials=trials)
+    if busy := sorted(one.trial for one in running):
         raise UsageError(f"trial {busy[0]} of the study {name!r} is in training")
 
 
@@ -210,7 +210,8 @@ def without_lease(
     in_legs: dict[int, str | None] = {}
     for leg in read_legs(connection, name, "open"):
         in_legs.update(dict.fromkeys(leg.trials, leg.worker))
-    status = {one.trial: one.status for one in reading.read_standings(connection, name)}
+    found = reading.read_standings(connection, name, trials=trials)
+    status = {one.trial: one.status for one in found}
 
     def is_cared_for(trial: int) -> bool:
         if status.get(trial) == "paused":
@@ -258,10 +259,14 @@ def upsert_decisions(
     )
 
 
-def read_decisions(connection: sa.Connection, name: str) -> list[RungDecision]:
-    """Returns the latest decision of every trial at every rung, by trial number and rung."""
-    table = tables.decisions
+def read_decisions(
+    connection: sa.Connection, name: str, status: Collection[str] | None = None
+) -> list[RungDecision]:
+    """Returns the latest decision of every trial, or of those with a status, at every rung, by trial and rung."""
+    table, here = tables.decisions, tables.candidates.c
     query = sa.select(table).where(table.c.study_name == name)
+    if status is not None:
+        query = query.join(tables.candidates).where(here.status.in_(sorted(status)))
     return [
         RungDecision(
             trial=row.trial_number,

@@ -31,8 +31,8 @@ _DROPPED = ("host", "pid", "process_mark", "heartbeat_at", "is_stop_requested")
 def migrate(connection: sa.Connection, program: str) -> None:
     """Brings tables of an older version up to date; all of it happens, or nothing.
 
-    A SQLite file is copied first, to `FILE.v2-backup` (or v1) beside it, while nobody else can write. Other databases
-    are not copied: that is for their own tools.
+    A SQLite file is copied first, to `FILE.v3-backup` (or v2, v1) beside it, while nobody else can write. Other
+    databases are not copied: that is for their own tools.
 
     Args:
         connection: In a transaction that writes, on SQLite the only one.
@@ -46,7 +46,7 @@ def migrate(connection: sa.Connection, program: str) -> None:
     if found == tables.SCHEMA_VERSION:
         return  # another process was faster
     url = connection.engine.url
-    if found not in (1, 2):
+    if found not in (1, 2, 3):
         raise StorageError(
             f"the tables of {display(url)} have the unknown version {found}; "
             "the database was changed by hand or is not one of this program's"
@@ -64,7 +64,9 @@ def migrate(connection: sa.Connection, program: str) -> None:
         _log.warning("%s was upgraded, without a copy of what it was", display(url))
     if found == 1:
         _to_version_2(connection)
-    _to_version_3(connection)
+    if found < 3:
+        _to_version_3(connection)
+    _to_version_4(connection)
     connection.execute(
         tables.schema.update().values(version=tables.SCHEMA_VERSION, program=program)
     )
@@ -136,7 +138,10 @@ def _live_runs_2(connection: sa.Connection) -> list[tuple[str, str, int]]:
     """Returns study, machine and process of every live worker."""
     here = tables.workers.c
     alive = []
-    for row in connection.execute(sa.select(tables.workers).where(here.left_at.is_(None))).all():
+    query = sa.select(
+        here.study_name, here.host, here.pid, here.process_mark, here.heartbeat_at
+    ).where(here.left_at.is_(None))
+    for row in connection.execute(query).all():
         found = lives_here(Runner(host=row.host, pid=row.pid, mark=row.process_mark))
         if found or (found is None and _was_heard(row.heartbeat_at)):
             alive.append((row.study_name, row.host, row.pid))
@@ -195,6 +200,16 @@ def _to_version_3(connection: sa.Connection) -> None:
             .where(legs.c.study_name == row.study_name, legs.c.leg == row.leg)
             .values(pack_key=keys[row.study_name, first])
         )
+
+
+def _to_version_4(connection: sa.Connection) -> None:
+    """Studies know where their files are, and workers with which versions they compute."""
+    for table, name in ((tables.studies, "files_json"), (tables.workers, "versions_json")):
+        known = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+        if name not in known:  # version 1 had no workers, so their table is new
+            _add_columns(connection, table, name)
+    for index in tables.candidates.indexes:  # one of them is new, beside that of the design
+        index.create(connection, checkfirst=True)
 
 
 def _add_columns(connection: sa.Connection, table: sa.Table, *names: str) -> None:

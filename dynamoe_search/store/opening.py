@@ -1,7 +1,9 @@
 """Opening and closing the database, and what all methods of `Store` stand on."""
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -12,7 +14,9 @@ from optuna.storages import RDBStorage
 from dynamoe_search.places import AnyPath, masked
 from dynamoe_search.store import reading, workers
 from dynamoe_search.store.database import BUSY_TIMEOUT_SECONDS, Database
+from dynamoe_search.store.fronts import KnownFront
 from dynamoe_search.store.hearts import Heart
+from dynamoe_search.store.ledgers import Ledger
 from dynamoe_search.store.runs import Lease, Watcher
 from dynamoe_search.store.trials import Trials
 
@@ -28,6 +32,8 @@ class OpenStore:
         self._watcher = Watcher()
         self._leases: dict[str, Lease] = {}
         self._hearts: dict[str, Heart] = {}  # by study, as the leases
+        self._ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)  # by study
+        self._fronts: defaultdict[str, KnownFront] = defaultdict(KnownFront)  # by study
 
     @classmethod
     def open(
@@ -127,21 +133,30 @@ class OpenStore:
 
         def read(connection: sa.Connection) -> tuple[tuple[str, ...], tuple[bool, ...], bool]:
             goals = reading.read_goals(connection, name)
-            return *goals, not reading.read_numbers(connection, name)
+            return *goals, not reading.has_candidates(connection, name)
 
         objectives, maximise, is_empty = self._database.query(read)
         return self._patiently(
             lambda: self._trials.study(name, objectives, maximise, create=is_empty)
         )
 
-    def _tell(self, name: str, trial: int) -> None:
-        """Tells Optuna how a candidate ended; nothing if it did not yet."""
-        record = self._database.query(lambda found: reading.read_candidate(found, name, trial))
-        outcome = record.outcome
-        if outcome is None:
+    def _tell(self, name: str, trials: Sequence[int]) -> None:
+        """Tells Optuna how candidates ended; nothing of those that did not yet."""
+        if not trials:
             return
-        values = None if record.values is None else list(record.values.values())
-        study = self._optuna_study(name)
-        self._patiently(
-            lambda: self._trials.tell(study, record.trial, outcome, values, record.violations)
+        records = self._database.query(
+            lambda found: reading.read_candidates(found, name, trials=trials, with_routing=False)
         )
+        study = self._optuna_study(name)
+        ids = self._patiently(lambda: self._trials.ids(study, trials))
+        for one in records:
+            if one.outcome is None:
+                continue
+            if one.trial not in ids:
+                raise self._trials.lost(name)
+            values = None if one.values is None else list(one.values.values())
+            self._patiently(
+                partial(
+                    self._trials.tell, study, ids[one.trial], one.outcome, values, one.violations
+                )
+            )

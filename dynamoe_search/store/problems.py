@@ -1,5 +1,7 @@
 """What can go wrong with a database, said in one sentence: where, what, and what to do. Passwords are never shown."""
 
+import platform
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ class LockedError(PassingError):
     """Another program writes to the same SQLite file."""
 
 
+_UNKNOWN = re.compile('(database|role) "[^"]*" does not exist')
 _NO_CONNECTION = (
     "has no free connection: every worker keeps one and takes a second for moments; "
     "raise max_connections of the server, or the limit of the role, to twice the workers"
@@ -45,6 +48,30 @@ _ADVICE = (
     (
         "no such table",
         "lacks a table of this program; it was changed by hand or is not one of its databases",
+    ),
+    (
+        "password authentication failed",
+        "refuses the user or the password; correct the user in the URL, and the password in PGPASSWORD or ~/.pgpass",
+    ),
+    (
+        "no password supplied",
+        "wants a password; put it into PGPASSWORD or ~/.pgpass",
+    ),
+    (
+        "timeout expired",
+        "does not answer; check that this machine reaches the server, and whether it runs",
+    ),
+    (
+        "connection refused",
+        "cannot be reached: nobody listens there; check host and port in the URL, and whether the server runs",
+    ),
+    (
+        "could not translate host name",
+        "cannot be reached: its host is not known here; check the host in the URL",
+    ),
+    (
+        "failed to resolve host",
+        "cannot be reached: its host is not known here; check the host in the URL",
     ),
     (
         "no such column",
@@ -88,10 +115,21 @@ def problem(url: sa.URL, error: BaseException) -> StorageError:
     kind = StorageError
     if _may_pass(url, error, cause, found.lower()):
         kind = LockedError if is_locked(cause) else PassingError
+    if url.get_backend_name() != "sqlite":
+        where += f", asked by {platform.node()},"
+        if missing := _UNKNOWN.search(found):
+            is_user = missing[1] == "role"
+            what = (
+                "has no such user; correct"
+                if is_user
+                else "is not there; make it with createdb, or correct"
+            )
+            return kind(f"{where} {what} the URL in --storage or DYNAMOE_SEARCH_STORAGE")
     if isinstance(cause, FileNotFoundError):
         return kind(f"{where} is gone: it was moved, removed or unmounted; put it back")
+    everything = str(cause).lower()
     for sign, advice in _ADVICE:
-        if sign in found.lower():
+        if sign in everything:
             return kind(f"{where} {advice}")
     return kind(f"{where} cannot be used: {found}")
 

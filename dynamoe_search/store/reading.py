@@ -4,6 +4,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any, Literal, cast
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from dynamoe_search.errors import UsageError
 from dynamoe_search.records import (
     Candidate,
     CandidateRecord,
+    FilesMark,
     LayerRouting,
     Outcome,
     Standing,
@@ -55,6 +57,13 @@ def require_study(connection: sa.Connection, name: str) -> None:
         raise UsageError(_no_study(name, names))
 
 
+def read_files_mark(connection: sa.Connection, name: str) -> FilesMark | None:
+    """Returns where the files of a study are; None if nobody said so yet."""
+    here = tables.studies.c
+    text = connection.execute(sa.select(here.files_json).where(here.study_name == name)).scalar()
+    return from_text(FilesMark, text) if text else None
+
+
 def has_study(connection: sa.Connection, name: str) -> bool:
     """Says whether there is a study of this name."""
     table = tables.studies
@@ -88,11 +97,30 @@ def read_children(connection: sa.Connection, name: str) -> list[str]:
     )
 
 
-def read_numbers(connection: sa.Connection, name: str) -> dict[int, int]:
-    """Returns the trial number of every ordinal of a study."""
+def read_numbers(connection: sa.Connection, name: str, ordinals: Collection[int]) -> dict[int, int]:
+    """Returns the trial numbers of ordinals of a study, as far as it has them."""
+    require_study(connection, name)
     here = tables.candidates.c
-    query = sa.select(here.ordinal, here.trial_number).where(here.study_name == name)
+    query = sa.select(here.ordinal, here.trial_number).where(
+        here.study_name == name, here.ordinal.in_(sorted(ordinals))
+    )
     return {row.ordinal: row.trial_number for row in connection.execute(query)}
+
+
+def read_ours(connection: sa.Connection, name: str, trials: Collection[int]) -> frozenset[int]:
+    """Returns those of the trials that are candidates of a study."""
+    here = tables.candidates.c
+    query = sa.select(here.trial_number).where(
+        here.study_name == name, here.trial_number.in_(sorted(trials))
+    )
+    return frozenset(connection.execute(query).scalars())
+
+
+def has_candidates(connection: sa.Connection, name: str) -> bool:
+    """Says whether a study has any candidate."""
+    here = tables.candidates.c
+    query = sa.select(here.trial_number).where(here.study_name == name).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def read_candidates(
@@ -101,8 +129,12 @@ def read_candidates(
     *,
     status: Collection[str] | None = None,
     trials: Collection[int] | None = None,
+    with_routing: bool = True,
 ) -> list[CandidateRecord]:
-    """Returns candidates of a study by trial number: all, those with a status, or some trials."""
+    """Returns candidates of a study by trial number: all, those with a status, or some trials.
+
+    Without routing the outcomes do not say how their layers route, which takes most of the time to read.
+    """
     require_study(connection, name)
     here = tables.candidates.c
     where = [here.study_name == name]
@@ -119,8 +151,8 @@ def read_candidates(
         .where(*where)
         .order_by(here.trial_number)
     ).all()
-    routing = read_routing(connection, name, trials)
-    return [_candidate(row, routing[row.trial_number]) for row in rows]
+    routing = read_routing(connection, name, trials) if with_routing else {}
+    return [_candidate(row, routing.get(row.trial_number, ())) for row in rows]
 
 
 def read_candidate(connection: sa.Connection, name: str, trial: int) -> CandidateRecord:
@@ -137,10 +169,33 @@ def read_candidate(connection: sa.Connection, name: str, trial: int) -> Candidat
     raise UsageError(f"the study {name!r} has no trial {trial}; it has {has}")
 
 
+def read_made_at(connection: sa.Connection, name: str) -> str:
+    """Returns when a study was made; raises `UsageError` if there is none of this name."""
+    here = tables.studies.c
+    query = sa.select(here.created_at).where(here.study_name == name)
+    found = connection.execute(query).scalar()
+    if found is None:
+        require_study(connection, name)
+    return str(found)
+
+
 def read_standings(
-    connection: sa.Connection, name: str, status: Collection[str] | None = None
+    connection: sa.Connection,
+    name: str,
+    status: Collection[str] | None = None,
+    *,
+    trials: Collection[int] | None = None,
+    above: int | None = None,
 ) -> list[Standing]:
-    """Returns where every candidate of a study stands, by trial number."""
+    """Returns where candidates of a study stand, by trial number.
+
+    Args:
+        connection: In a transaction.
+        name: The study.
+        status: Only those with one of these.
+        trials: Only these trials.
+        above: Only trials with a higher number.
+    """
     here = tables.candidates.c
     query = sa.select(
         here.trial_number,
@@ -154,6 +209,10 @@ def read_standings(
     ).where(here.study_name == name)
     if status is not None:
         query = query.where(here.status.in_(sorted(status)))
+    if trials is not None:
+        query = query.where(here.trial_number.in_(sorted(trials)))
+    if above is not None:
+        query = query.where(here.trial_number > above)
     return [
         Standing(
             trial=row.trial_number,
@@ -165,7 +224,7 @@ def read_standings(
             pack_key=row.pack_key,
             reference=row.reference,
         )
-        for row in connection.execute(query.order_by(here.trial_number))
+        for row in sorted(connection.execute(query), key=itemgetter(0))  # SQLite would read all
     ]
 
 

@@ -111,9 +111,13 @@ class StudyMethods(OpenStore):
         self._database.transact(lambda found: writing.raise_stop_serial(found, name))
 
     def refresh_front(self, name: str) -> list[FrontMember]:
-        """Computes the Pareto front of the complete and feasible candidates, stores and returns it."""
-        record = self.study(name)
-        self._database.transact(lambda found: fronts.rewrite_front(found, record))
+        """Brings the Pareto front of the complete and feasible candidates up to date, stores and returns it."""
+        ledger, front = self._ledgers[name], self._fronts[name]
+
+        def write(connection: sa.Connection) -> None:
+            fronts.rewrite_front(connection, name, ledger, front)
+
+        self._database.transact(write)
         return self.front(name)
 
     def front(self, name: str) -> list[FrontMember]:
@@ -154,6 +158,8 @@ class StudyMethods(OpenStore):
         deletion.delete_files(self.logs_of(name), self.logs_of(name).parent)
         self._database.transact(lambda found: writing.delete_rows(found, name))
         self._leases.pop(name, None)
+        self._ledgers.pop(name, None)
+        self._fronts.pop(name, None)
 
     def refuse_taken(self, name: str) -> None:
         """Raises `UsageError` if there is a study of that name, ours or another program's."""

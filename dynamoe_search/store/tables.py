@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 metadata = sa.MetaData()
 
 
@@ -63,6 +63,7 @@ studies = sa.Table(
     sa.Column("parent", sa.String(512)),
     sa.Column("purpose", sa.String(20), nullable=False, server_default="search"),
     sa.Column("plan_json", sa.Text),
+    sa.Column("files_json", sa.Text),
     sa.Column("created_at", sa.String(40), nullable=False),
     sa.Column("updated_at", sa.String(40), nullable=False),
 )
@@ -95,6 +96,7 @@ candidates = sa.Table(
     sa.Column("created_at", sa.String(40), nullable=False),
     sa.Column("finished_at", sa.String(40)),
     sa.UniqueConstraint("study_name", "ordinal"),
+    sa.Index("dynamoe_candidates_by_status", "study_name", "status"),  # most are over
 )
 
 evaluations = sa.Table(
@@ -190,6 +192,7 @@ workers = sa.Table(
     sa.Column("seconds", sa.Double, nullable=False),
     sa.Column("stop_serial", sa.Integer, nullable=False),
     sa.Column("left_at", sa.String(40)),
+    sa.Column("versions_json", sa.Text),
 )
 
 legs = sa.Table(

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +39,7 @@ STATES = {
 
 _TRIALS = sa.table(
     "trials",
+    sa.column("trial_id", sa.Integer),
     sa.column("study_id", sa.Integer),
     sa.column("number", sa.Integer),
     sa.column("state", sa.Enum(TrialState, name="trialstate")),
@@ -125,7 +126,7 @@ class Trials:
         if name in self._studies:
             return self._studies[name]
         if not create and not self.exists(name):
-            raise self._lost(name)
+            raise self.lost(name)
         storage = self.storage
         with self._guarded():
             study = optuna.create_study(
@@ -142,40 +143,50 @@ class Trials:
         return study
 
     def add(
-        self, study: optuna.Study, additions: Sequence["Addition"], *, known: frozenset[int]
+        self, study: optuna.Study, additions: Sequence["Addition"], left: Collection[int]
     ) -> list[int]:
         """Returns the numbers of the running trials of candidates, each added in one insertion.
 
         Args:
             study: Optuna's study.
             additions: What will be trained.
-            known: Numbers of the running trials that our tables have; others are left over from a crash.
+            left: Numbers of the running trials that a crash left behind; one that is meant is taken.
         """
         with self._guarded(study.study_name):
             storage = self.storage
             study_id = storage.get_study_id_from_name(study.study_name)
-            left = [
-                storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, number))
-                for number in sorted(self._running(study_id) - known)
+            ids = [
+                storage.get_trial_id_from_study_id_trial_number(study_id, number)
+                for number in sorted(left)
             ]
-            return [self._number_of(study, study_id, one, left) for one in additions]
+            found = {trial_id: storage.get_trial(trial_id) for trial_id in ids}
+            return self._numbers_of(
+                [self._trial_of(study, study_id, one, found) for one in additions]
+            )
 
-    def _number_of(
-        self, study: optuna.Study, study_id: int, one: Addition, left: Sequence[FrozenTrial]
+    def _numbers_of(self, trial_ids: Sequence[int]) -> list[int]:
+        """Returns the numbers of trials; Optuna would read them whole."""
+        here = _TRIALS.c
+        query = sa.select(here.trial_id, here.number).where(here.trial_id.in_(sorted(trial_ids)))
+        with self._database.read() as connection:
+            numbers = {row.trial_id: row.number for row in connection.execute(query)}
+        return [numbers[trial_id] for trial_id in trial_ids]
+
+    def _trial_of(
+        self, study: optuna.Study, study_id: int, one: Addition, left: Mapping[int, FrozenTrial]
     ) -> int:
-        """Returns the number of a running trial: of one that a crash left behind, or of a new one."""
+        """Returns Optuna's id of a running trial: of one that a crash left behind, or of a new one."""
         found: int | None = None
-        for trial in left:
+        for trial_id, trial in left.items():
             if trial.user_attrs.get("ordinal") != one.candidate.ordinal or found is not None:
                 continue
             if trial.params == dict(one.params):
-                found = trial.number
+                found = trial_id
             else:
                 self.discard(study, trial.number)
         if found is not None:
             return found
-        trial_id = self.storage.create_new_trial(study_id, _new_trial(one))
-        return self.storage.get_trial(trial_id).number
+        return self.storage.create_new_trial(study_id, _new_trial(one))
 
     def keep_times(self, study: optuna.Study, worker: str, times: Mapping[str, float]) -> None:
         """Keeps with a study what a worker's time went into."""
@@ -191,31 +202,42 @@ class Trials:
             found = self.storage.get_study_user_attrs(study_id)
         return [own for key, own in found.items() if key.startswith(TIMES)]
 
+    def ids(self, study: optuna.Study, numbers: Collection[int]) -> dict[int, int]:
+        """Returns Optuna's ids of trials by number; Optuna looks for one at a time, among all."""
+        here = _TRIALS.c
+        with self._guarded(study.study_name):
+            study_id = self.storage.get_study_id_from_name(study.study_name)
+            query = sa.select(here.number, here.trial_id).where(
+                here.study_id == study_id, here.number.in_(sorted(numbers))
+            )
+            with self._database.read() as connection:
+                return {row.number: row.trial_id for row in connection.execute(query)}
+
     def tell(
         self,
         study: optuna.Study,
-        number: int,
+        trial_id: int,
         outcome: Outcome,
         values: Sequence[float] | None,
         violations: Sequence[float],
     ) -> None:
-        """Finishes a trial; does nothing if Optuna calls it finished already."""
-        storage = self.storage
-        with self._guarded(study.study_name):
-            trial_id = storage.get_trial_id_from_study_id_trial_number(
-                storage.get_study_id_from_name(study.study_name), number
-            )
-            if storage.get_trial(trial_id).state.is_finished():
-                return
-            is_complete = outcome.status == "complete"
-            with suppress(_FINISHED):  # another process was faster
-                self._describe(trial_id, outcome, violations)
-                study.tell(
-                    number,
-                    values=[float(value) for value in values or ()] if is_complete else None,
-                    state=STATES[outcome.status],
-                    skip_if_finished=True,
-                )
+        """Finishes a trial; does nothing if Optuna calls it finished already.
+
+        Args:
+            study: Optuna's study.
+            trial_id: Optuna's id of the trial.
+            outcome: How it ended.
+            values: Of the objectives, if it is complete.
+            violations: Of the constraints; above 0 is infeasible.
+        """
+        is_complete = outcome.status == "complete"
+        told = [float(value) for value in values or ()] if is_complete else None
+        with (
+            self._guarded(study.study_name),
+            suppress(_FINISHED),  # by another process, or by this one before
+        ):
+            self._describe(trial_id, outcome, violations)
+            self.storage.set_trial_state_values(trial_id, STATES[outcome.status], told)
 
     def _describe(self, trial_id: int, outcome: Outcome, violations: Sequence[float]) -> None:
         """Stores what Optuna's samplers and the dashboard read beside the values."""
@@ -279,7 +301,8 @@ class Trials:
             except KeyError:
                 return
 
-    def _lost(self, name: str) -> StorageError:
+    def lost(self, name: str) -> StorageError:
+        """Returns the error for a study whose part in Optuna's tables is gone."""
         return StorageError(
             f"another program deleted Optuna's part of the study {name!r} in the database "
             f"{self._database.name}; delete the study here too, or restore a copy of the database"
@@ -301,7 +324,7 @@ class Trials:
             if name is None:
                 raise
             self._studies.pop(name, None)
-            raise self._lost(name) from error
+            raise self.lost(name) from error
 
 
 def _new_trial(one: Addition) -> FrozenTrial:

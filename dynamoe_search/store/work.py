@@ -9,14 +9,14 @@ from typing import Literal, TypeVar
 
 import sqlalchemy as sa
 
-from dynamoe_search.errors import StoppedError, StorageError
-from dynamoe_search.records import Ended, Leg, RungDecision, Stood
+from dynamoe_search.errors import StoppedError, StorageError, UsageError
+from dynamoe_search.records import Ended, FilesMark, Leg, RungDecision, Stood
 from dynamoe_search.store import legs, reading, workers, writing
 from dynamoe_search.store.hearts import Heart
 from dynamoe_search.store.legs import Pulse
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.patience import PATIENCE_SECONDS
-from dynamoe_search.store.runs import Lease, this_process
+from dynamoe_search.store.runs import Lease, lives_here, runner_of, this_process
 from dynamoe_search.store.writing import named_values
 
 Result = TypeVar("Result")
@@ -28,25 +28,52 @@ _LONGEST_POLL_SECONDS = 1.0
 class WorkMethods(OpenStore):
     """A part of `Store`."""
 
-    def join(self, name: str) -> str:
+    def join(self, name: str, versions: Mapping[str, str] | None = None) -> str:
         """Makes this process one of those that work on a study and returns its id as a worker.
 
         Joining twice gives the same id. From now on the database is waited for if it is locked or out of reach, and a
         thread gives signs of life until `leave`.
 
+        Args:
+            name: The study.
+            versions: Of the libraries whose versions could change a number.
+
         Raises:
-            UsageError: The study is being deleted.
+            UsageError: The study is being deleted, or is run by somebody with other versions.
         """
         if (lease := self._leases.get(name)) is not None:
             return lease.worker
         self._database.query(lambda found: reading.require_study(found, name))
+        own = dict(versions or {})
+        self._wait_for_other_versions(name, own)
         worker, serial = self._database.transact(
-            lambda found: workers.join(found, name, this_process())
+            lambda found: workers.join(found, name, this_process(), own, self._watcher)
         )
         self._leases[name] = Lease(worker, serial)
         self._hearts[name] = Heart(lambda: self._beat_if_due(name))
         self._database.patience.seconds = PATIENCE_SECONDS
         return worker
+
+    def _wait_for_other_versions(self, name: str, versions: Mapping[str, str]) -> None:
+        """Returns once nobody with other versions may be alive; of another machine's it waits for a sign of life."""
+        beats: dict[str, int] = {}
+        host = this_process().host
+        while others := self._database.query(
+            lambda found: workers.of_other_versions(found, name, versions, self._watcher)
+        ):
+            for one in others:
+                is_heard = beats.setdefault(one.id, one.beats) != one.beats
+                if is_heard or lives_here(runner_of(one)):
+                    raise UsageError(workers.unlike(name, one, host, versions))
+            time.sleep(self._watcher.silence_seconds / 60)
+
+    def files_mark(self, name: str) -> FilesMark | None:
+        """Returns what the first worker of a study wrote among its files; None if there was none yet."""
+        return self._query(name, lambda found: reading.read_files_mark(found, name))
+
+    def claim_files(self, name: str, mark: FilesMark) -> FilesMark:
+        """Says where the files of a study are, if nobody said it before; returns what is stored then."""
+        return self._database.transact(lambda found: writing.claim_files(found, name, mark))
 
     def leave(
         self,
@@ -230,8 +257,7 @@ class WorkMethods(OpenStore):
             self._beat(connection, name)
 
         self._database.transact(write, is_lasting=True)
-        for item in ended:
-            self._tell(name, item.trial)
+        self._tell(name, [item.trial for item in ended])
 
     def stop_paused(
         self, name: str, ended: Sequence[Ended], decisions: Sequence[RungDecision] = ()
@@ -253,8 +279,7 @@ class WorkMethods(OpenStore):
             legs.upsert_decisions(connection, name, decisions)
 
         self._database.transact(write, is_lasting=True)
-        for item in ended:
-            self._tell(name, item.trial)
+        self._tell(name, [item.trial for item in ended])
 
     def _may_plan(self, name: str, worker: str) -> bool:
         """Takes the turn to plan if it is free."""

@@ -2,6 +2,8 @@
 
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -10,14 +12,20 @@ from dynamoe_search.errors import LeaseLostError, UsageError
 from dynamoe_search.records import Worker
 from dynamoe_search.store import tables
 from dynamoe_search.store.runs import Runner, Watcher, is_given_up
-from dynamoe_search.store.texts import utc_now
+from dynamoe_search.store.texts import from_text, to_text, utc_now
 
 
-def join(connection: sa.Connection, name: str, runner: Runner) -> tuple[str, int]:
+def join(
+    connection: sa.Connection,
+    name: str,
+    runner: Runner,
+    versions: Mapping[str, str],
+    watcher: Watcher,
+) -> tuple[str, int]:
     """Adds a worker to a study; returns its id and the number of the latest request to stop.
 
     Raises:
-        UsageError: The study is being deleted, or is gone.
+        UsageError: The study is being deleted, or is gone, or is run by somebody with other versions.
     """
     row = locked_study(connection, name)
     if row is None or row.state == "deleting":
@@ -25,6 +33,8 @@ def join(connection: sa.Connection, name: str, runner: Runner) -> tuple[str, int
             f"the study {name!r} is being deleted; delete it again to finish, then start anew"
         )
     _close_given_up(connection, name, runner)
+    if others := of_other_versions(connection, name, versions, watcher):
+        raise UsageError(unlike(name, others[0], runner.host, versions))
     worker = f"{runner.host[:40]}-{runner.pid}-{uuid.uuid4().hex[:8]}"
     now = utc_now()
     connection.execute(
@@ -39,10 +49,37 @@ def join(connection: sa.Connection, name: str, runner: Runner) -> tuple[str, int
             beats=0,
             seconds=0.0,
             stop_serial=row.stop_serial,
+            versions_json=to_text(dict(versions)) if versions else None,
         )
     )
     _set_study(connection, name, state="running", updated_at=now)
     return worker, row.stop_serial
+
+
+def of_other_versions(
+    connection: sa.Connection, name: str, versions: Mapping[str, str], watcher: Watcher
+) -> list[Worker]:
+    """Returns the living workers of a study that compute with other versions, as far as both are known."""
+    found = read_workers(connection, watcher, name)[name]
+    return [one for one in found if one.is_alive and differing(one.versions, versions)]
+
+
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Returns the libraries of which two processes are known to have different versions."""
+    return sorted(
+        library for library in one.keys() & other.keys() if one[library] != other[library]
+    )
+
+
+def unlike(name: str, other: Worker, host: str, versions: Mapping[str, str]) -> str:
+    """Returns why a process does not join another that has other versions."""
+    libraries = differing(other.versions, versions)
+    theirs = ", ".join(f"{library} {other.versions[library]}" for library in libraries)
+    ours = ", ".join(f"{library} {versions[library]}" for library in libraries)
+    return (
+        f"the study {name!r} is being run with {theirs} by process {other.pid} on {other.host}, and {host} "
+        f"has {ours}, with which numbers could differ; install the same versions on both"
+    )
 
 
 def _close_given_up(connection: sa.Connection, name: str, runner: Runner) -> None:
@@ -281,4 +318,10 @@ def _worker(row: sa.Row[Any], watcher: Watcher) -> Worker:
         and not is_given_up(row.worker, runner)
         and watcher.is_alive(key, runner, row.beats),
         seconds=row.seconds,
+        versions=dict(_versions(row.versions_json)),
     )
+
+
+@lru_cache(maxsize=64)
+def _versions(text: str | None) -> dict[str, str]:
+    return from_text(dict[str, str], text) if text else {}

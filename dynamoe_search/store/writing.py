@@ -8,11 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from dynamoe_search.errors import UsageError
-from dynamoe_search.records import Ended, Outcome, StudySettings
+from dynamoe_search.records import Ended, FilesMark, Outcome, StudySettings
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import MAXIMISED
 from dynamoe_search.store import tables
-from dynamoe_search.store.texts import column, counts_to_text, to_text, utc_now
+from dynamoe_search.store.texts import column, counts_to_text, from_text, to_text, utc_now
 from dynamoe_search.store.trials import Addition
 
 
@@ -47,6 +47,19 @@ def insert_study(
             updated_at=now,
         )
     )
+
+
+def claim_files(connection: sa.Connection, name: str, mark: FilesMark) -> FilesMark:
+    """Stores where the files of a study are, if nobody did; returns what is stored."""
+    here = tables.studies.c
+    query = sa.select(here.files_json).where(here.study_name == name).with_for_update()
+    known = connection.execute(query).scalar()
+    if known:
+        return from_text(FilesMark, known)
+    connection.execute(
+        tables.studies.update().where(here.study_name == name).values(files_json=to_text(mark))
+    )
+    return mark
 
 
 def insert_candidates(

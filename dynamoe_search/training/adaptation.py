@@ -101,7 +101,7 @@ class Adaptation:
                 remove=remove,
                 due=is_due,
             )
-            self.cohort.buffers[name] = update.is_open
+            self.cohort.buffers[name].copy_(update.is_open)
             self._open(layer, update)
             self._draw_experts(layer, update, step, due)
             self.routed[layer.path] *= ~is_due[:, None]

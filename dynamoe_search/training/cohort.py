@@ -284,8 +284,12 @@ class Cohort:
     def apply_state(self, routings: Sequence[Routing]) -> None:
         """Puts the routers' new running state, as `forward` returned it in training, in place of the old."""
         for layer, routing in zip(self.layers, routings, strict=True):
-            for name, value in (routing.state or {}).items():
-                self.buffers[f"{layer.path}router.{name}"] = value.detach()
+            for short, value in (routing.state or {}).items():
+                name = f"{layer.path}router.{short}"
+                if runs_ahead(self.device):
+                    self.buffers[name].copy_(value.detach())  # a recorded step looks for it there
+                else:
+                    self.buffers[name] = value.detach()
 
     def single(self, position: int) -> dict[str, Tensor]:
         """Returns all tensors of the plain module of one candidate, without padding, still in the autograd graph."""

@@ -1,6 +1,7 @@
 """Held-out metrics and routing statistics of a whole cohort, as records."""
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import torch
@@ -50,11 +51,11 @@ def evaluate(cohort: Cohort, split: Split | TextSplit) -> list[Evaluation]:
     load = torch.zeros_like(histogram[..., :slots])
     loss_by_k = torch.zeros_like(histogram, dtype=torch.float64)
     is_text = split.y.ndim == 2
-    size = max(1, EVALUATION_TOKENS // split.y.shape[1]) if is_text else EVALUATION_BATCH
+    size = batch_size(split)
     for begin in range(0, len(split.y), size):
         x = split.x[begin : begin + size]
         y = split.y[begin : begin + size]
-        losses, is_right, routings = _told(cohort, x, y)
+        losses, is_right, routings = told(cohort, x, y)
         correct += is_right.sum(-1)
         loss += losses.double().sum(-1)
         for layer, routing in enumerate(routings):
@@ -65,30 +66,34 @@ def evaluate(cohort: Cohort, split: Split | TextSplit) -> list[Evaluation]:
                 loss_by_k[layer].scatter_add_(1, used, losses.double())
     accuracy = (correct.double() / split.y.numel()).tolist()
     mean_loss = (loss / split.y.numel()).tolist()
-    mean_by_k = (loss_by_k / histogram).cpu()  # NaN where no token is
-    opened = torch.stack([cohort.buffers[layer.path + "is_open"] for layer in cohort.layers]).cpu()
-    histogram, load = histogram.cpu(), load.cpu()
+    summaries = _routing(
+        cohort,
+        histogram.tolist(),
+        load.tolist(),
+        (loss_by_k / histogram).tolist() if is_text else None,  # NaN where no token is
+    )
     return [
         Evaluation(
-            accuracy=accuracy[position],
-            loss=mean_loss[position],
-            routing=tuple(
-                _layer_routing(
-                    layer,
-                    histogram[layer, position],
-                    load[layer, position, : int(cohort.slots[info.path][position])],
-                    opened[layer, position, : int(cohort.slots[info.path][position])],
-                    mean_by_k[layer, position] if is_text else None,
-                )
-                for layer, info in enumerate(cohort.layers)
-            ),
+            accuracy=accuracy[position], loss=mean_loss[position], routing=summaries[position]
         )
         for position in range(num)
     ]
 
 
-def _told(cohort: Cohort, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Routing]]:
-    """Returns loss and whether the guess is right, (candidates, labels) each, and the routings."""
+def batch_size(split: Split | TextSplit) -> int:
+    """Returns how many examples, or sequences, are evaluated at a time."""
+    is_text = split.y.ndim == 2
+    return max(1, EVALUATION_TOKENS // split.y.shape[1]) if is_text else EVALUATION_BATCH
+
+
+def told(cohort: Cohort, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Routing]]:
+    """Returns loss and whether the guess is right, (candidates, labels) each, and the routings.
+
+    Args:
+        cohort: As it is to be asked, in training or in evaluation mode.
+        x: Examples (batch, ...), or tokens (batch, tokens).
+        y: Their labels (batch,), or the tokens that follow (batch, tokens).
+    """
     if cohort.head is not None:
         hidden, routings = cohort.hidden(x)
         return *head_losses(cohort, hidden, y), routings
@@ -97,38 +102,71 @@ def _told(cohort: Cohort, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Ro
     return cross_entropy(logits, y), is_right.flatten(1), routings
 
 
+def _routing(
+    cohort: Cohort,
+    histogram: list[list[list[int]]],
+    load: list[list[list[int]]],
+    loss_by_k: list[list[list[float]]] | None,
+) -> list[tuple[LayerRouting, ...]]:
+    """Summarises the routing of every candidate, layer by layer.
+
+    Args:
+        cohort: The candidates.
+        histogram: (layers, candidates, slots + 1) tokens by K.
+        load: (layers, candidates, slots) tokens.
+        loss_by_k: (layers, candidates, slots + 1) mean loss of the tokens by K, NaN where there is none; None for
+            images.
+    """
+    opened = [cohort.buffers[layer.path + "is_open"].tolist() for layer in cohort.layers]
+    slots = [cohort.slots[layer.path].tolist() for layer in cohort.layers]
+    return [
+        tuple(
+            _layer_routing(
+                layer,
+                histogram[layer][position],
+                load[layer][position][: slots[layer][position]],
+                opened[layer][position][: slots[layer][position]],
+                None if loss_by_k is None else loss_by_k[layer][position],
+            )
+            for layer in range(len(cohort.layers))
+        )
+        for position in range(cohort.num_candidates)
+    ]
+
+
 def _layer_routing(
-    layer: int, histogram: Tensor, load: Tensor, is_open: Tensor, loss_by_k: Tensor | None
+    layer: int,
+    histogram: list[int],
+    load: list[int],
+    is_open: list[bool],
+    loss_by_k: list[float] | None,
 ) -> LayerRouting:
-    """Summarises one layer of one candidate.
+    """Summarises one layer of one candidate, in plain numbers: tensors this short cost more to call than to compute.
 
     Args:
         layer: Its number.
-        histogram: (slots + 1,) tokens by K.
-        load: (own slots,) tokens.
-        is_open: (own slots,) bool.
-        loss_by_k: (slots + 1,) mean loss of the tokens by K, NaN where there is none; None for images.
+        histogram: Tokens by K, of all slots of the study.
+        load: Tokens of each of the candidate's own slots.
+        is_open: Of its own slots.
+        loss_by_k: Mean loss of the tokens by K, NaN where there is none; None for images.
     """
-    tokens = histogram.sum()
-    k = torch.arange(len(histogram), dtype=torch.float64)
-    share = histogram.double() / tokens
-    mean_k = float((k * share).sum())
-    variance = float(((k - mean_k).square() * share).sum())
-    open_load = load[is_open].double()
-    calls = float(open_load.sum())
-    mean = open_load.mean() if len(open_load) else torch.tensor(0.0)
+    tokens = sum(histogram)
+    mean_k = sum(k * count for k, count in enumerate(histogram)) / tokens
+    variance = math.fsum((k - mean_k) ** 2 * count for k, count in enumerate(histogram)) / tokens
+    open_load = [own for own, opens in zip(load, is_open, strict=True) if opens]
+    calls = sum(open_load)
     return LayerRouting(
         layer=layer,
-        num_experts=int(is_open.sum()),
+        num_experts=len(open_load),
         mean_k=mean_k,
-        std_k=variance**0.5,
-        k_histogram=tuple(int(count) for count in histogram[: len(load) + 1].tolist()),
-        load=tuple((load.double() / tokens).tolist()),
-        load_cv=float(open_load.std(correction=0) / mean) if calls else 0.0,
-        max_share=float(open_load.max()) / calls if calls else 0.0,
+        std_k=math.sqrt(variance),
+        k_histogram=tuple(histogram[: len(load) + 1]),
+        load=tuple(own / tokens for own in load),
+        load_cv=statistics.pstdev(open_load) * len(open_load) / calls if calls else 0.0,
+        max_share=max(open_load) / calls if calls else 0.0,
         loss_by_k=() if loss_by_k is None else _without_nan(loss_by_k[: len(load) + 1]),
     )
 
 
-def _without_nan(values: Tensor) -> tuple[float | None, ...]:
-    return tuple(value if math.isfinite(value) else None for value in values.tolist())
+def _without_nan(values: list[float]) -> tuple[float | None, ...]:
+    return tuple(value if math.isfinite(value) else None for value in values)

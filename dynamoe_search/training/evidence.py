@@ -14,20 +14,21 @@ from torch import Tensor
 
 from dynamoe_search.auditing import Hardness, Noise
 from dynamoe_search.training.batches import epoch_order
-from dynamoe_search.training.evaluation import EVALUATION_BATCH
+from dynamoe_search.training.evaluation import batch_size, told
 from dynamoe_search.training.failures import ShouldStop
 from dynamoe_search.training.optimizers import sum_of_squares
 from dynamoe_search.training.population import Population
 from dynamoe_search.training.settings import Interrupted
-from dynamoe_search.training.token_losses import cross_entropy
 
 MOST_BATCHES = 64
 """Minibatches that gradient noise is estimated from, at most."""
+MOST_TOKENS = 1 << 20
+"""Validation labels that hardness is estimated from, at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Examples:
-    """The validation examples as every candidate saw them.
+    """The validation examples as every candidate saw them; of text, its tokens.
 
     Attributes:
         loss: (P, N) cross-entropy in nats, float32.
@@ -40,19 +41,23 @@ class Examples:
 
 @torch.no_grad()
 def see_examples(population: Population) -> Examples:
-    """Runs all candidates of a population over the validation part, in evaluation mode and its order."""
+    """Runs all candidates of a population over the validation part, in evaluation mode and its order.
+
+    Of text, no more sequences than have `MOST_TOKENS`.
+    """
     split = population.data.validation
     cohort = population.cohort
     num = len(population.candidates)
     population.set_evaluation_streams()
     cohort.train(False)
     losses, used = [], []
-    for begin in range(0, len(split.y), EVALUATION_BATCH):
-        y = split.y[begin : begin + EVALUATION_BATCH]
-        logits, routings = cohort.forward(split.x[begin : begin + EVALUATION_BATCH])
-        losses.append(cross_entropy(logits, y)[:num].cpu())
+    size, labels = batch_size(split), split.y[0].numel()
+    for begin in range(0, min(len(split.y), max(1, MOST_TOKENS // labels)), size):
+        y = split.y[begin : begin + size]
+        loss, _, routings = told(cohort, split.x[begin : begin + size], y)
+        losses.append(loss[:num].cpu())
         k = torch.stack([routing.mask.sum(-1)[:num] for routing in routings])  # (layers, P, tokens)
-        used.append(k.view(*k.shape[:2], len(y), -1).float().mean(-1).cpu())
+        used.append(k.view(*k.shape[:2], y.numel(), -1).float().mean(-1).cpu())
     return Examples(loss=torch.cat(losses, 1), k=torch.cat(used, 2))
 
 

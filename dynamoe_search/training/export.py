@@ -39,6 +39,7 @@ class ExportedConfig:
     std: tuple[float, ...]
     versions: dict[str, str]
     purpose: Purpose = "search"  # of the study
+    tokenizer: str = ""  # fingerprint of a language model's, see `data.Tokenizer`; empty if unknown
 
 
 def load_state(path: Path) -> dict[str, Tensor]:

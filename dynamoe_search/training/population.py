@@ -24,6 +24,7 @@ from dynamoe_search.training.batches import augment, data_on, epoch_order
 from dynamoe_search.training.cohort import Cohort
 from dynamoe_search.training.evaluation import Evaluation, evaluate
 from dynamoe_search.training.failures import check_alike
+from dynamoe_search.training.graphs import Steps
 from dynamoe_search.training.modes import choose_mode
 from dynamoe_search.training.optimizers import StackedAdamW
 from dynamoe_search.training.rooms import Rooms
@@ -91,6 +92,7 @@ class Population:
         self.loss_sum = torch.zeros(len(members), device=self.device)  # in the epoch so far
         self._batches: tuple[Tensor, ...] = ()  # of the epoch that has begun
         choose_mode(self.cohort, self.models, self.data.train.x[:2])
+        self._counts: dict[int, tuple[list[list[bool]], ParameterCounts]] = {}  # by ordinal
         self._make_vectors(members)
         self._make_inputs()
         self.optimizer = self._make_optimizer(members)
@@ -125,6 +127,7 @@ class Population:
         self._rates = Rates([own.train for own in members], self.num_steps, self.device)
         self._streams = Streams(self.cohort, self._seed)
         self._rooms = Rooms(self, self._train_batch)
+        self._steps = Steps(self, self._make_step)
 
     def _make_optimizer(self, members: Sequence[int]) -> StackedAdamW:
         own = [self.candidates[position].train for position in members]
@@ -184,12 +187,18 @@ class Population:
 
     def _train_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Makes one optimiser step and returns the task loss of every member, (P,)."""
-        task, routings = self.gradients(x, y)
-        self.optimizer.step(self.cohort.parameters, self.cohort.owner, self._rate_factors())
-        self.cohort.apply_state(routings)
+        self._set_streams()
+        task, routings = self._steps(x, y, self._rate_factors(), self._rooms.version)
         self.step += 1
         self.adaptation.after_step(self.step, routings)
         return task
+
+    def _make_step(self, x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, list[Routing]]:
+        """Makes what of a step may be recorded, see `training.graphs`."""
+        task, routings = self._gradients(x, y)
+        self.optimizer.step(self.cohort.parameters, self.cohort.owner, factors)
+        self.cohort.apply_state(routings)
+        return task, routings
 
     def gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
         """Adds the gradients of one batch to the parameters' `.grad`.
@@ -202,6 +211,10 @@ class Population:
             The task loss of every member (P,), detached, and one `Routing` per MoE layer.
         """
         self._set_streams()
+        return self._gradients(x, y)
+
+    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
+        """The same with the streams as they are."""
         if self.cohort.head is not None:
             return self._token_gradients(x, y)
         with self._autocast():
@@ -281,12 +294,16 @@ class Population:
 
     def counts(self, position: int) -> ParameterCounts:
         """Returns the parameter counts of one candidate, with the experts that are open now."""
-        model = self.models[position]
-        for layer in self.cohort.layers:
-            is_open = model.get_buffer(layer.path + "is_open")
-            now = self.cohort.buffers[layer.path + "is_open"][position]
-            is_open.copy_(now[: len(is_open)])
-        return count_parameters(model)
+        model, ordinal = self.models[position], self.candidates[position].ordinal
+        names = [layer.path + "is_open" for layer in self.cohort.layers]
+        opened = [self.cohort.buffers[name][position].tolist() for name in names]
+        known = self._counts.get(ordinal)
+        if known is None or known[0] != opened:
+            for name, now in zip(names, opened, strict=True):
+                is_open = model.get_buffer(name)
+                is_open.copy_(torch.tensor(now[: len(is_open)]))
+            known = self._counts[ordinal] = (opened, count_parameters(model))
+        return known[1]
 
     def plain_model(self, position: int) -> nn.Module:
         """Returns the candidate as the plain module that was written, with its present weights, on the CPU."""

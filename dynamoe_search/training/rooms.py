@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from dynamoe_search.moe.asynchrony import runs_ahead
 from dynamoe_search.moe.layouts import PoolLayout
-from dynamoe_search.training.states import training_tensors
+from dynamoe_search.training.states import TrainingCopy
 
 if TYPE_CHECKING:
     from dynamoe_search.training.population import Population
@@ -41,7 +40,7 @@ class Rooms:
     def __init__(self, population: "Population", redo: Callable[[], object]) -> None:
         self._population, self._redo = population, redo
         self._since, self._interval = 0, _FIRST
-        self._copy: _Copy | None = None
+        self._copy: TrainingCopy | None = None
         self.version = 0
         cohort = population.cohort
         self._layouts: list[PoolLayout] = []
@@ -117,22 +116,4 @@ class Rooms:
 
     def _remember(self) -> None:
         has_limits = any(layout.rows for layout in self._layouts)
-        self._copy = _Copy(self._population) if has_limits else None
-
-
-class _Copy:
-    """All that training changes, as it was."""
-
-    def __init__(self, population: "Population") -> None:
-        self._population = population
-        self._moment = (population.epoch, population.batch, population.step)
-        self._tensors: list[Tensor] = [tensor.clone() for tensor in training_tensors(population)]
-        self._adaptation = population.adaptation.remembered()
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        population = self._population
-        population.epoch, population.batch, population.step = self._moment
-        population.adaptation.recall(self._adaptation)
-        for tensor, own in zip(training_tensors(population), self._tensors, strict=True):
-            tensor.copy_(own)
+        self._copy = TrainingCopy(self._population) if has_limits else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamoe_search.data import load_tokenizer
-from dynamoe_search.errors import UsageError
+from dynamoe_search.errors import DataError, UsageError
 from dynamoe_search.training.export import load_config, load_model
 
 
@@ -60,6 +60,11 @@ def sample_text(
             f"{folder} holds a model of images, which writes no text; export one that was trained on text"
         )
     tokenizer = load_tokenizer(folder, config.num_classes)
+    if config.tokenizer not in ("", tokenizer.fingerprint):
+        raise DataError(
+            f"the vocabulary in {folder} is not the one that the model beside it was made for; "
+            "put the tokenizer back that the model was trained with"
+        )
     model = load_model(folder, trust_code=trust_code)
     prompt = prompt.encode("utf-8", "replace").decode("utf-8")  # of bytes that are no text
     start = [tokenizer.separator, *tokenizer.encode(prompt)]

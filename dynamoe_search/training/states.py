@@ -141,6 +141,25 @@ def training_tensors(population: "Population") -> list[Tensor]:
     return [tensor for _, tensor, _ in _stacked(population)]
 
 
+class TrainingCopy:
+    """All that training changes, as it is now, on the device."""
+
+    def __init__(self, population: "Population") -> None:
+        self._population = population
+        self._moment = (population.epoch, population.batch, population.step)
+        self._tensors: list[Tensor] = [tensor.clone() for tensor in training_tensors(population)]
+        self._adaptation = population.adaptation.remembered()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Puts it in place again."""
+        population = self._population
+        population.epoch, population.batch, population.step = self._moment
+        population.adaptation.recall(self._adaptation)
+        for tensor, own in zip(training_tensors(population), self._tensors, strict=True):
+            tensor.copy_(own)
+
+
 def _stacked(population: "Population") -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yields name, stacked tensor and owner of each row of all that training changes."""
     cohort, optimizer, adaptation = population.cohort, population.optimizer, population.adaptation

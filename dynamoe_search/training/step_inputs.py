@@ -72,7 +72,7 @@ class Streams:
         self._cohort, self._seed = cohort, seed
         self._names: list[str] = []
         self._sizes: list[int] = []
-        self._first = torch.empty(0, dtype=torch.int64)
+        self._first = self._now = torch.empty(0, dtype=torch.int64)
 
     def set(self, step: int) -> None:
         """Gives every random module of every member its seed of this step."""
@@ -101,6 +101,8 @@ class Streams:
             self._names, self._sizes = names, [len(own) for own in seeds]
             whole = torch.tensor([seed for own in seeds for seed in own], dtype=torch.int64)
             self._first = sent(whole, cohort.device)
+            self._now = torch.empty_like(self._first)  # a recorded step looks for them there
         if names:
-            parts = torch.split(hashed(self._first, step), self._sizes)
+            self._now.copy_(hashed(self._first, step))
+            parts = torch.split(self._now, self._sizes)
             cohort.buffers.update(zip(names, parts, strict=True))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynamoe_search.moe.asynchrony import runs_ahead
 from dynamoe_search.training import heads_on_cpu
 from dynamoe_search.training.cohort import Cohort
 
@@ -51,7 +52,7 @@ def head_gradients(
     Returns:
         The mean loss (P,), detached, and its gradient for `hidden`.
     """
-    if hidden.device.type == "cpu":
+    if not runs_ahead(hidden.device):
         return _by_hand(cohort, hidden, y, label_smoothing)
     total = torch.zeros(len(hidden), device=hidden.device)
     upstream = []
@@ -73,7 +74,7 @@ def head_losses(cohort: Cohort, hidden: Tensor, y: Tensor) -> tuple[Tensor, Tens
         hidden: (P, batch, tokens, d_model), see `Cohort.hidden`.
         y: (batch, tokens) next tokens.
     """
-    if hidden.device.type == "cpu":
+    if not runs_ahead(hidden.device):
         own = _without_ghost(cohort)
         told = heads_on_cpu.losses(
             _table(cohort)[:own], hidden[:own].flatten(1, 2), y.flatten(), size=_size(cohort)

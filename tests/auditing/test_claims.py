@@ -10,7 +10,7 @@ from benchmarks.auditing.synthetic import PLAN, Truth, observations
 from dynamoe_search.auditing import CLAIMS, Finding, Hardness, Margins, judge_claims
 
 ASKED = tuple(key for key in CLAIMS if key != "variation")  # its truth is not noisy
-ANY = Margins(accuracy=1e-9, correlation=1e-9, noise=1e-9, changes=1e-9, spread=1e-9)
+ANY = Margins(score=1e-9, correlation=1e-9, noise=1e-9, changes=1e-9, spread=1e-9)
 
 
 def answers(truth: Truth, replicates: int, seed: int, margins: Margins = ANY) -> list[Finding]:
@@ -31,7 +31,7 @@ def test_what_is_not_so_seldom_holds_even_without_a_margin(replicates: int) -> N
 
 def test_what_is_smaller_than_the_margin_is_seldom_said_to_hold_and_mostly_denied() -> None:
     truth = Truth(shape=0.1, correlation=0.01, noise=0.01, above=0.05, settles=0.0, sd=0.1)
-    wide = Margins(accuracy=1.0, correlation=0.2, noise=0.3, changes=1.5)
+    wide = Margins(score=1.0, correlation=0.2, noise=0.3, changes=1.5)
     verdicts = Counter(
         (one.claim, one.verdict) for seed in range(20) for one in answers(truth, 5, seed, wide)
     )
@@ -131,3 +131,25 @@ def test_shapes_that_are_the_same_network_are_one_level() -> None:
     whole, descending = judge_claims(plan, observations(Truth(), 3, 1), Margins())
     assert "same network" in whole.sentence
     assert "same network" in descending.sentence
+
+
+@pytest.mark.parametrize("margins", [ANY, Margins()])
+def test_losses_are_judged_as_accuracies_are(margins: Margins) -> None:
+    """Minus the loss is a score like an accuracy: whoever is better, and by how much, is the same."""
+    truth = Truth(shape=2.0, above=1.0, correlation=0.3, noise=0.3)
+    runs = [replace(one, num_examples=0) for one in observations(truth, 4, 3)]
+    losses = [replace(one, score=one.score - 3.0) for one in runs]
+    images = judge_claims(PLAN, runs, margins)
+    text = judge_claims(replace(PLAN, is_text=True), losses, margins)
+    for one, other in zip(images, text, strict=True):
+        assert (one.claim, one.subject, one.verdict) == (other.claim, other.subject, other.verdict)
+        assert (other.effect, other.low, other.high) == pytest.approx(
+            (one.effect, one.low, one.high), abs=1e-6, nan_ok=True
+        )
+        assert "accurac" not in other.sentence
+        assert not any("accuracy" in name for name in other.details)
+    (schedule, *_) = text
+    assert schedule.details["perplexity of descending"] == pytest.approx(
+        math.exp(3.0 - images[0].details["accuracy of descending"] / 100)
+    )
+    assert "(perplexity " in schedule.sentence

@@ -1,6 +1,7 @@
 """Logs of TensorBoard and MLflow: read back by their own libraries; they neither change nor end a search."""
 
 import logging
+import math
 import os
 import re
 import signal
@@ -344,3 +345,10 @@ def test_without_the_extra_one_sentence_says_how_to_get_it(
     result = cli("run", study_file, "--log", "mlflow=sqlite:///x.db")
     assert result.exit_code == 2
     assert "pip install 'dynamoe-search[loggers]'" in result.stderr
+
+
+def test_epochs_of_a_text_have_its_perplexity() -> None:
+    one = replace(report(0, 1, 0.25), validation_loss=2.0)
+    told = logs.measures_of(one, is_text=True)
+    assert told.pop("perplexity") == pytest.approx(math.exp(2.0))
+    assert told == logs.measures_of(one)

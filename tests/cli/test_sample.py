@@ -160,6 +160,23 @@ def test_tokenizer_of_another_model_is_refused(cli: Run, model: Path, tmp_path: 
     assert "the model beside it was made for" in result.stderr
 
 
+def test_another_vocabulary_of_the_same_size_is_refused(
+    cli: Run, tmp_path: Path, trained: Path
+) -> None:
+    if load_tokenizer(trained).vocab_size == 257:
+        pytest.skip("there is one vocabulary of bytes")
+    study = tmp_path / "words.toml"
+    study.write_text(STUDY.replace("max_documents = 40", "max_documents = 20"))
+    other = tmp_path / "other"
+    cli("train", study, "--set", "data.tokenizer=bpe", "--out", other, "--quiet")
+    assert load_tokenizer(other).vocab_size == load_tokenizer(trained).vocab_size
+    shutil.copy(trained / "tokenizer.json", other)
+    result = cli("sample", other)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "is not the one that the model beside it was made for" in line
+
+
 @pytest.mark.parametrize(
     "options", [("--temperature", "-1"), ("--temperature", "inf"), ("--tokens", 0), ("--seed", -1)]
 )

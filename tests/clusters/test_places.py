@@ -3,9 +3,13 @@
 A small program stands in for the worker, so that nothing is trained; GPUs are numbers to Ray.
 """
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ if os.environ["ROLE"] == "ends":
     print(json.dumps({"reason": "trials"}))
     sys.exit()
 def leave(*_):
+    open(f"{os.getpid()}.told", "w").close()
     print(json.dumps({"reason": "interrupt"}))
     sys.exit(1)
 signal.signal(signal.SIGTERM, leave)
@@ -84,16 +89,16 @@ def living(folder: Path) -> list[int]:
 
 
 @pytest.fixture
-def start(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., Run]]:
+def order(tmp_path: Path) -> Callable[..., Order]:
+    """Makes an order whose workers are the stand-in in a role."""
     package = tmp_path / "dynamoe_search"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(WORKER)
-    runs: list[Run] = []
 
-    def begin(role: str, **options: Any) -> Run:
+    def make(role: str, **options: Any) -> Order:
         defaults = {"workers": 1, "cpus": 0.5, "gpus": 0.0, "timeout_seconds": None}
-        order = Order(
+        return Order(
             study="tiny",
             arguments=[],
             environment={"ROLE": role},
@@ -101,7 +106,16 @@ def start(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., Run]]:
             stays_here=False,
             **defaults | options,
         )
-        runs.append(Run(cluster.address, order))
+
+    return make
+
+
+@pytest.fixture
+def start(cluster: Any, order: Callable[..., Order]) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def begin(role: str, **options: Any) -> Run:
+        runs.append(Run(cluster.address, order(role, **options)))
         return runs[-1]
 
     yield begin
@@ -142,6 +156,29 @@ def test_workers_for_which_there_is_no_room_wait_for_a_node(
 
 def test_nobody_begins_once_nothing_is_left_to_do(start: Callable[..., Run]) -> None:
     assert start("ends", workers=9).join() == CrewEnd(reason="trials", failures=())
+
+
+PROGRAM = """
+import json, sys
+from dynamoe_search.clusters.orders import Order
+from dynamoe_search.search import ray_cluster
+with ray_cluster(sys.argv[1]) as connection:
+    order = Order(**json.loads(sys.argv[2]))
+    connection.run(order, lambda: False, lambda alive, _: print(alive, flush=True), print)
+"""
+
+
+def test_workers_of_a_program_that_is_killed_are_told_to_leave(
+    cluster: Any, order: Callable[..., Order], tmp_path: Path
+) -> None:
+    words = [sys.executable, "-c", PROGRAM, cluster.address, json.dumps(asdict(order("works")))]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            if line == "1\n" and living(tmp_path):
+                program.kill()
+    until(lambda: len(list(tmp_path.glob("*.told"))) == 1)
+    until(lambda: not living(tmp_path))
 
 
 def test_place_whose_workers_die_at_once_is_given_up(start: Callable[..., Run]) -> None:

@@ -1,6 +1,7 @@
 """Data sets read by the real library `datasets`, from folders in its formats, streamed."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,15 @@ def test_published_name_is_the_repository_of_its_authors() -> None:
     assert hugging_face.source_of(DataSection(name="recycling-the-web")).endswith(
         "facebook/recycling_the_web"
     )
+
+
+def test_lines_about_attempts_are_kept_back_also_if_the_library_was_not_loaded_before() -> None:
+    code = (
+        "import logging, tokenizers\n"
+        "from dynamoe_search.data.language_extra import without_retry_messages\n"
+        "with without_retry_messages():\n"
+        "    import huggingface_hub.file_download\n"
+        "    print(logging.getLogger('huggingface_hub').level)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(logging.ERROR)]

@@ -1,6 +1,7 @@
 """What every text promises, whatever it is read from and tokenised with."""
 
 import math
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -185,8 +186,15 @@ BAD = {
     "missing": ({"path": "none.txt"}, "there is no file or folder .*none.txt"),
     "empty file": ({"path": "empty.txt"}, "empty.txt is empty"),
     "empty folder": ({"path": "nothing"}, "holds no file that ends in .txt, .md, .jsonl"),
-    "binary": ({"path": "image.png"}, "image.png is not text: it holds zero bytes"),
-    "latin-1": ({"path": "latin.txt"}, "latin.txt is not text in UTF-8 .*convert it"),
+    "no name": ({"path": ""}, "data.path must name the file or folder"),
+    "empty files": ({"path": "blank"}, "all files of text in blank are empty"),
+    "device": ({"path": "/dev/null"}, "/dev/null is a device, which holds no text"),
+    "pipe": ({"path": "pipe"}, "pipe is a named pipe, which holds no text"),
+    "lost link": ({"path": "link"}, "link is a link to gone, which is not there"),
+    "binary": ({"path": "image.png"}, "image.png is not text in UTF-8: it holds zero bytes"),
+    "UTF-16": ({"path": "wide.txt"}, "wide.txt is not text in UTF-8: .* UTF-16"),
+    "latin-1": ({"path": "latin.txt"}, r"latin.txt is not text in UTF-8 \(.*, byte 40,011\)"),
+    "one document": ({"path": "one.txt"}, "1 document is too few for .* give more$"),
     "not JSON": ({"path": "bad.jsonl"}, "bad.jsonl, record .* is not JSON"),
     "no table": ({"path": "list.jsonl"}, "is no table of fields, but list"),
     "wrong field": ({"path": "own.jsonl", "field": "body"}, "no field 'body'; it has text, id"),
@@ -206,7 +214,13 @@ def test_bad_text_is_one_sentence(
     Path("empty.txt").touch()
     Path("nothing").mkdir()
     Path("image.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
-    Path("latin.txt").write_bytes(("\n" + "caf\xe9 " * 4000).encode("latin-1"))
+    Path("wide.txt").write_bytes("words".encode("utf-16"))
+    Path("latin.txt").write_bytes(b"a" * 40_000 + "\n cafe caf\xe9".encode("latin-1"))
+    Path("one.txt").write_text("short")
+    Path("blank").mkdir()
+    Path("blank/a.txt").touch()
+    Path("link").symlink_to("gone")
+    os.mkfifo("pipe")
     Path("bad.jsonl").write_text('{"text": "a"}\n{"text": \n' * 9)
     Path("list.jsonl").write_text('["text"]\n' * 9)
     write_jsonl(Path("own.jsonl"))

@@ -9,7 +9,7 @@ import pytest
 
 from dynamoe_search.auditing import CLAIMS, FINDINGS
 from dynamoe_search.errors import UsageError
-from dynamoe_search.search import run_study
+from dynamoe_search.search import create_study, run_study
 from dynamoe_search.search.audits import (
     Audited,
     AuditRequest,
@@ -17,6 +17,8 @@ from dynamoe_search.search.audits import (
     prepare_audit,
 )
 from dynamoe_search.search.limits import Limits
+from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.vocabulary import LOOKS_ACROSS_TOKENS
 from dynamoe_search.store import Store
 from tests.search.finished import copy_of, finish
 
@@ -147,3 +149,32 @@ def test_an_audit_with_a_used_up_budget_says_so_and_judges_nothing(url: str) -> 
         lifted = int(done.unfinished.split("--epochs ")[1].split("`")[0])
         assert run_study(store, "tiny.audit", limits=Limits(epochs=lifted)).state == "finished"
         assert audited(store, request).findings
+
+
+@pytest.mark.slow  # some sixty runs
+def test_an_audit_of_text_judges_losses_of_tokens(tmp_path: Path) -> None:
+    sections = {
+        "study": {"name": "words", "objectives": ["perplexity", "activated_params"], "trials": 1},
+        "data": {"name": "docs", "sequence_length": 16, "max_train": 64, "max_documents": 40},
+        "model": {"backbone": "gpt", "d_model": 16, "num_heads": 2, "num_layers": 2, "d_expert": 8},
+        "schedule": {"max_experts": 3},
+        "router": {"kind": "top-p"},
+        "train": {"epochs": 1, "batch_size": 16, "learning_rate": 0.02},
+        "search": {"cohort_size": 1, "pruner": {"kind": "none"}},
+    }
+    request = AuditRequest(claims=("schedule", "variation", "hardness"), seeds=2)
+    with Store.open(f"sqlite:///{tmp_path / 'studies.db'}") as store:
+        spec = StudySpec.model_validate(sections)
+        create_study(store, spec, source="test", device="cpu", num_threads=1)
+        run_study(store, "words")
+        planned = prepare_audit(store, "words", request)
+        assert planned.plan.is_text
+        assert not {*planned.plan.routers} & {*LOOKS_ACROSS_TOKENS}
+        done = audit_study(store, planned)
+    assert (done.failed, done.is_interrupted) == (0, False)
+    lines = {(one.claim, one.subject): one for one in done.findings}
+    whole = lines["schedule", "equal total"]
+    assert whole.n == 2
+    assert "(perplexity " in whole.sentence
+    assert "tokens with a higher loss" in lines["hardness", "top-p"].sentence
+    assert lines["variation", "percentile"].verdict == "does not hold"

@@ -92,7 +92,9 @@ def test_a_space_that_gave_out_is_not_asked_again(
         summary = run_study(store, "tiny", limits=Limits(trials=6))
         assert (summary.reason, summary.complete) == ("exhausted", 2)
         record = store.study("tiny")
-        assert is_exhausted(record, 2)
-        assert not is_exhausted(record, 3)  # another worker has found one since
+        assert is_exhausted(record.purpose, record.exhausted_at, 2)
+        assert not is_exhausted(
+            record.purpose, record.exhausted_at, 3
+        )  # another worker has found one since
         store.set_exhausted("tiny", None)
         assert run_study(store, "tiny", limits=Limits(trials=6)).complete > 2

@@ -22,6 +22,7 @@ from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from tests.search.proposing import conditional_spec
+from tests.store.test_looks import statements
 
 EPOCHS, RUNG, COHORT, STARTUP = 4, 1, 4, 8
 
@@ -190,7 +191,7 @@ def test_designs_are_drawn_while_others_plan(workers: Make) -> None:
 def test_drafts_that_others_drew_are_dropped(workers: Make) -> None:
     slow, other = workers(spec_of(pruner={"kind": "none"}), 2)
     other.next()
-    drafts = slow.legs._drawn(COHORT)
+    drafts = slow.legs._drawn(Propose(cohort=1, number=COHORT))
     step = Propose(cohort=1, number=COHORT)
     assert slow.legs._add(drafts[:3], step, slow.store.standings(slow.name))
     assert slow.legs._add(drafts, step, slow.store.standings(slow.name))
@@ -203,7 +204,7 @@ def test_drafts_that_others_drew_are_dropped(workers: Make) -> None:
 def test_who_draws_at_the_same_time_draws_something_else() -> None:
     space = Space(spec_of())
     alone, again, one, other = (
-        Proposer(space, (), *who).propose() for who in ((), ("",), ("a",), ("b",))
+        Proposer(space, (), None, *who).propose() for who in ((), ("",), ("a",), ("b",))
     )
     assert alone is not None
     assert again is not None
@@ -252,6 +253,9 @@ def test_who_waits_keeps_nobody_from_planning_and_sees_what_happens(workers: Mak
     legs = [one.next() for one in some[:2]]
     idle = some[2]
     assert [isinstance(idle.legs.next(), Wait) for _ in range(3)] == [True] * 3
+    with statements(idle.store) as sent:
+        assert isinstance(idle.legs.next(), Wait)
+    assert len(sent) == 1
     with some[0].store.planning(
         some[0].name, some[0].id
     ):  # the turn is taken: who waits does not ask for it

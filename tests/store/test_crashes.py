@@ -71,7 +71,7 @@ def test_kill_between_our_rows_and_the_tell_is_healed(store: Store, study: str) 
 KILLED_BETWEEN_CONSTRAINT_AND_TELL = """
 import optuna
 add(store, "tiny", 0)
-optuna.Study.tell = die
+optuna.storages.RDBStorage.set_trial_state_values = die
 finish(store, "tiny", 0, complete(0, 0.75, 10.0), values=[0.75, 10.0], violations=[-1.0],
              versions={})
 """

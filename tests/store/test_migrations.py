@@ -113,6 +113,20 @@ def test_upgraded_tables_are_those_of_a_new_database(version: int, tmp_path: Pat
         assert connection.execute("pragma foreign_key_check").fetchall() == []
 
 
+def test_version_3_gets_its_new_columns(tmp_path: Path) -> None:
+    path = tmp_path / "studies.db"
+    Store.open(f"sqlite:///{path}").close()
+    with connected(path) as connection:
+        connection.executescript(
+            "alter table dynamoe_studies drop column files_json;"
+            "alter table dynamoe_workers drop column versions_json;"
+            "update dynamoe_schema set version = 3;"
+        )
+    with Store.open(f"sqlite:///{path}") as store:
+        assert {one.level for one in store.check()} == {"ok"}
+    assert path.with_name("studies.db.v3-backup").exists()
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_results_stay_what_they_were(version: int, tmp_path: Path) -> None:
     old = tmp_path / "studies.db"

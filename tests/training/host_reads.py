@@ -5,7 +5,7 @@ at the kernels (operations whose result has as many rows as the values say).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,22 +64,31 @@ class _Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Product(NamedTuple):
+    """A matrix product: the operation, the dtypes of what enters, and all sides of the matrices."""
+
+    name: str
+    dtypes: set[torch.dtype]
+    sides: set[int]
+
+
 class NoWaiting:
     """Fails at everything within that would wait for a device.
 
     Attributes:
-        products: Name and dtypes of the inputs of every matrix product.
+        products: Every matrix product.
     """
 
     def __init__(self) -> None:
-        self.products: list[tuple[str, tuple[torch.dtype, ...]]] = []
+        self.products: list[Product] = []
         self._modes = (_Functions(), _Kernels(self._note))
 
     def _note(self, name: str, args: Sequence[Any]) -> None:
         if name.partition(".")[0] in ("mm", "bmm", "addmm", "baddbmm", "_grouped_mm", "mv", "dot"):
-            dtypes = tuple(own.dtype for own in args if isinstance(own, Tensor) and own.dim() > 1)
-            if all(dtype.is_floating_point for dtype in dtypes):
-                self.products.append((name, dtypes))
+            factors = [own for own in args if isinstance(own, Tensor) and own.is_floating_point()]
+            dtypes = {own.dtype for own in factors}
+            sides = {side for own in factors for side in own.shape[own.dim() > 2 :]}
+            self.products.append(Product(name, dtypes, sides))
 
     def __enter__(self) -> "NoWaiting":
         for mode in self._modes:

@@ -109,6 +109,7 @@ def test_no_step_waits_for_the_device(
         else mixed_pack()
     )
     population = Population(with_precision(wide(pack), precision), digits(), SETTINGS)
+    population._steps.record = None  # recording a graph waits, once
     population.cohort.train(True)
     data = population.data.train
     population._train_step(data.x[:48], data.y[:48])  # sends what does not change
@@ -149,6 +150,32 @@ def test_grouped_products_in_bf16_are_those_of_a_loop_in_fp64(
     for low, exact in zip(*found, strict=True):
         scale = max(1.0, float(exact.abs().max()))
         assert float((low.cpu().double() - exact).abs().max()) < 0.02 * scale
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_recorded_steps_come_to_what_steps_come_to(precision: str) -> None:
+    pack = [
+        replace(one, train=replace(one.train, batch_size=16))
+        for one in with_precision(wide(mixed_pack()), precision)
+    ]
+    plain, recorded = (Population(pack, digits(), SETTINGS) for _ in range(2))
+    plain._steps.record = None
+    for population in (plain, recorded):
+        population.train_epoch()
+        population.train_epoch()
+    assert recorded._steps.refusal is None
+    assert recorded._steps.num_replays > 0
+    torch.testing.assert_close(recorded.train_loss, plain.train_loss, rtol=0, atol=0.02)
+
+
+def test_room_that_was_too_little_is_found() -> None:
+    pack = with_precision(wide(mixed_pack()), "auto")
+    plain, tight = (Population(pack, digits(), SETTINGS) for _ in range(2))
+    for layer in tight.cohort.layers:
+        tight.cohort.layout(layer).rows = {0: 40}
+    plain.train_epoch()
+    tight.train_epoch()
+    torch.testing.assert_close(tight.train_loss, plain.train_loss, rtol=0, atol=0.02)
 
 
 def test_a_study_on_the_device_ends_like_one_on_the_cpu() -> None:

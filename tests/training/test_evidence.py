@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import stats
 
 from dynamoe_search.training import Interrupted
@@ -19,6 +20,7 @@ from tests.training.populations import (
     mixed_pack,
     train_population,
 )
+from tests.training.texts import language_pack, text
 
 
 def noises(population: Population) -> list[tuple[float, ...]]:
@@ -111,3 +113,22 @@ def test_an_audit_can_be_stopped_between_minibatches() -> None:
     population = Population([candidate(0)], digits(), SETTINGS)
     with pytest.raises(Interrupted):
         gradient_noise(population, should_stop=lambda: True)
+
+
+def test_tokens_of_a_text_are_seen_one_by_one() -> None:
+    pack, data = language_pack("gpt"), text()
+    whole = Population(pack, data, SETTINGS)
+    seen = see_examples(whole)
+    assert seen.loss.shape[1] == data.validation.y.numel()
+    position = [one.router.kind for one in pack].index("top-p")
+    module = whole.plain_model(position).eval()
+    with torch.no_grad():
+        logits, routings = module(data.validation.x)
+    losses = F.cross_entropy(logits.flatten(0, 1), data.validation.y.flatten(), reduction="none")
+    torch.testing.assert_close(seen.loss[position], losses, rtol=1e-4, atol=1e-5)
+    used = torch.stack([routing.mask.sum(-1).flatten() for routing in routings]).float()
+    assert (seen.k[:, position] == used).float().mean() > 0.99  # a tie may fall the other way
+    alone = see_examples(Population([pack[position]], data, SETTINGS))
+    assert torch.equal(alone.loss[0], seen.loss[position])
+    assert torch.equal(alone.k[:, 0], seen.k[:, position])
+    assert all(one.batches for one in gradient_noise(whole))

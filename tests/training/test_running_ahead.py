@@ -14,7 +14,7 @@ from dynamoe_search.records import Candidate
 from dynamoe_search.specs.vocabulary import ROUTER_KINDS
 from dynamoe_search.training.population import Population
 from tests.training.host_reads import NoWaiting
-from tests.training.populations import ADAPTIVE, SETTINGS, candidate, digits, mixed_pack
+from tests.training.populations import ADAPTIVE, NUM_SLOTS, SETTINGS, candidate, digits, mixed_pack
 from tests.training.texts import language_pack, text
 
 
@@ -91,6 +91,43 @@ def test_nor_does_a_step_of_a_network_with_attention(backbone: str) -> None:
     with NoWaiting():
         population._train_step(x, y)
     assert population.is_finite.all()
+
+
+@pytest.mark.usefixtures("ahead")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ROUTER_KINDS)
+def test_every_product_is_in_its_dtype(kind: str, precision: str) -> None:
+    population = Population(
+        wide([candidate(0, kind), candidate(1, kind)], precision), digits(), SETTINGS
+    )
+    steps(population, 1)
+    data = population.data.train
+    with NoWaiting() as watched:
+        population.gradients(data.x[:48], data.y[:48])
+    low = torch.bfloat16 if precision == "bf16" else torch.float32
+    grouped = [one for one in watched.products if one.name == "_grouped_mm"]
+    assert len(grouped) == 8 * len(population.cohort.layers)  # two forwards, six backwards
+    assert all(one.dtypes == {low} for one in grouped)
+    for one in watched.products:
+        if one.name != "_grouped_mm":  # routers are float32, and so is whatever has a side of slots
+            is_routing = bool(one.sides & {1, 2, NUM_SLOTS, NUM_SLOTS + 2})
+            assert one.dtypes == ({torch.float32} if is_routing else {low}), one
+
+
+@pytest.mark.parametrize("backend", ["grouped", "dense"])
+def test_a_step_in_bf16_has_the_gradients_of_one_in_fp32(backend: str) -> None:
+    pack = wide([candidate(i, "dense", (3, 2 + i)) for i in range(2)])
+    settings, found = replace(SETTINGS, expert_backend=backend), []
+    for precision in ("bf16", "fp32"):
+        population = Population(wide(pack, precision), digits(), settings)
+        population.cohort.train(True)
+        with running_ahead():
+            population.gradients(population.data.train.x[:48], population.data.train.y[:48])
+        found.append(population.cohort.parameters)
+    for name, exact in found[1].items():
+        gradient, rounded = exact.grad, found[0][name].grad
+        if gradient is not None and rounded is not None:
+            assert (gradient - rounded).norm() <= 0.02 * gradient.norm() + 1e-6, name
 
 
 def test_what_waits_is_found() -> None:

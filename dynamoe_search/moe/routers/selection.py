@@ -33,13 +33,22 @@ def masked_softmax(logits: Tensor, keep: Tensor) -> Tensor:
     """
     keeps_none = ~keep.any(-1, keepdim=True)
     kept = torch.where(keep | keeps_none, logits, -math.inf)
-    return kept.softmax(-1) * keep
+    if logits.device.type != "cpu":
+        return kept.softmax(-1) * keep
+    # on the CPU torch works along an axis as short as this a number at a time, but across many such axes at once
+    return kept.t().contiguous().softmax(0).t().contiguous() * keep
 
 
 def rank_of(scores: Tensor, dim: int = -1) -> Tensor:
     """Returns each score's place along `dim`, 0 for the highest; of equals the earlier is first."""
-    order = scores.argsort(dim=dim, descending=True, stable=True)
-    return order.argsort(dim=dim, stable=True)
+    return place_of(scores.argsort(dim=dim, descending=True, stable=True), dim)
+
+
+def place_of(order: Tensor, dim: int = -1) -> Tensor:
+    """Returns where each number stands in `order`, which holds 0 to n - 1 once each along `dim`."""
+    places = torch.arange(order.shape[dim], device=order.device)
+    places = places[:, None].expand_as(order) if dim == 0 else places.expand_as(order)
+    return torch.zeros_like(order).scatter(dim, order, places)
 
 
 def highest(scores: Tensor, is_open: Tensor, k: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynamoe_search.moe.routers.router import Router, decide, linear_weight
-from dynamoe_search.moe.routers.selection import balancing_bias, masked_softmax
+from dynamoe_search.moe.routers.selection import balancing_bias, masked_softmax, place_of
 from dynamoe_search.moe.routing import Routing
 
 
@@ -56,7 +56,7 @@ class TopP(Router):
         order = biased.argsort(dim=-1, descending=True, stable=True)
         total = plain.gather(-1, order).cumsum(-1)
         num_kept = 1 + (total <= self.p).sum(-1, keepdim=True)  # (tokens, 1)
-        mask = (order.argsort(dim=-1, stable=True) < num_kept) & is_open
+        mask = (place_of(order) < num_kept) & is_open
         state: dict[str, Tensor] = {}
         if self.training:
             state["bias"] = balancing_bias(self.bias, mask, is_open, self.bias_rate)

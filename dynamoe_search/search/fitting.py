@@ -1,0 +1,54 @@
+"""How many candidates fit into a GPU's memory together, by an estimate; training corrects it downwards."""
+
+import torch
+
+from dynamoe_search.data import DataInfo
+from dynamoe_search.moe.activations import inner_width
+from dynamoe_search.search.estimate import LargestDesign, candidate_bytes, data_bytes
+from dynamoe_search.specs import StudySpec, values_of
+
+_USABLE = 0.8  # of the free memory; the rest is for the allocator's gaps and for the kernels
+_COPY_BYTES = 16  # of a parameter: weight and gradient in bf16, and the copy that steps can be made again from
+_PAIR_NUMBERS = 3  # tensors of a token's share of an expert that the backward pass needs
+_BYTES = 4
+
+
+def fitting_cohort(
+    spec: StudySpec, largest: LargestDesign, info: DataInfo, device: str
+) -> tuple[int, str | None]:
+    """Returns how many candidates are proposed and trained together, and a sentence if that is fewer than asked for.
+
+    On the CPU, and for a device that is on another machine, it is `search.cohort_size`, the upper limit everywhere.
+
+    Args:
+        spec: The study.
+        largest: The most that a design of its space can have.
+        info: Its data.
+        device: Where it is trained, such as `cpu` or `cuda:0`.
+    """
+    asked = spec.search.cohort_size
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return asked, None
+    free, _ = torch.cuda.mem_get_info(device)
+    size = most_that_fit(asked, free, cuda_bytes(spec, largest), data_bytes(info))
+    if size == asked:
+        return asked, None
+    return size, (
+        f"about {size} candidates fit into the {free / 2**30:.0f} GiB that are free on {device}, "
+        f"so cohorts have {size} and not {asked} (search.cohort_size)"
+    )
+
+
+def most_that_fit(asked: int, free: int, each: int, shared: int) -> int:
+    """Returns how many of `asked` candidates of `each` bytes fit into `free` ones beside `shared`, at least one."""
+    return max(1, min(asked, int(_USABLE * free - shared) // each))
+
+
+def cuda_bytes(spec: StudySpec, largest: LargestDesign) -> int:
+    """Returns the memory of one candidate in training on a GPU, where every token may at first choose every expert."""
+    width: int = max(values_of(spec.model.d_model))
+    hidden: int = inner_width(max(values_of(spec.model.d_expert)), spec.model.expert)
+    tokens = spec.train.batch_size * largest.tokens
+    pairs = tokens * largest.num_slots * _PAIR_NUMBERS * max(width, hidden) * _BYTES
+    copies = _COPY_BYTES * (largest.parameters + largest.embedding)
+    return candidate_bytes(spec, largest) + pairs + copies

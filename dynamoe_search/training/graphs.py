@@ -1,0 +1,209 @@
+"""Training steps recorded once and replayed as a whole: CUDA graphs, where launching operations takes the time.
+
+A step of a small pack is some thousand small operations, and the host needs longer to launch them than the device to
+compute them. A graph launches them all at once. It knows nothing but addresses, so what a step reads is copied to where
+the recorded step found it, and all that a step changes is changed in place (`Cohort.apply_state`, the optimiser,
+`Adaptation`). A graph is recorded after a few steps of the same shapes, and again when they change.
+
+No graph is trusted: its first replay is compared with the step as it is usually made, from the same state, and the
+training goes on from the latter. A graph that cannot be recorded, or that comes to something else, is done without, and
+the log says why, once.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from dynamoe_search.moe.routing import Routing
+from dynamoe_search.training.states import TrainingCopy, training_tensors
+
+if TYPE_CHECKING:
+    from dynamoe_search.training.population import Population
+
+logger = logging.getLogger(__name__)
+
+_WARM = 3  # steps of the same shapes before one is recorded
+_LAUNCHING = (
+    0.7  # of a step's time on the device, if the host needs so much of it to launch the step
+)
+_NEAR = 0.02  # of a tensor's norm, by which a replay may differ: sums on a GPU have no fixed order
+
+Result = tuple[Tensor, list[Routing]]
+Step = Callable[[Tensor, Tensor, Tensor], Result]
+
+
+class Graph(Protocol):
+    """A recorded step."""
+
+    def replay(self) -> object:
+        """Makes it again."""
+
+
+def record_on_cuda(run: Callable[[], None]) -> Graph:
+    """Returns what `run` launches as a CUDA graph; nothing is computed yet."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph
+
+
+class Steps:
+    """The training steps of a population, recorded where that helps.
+
+    Attributes:
+        record: Makes a graph of a step; none to make every step as usual, as on the CPU.
+        refusal: Why there are no graphs, once that is known.
+        num_replays: Steps that were replayed.
+
+    Args:
+        population: In training.
+        step: Makes one step from examples, labels and the members' shares of their learning rates.
+    """
+
+    def __init__(self, population: "Population", step: Step) -> None:
+        self._population, self._step = population, step
+        can_record = population.device.type == "cuda" and population.cohort.mode == "vmap"
+        self.record: Callable[[Callable[[], None]], Graph] | None = None
+        if can_record:
+            self.record = record_on_cuda
+        self.refusal: str | None = None
+        self.num_replays = 0
+        self._key: Hashable = None
+        self._seen = 0
+        self._graph: Graph | None = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self._result: Result | None = None
+        self._clock = _Clock(population.device)
+
+    def __call__(self, x: Tensor, y: Tensor, factors: Tensor, version: int) -> Result:
+        """Makes one step.
+
+        Args:
+            x: (batch, ...) examples.
+            y: (batch, ...) labels.
+            factors: (members,) shares of the peak learning rates.
+            version: Changes with any shape within the step that those of the inputs do not show.
+
+        Returns:
+            The task losses (members,) and the routings of the layers, which the next step may overwrite.
+        """
+        if self.record is None or self.refusal is not None:
+            return self._step(x, y, factors)
+        key = (x.shape, y.shape, version)
+        if self._graph is not None and key == self._key:
+            return self._replay(x, y, factors)
+        if self._graph is not None and version == self._key[2]:  # type: ignore[index]
+            return self._step(x, y, factors)  # the last batch of an epoch is smaller
+        self._seen = self._seen + 1 if key == self._key else 1
+        self._key, self._graph, self._result = key, None, None
+        if self._seen <= _WARM:
+            with self._clock:
+                return self._step(x, y, factors)
+        if not self._clock.is_launching():
+            return self._step(x, y, factors)
+        return self._recorded(x, y, factors)
+
+    def _replay(self, x: Tensor, y: Tensor, factors: Tensor) -> Result:
+        assert self._graph is not None
+        assert self._result is not None
+        for place, value in zip(self._inputs, (x, y, factors), strict=True):
+            place.copy_(value)
+        self._graph.replay()
+        self.num_replays += 1
+        task, routings = self._result
+        return task.clone(), routings
+
+    def _recorded(self, x: Tensor, y: Tensor, factors: Tensor) -> Result:
+        """Records a step, makes it twice from the same state, and keeps the graph if both came to the same."""
+        try:
+            before = TrainingCopy(self._population)
+        except torch.OutOfMemoryError:
+            self._refuse("there is no memory for a copy to compare it with")
+            return self._step(x, y, factors)
+        try:
+            found = self._first_replay(x, y, factors, before)
+        except RuntimeError as error:  # memory, too
+            self._refuse(str(error).strip().partition("\n")[0])
+            found = ()
+        before.restore()
+        for parameter in self._population.cohort.parameters.values():
+            parameter.grad = None
+        result = self._step(x, y, factors)
+        if found and not _are_near(found, (result[0], *self._state())):
+            self._refuse("its first replay came to other numbers")
+        return result
+
+    def _first_replay(
+        self, x: Tensor, y: Tensor, factors: Tensor, before: TrainingCopy
+    ) -> tuple[Tensor, ...]:
+        """Records a step and replays it, and returns all that came out."""
+        assert self.record is not None
+        self._inputs = tuple(own.clone() for own in (x, y, factors))
+
+        def run() -> None:
+            task, routings = self._step(*self._inputs)
+            self._result = task, [_detached(own) for own in routings]
+
+        self._graph = self.record(run)
+        before.restore()  # on a GPU nothing has changed
+        return self._replay(x, y, factors)[0], *self._state()
+
+    def _state(self) -> list[Tensor]:
+        return [tensor.detach().clone() for tensor in training_tensors(self._population)]
+
+    def _refuse(self, reason: str) -> None:
+        self.refusal, self._graph, self._result, self._inputs = reason, None, None, ()
+        logger.warning("training steps are not recorded as a CUDA graph: %s", reason)
+
+
+def _detached(routing: Routing) -> Routing:
+    """Returns a routing without the way back, whose nodes belong to the stream that they were recorded on."""
+    tensors = {
+        name: value.detach()
+        for name, value in routing._asdict().items()
+        if isinstance(value, Tensor)
+    }
+    return routing._replace(**tensors, state={})
+
+
+def _are_near(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
+    """Tells whether two lists of tensors agree but for rounding; this waits for the device."""
+    far = [
+        (one.nan_to_num() - other.nan_to_num()).norm() > _NEAR * other.nan_to_num().norm() + 1e-6
+        for one, other in zip(found, expected, strict=True)
+        if one.is_floating_point()
+    ]
+    return not bool(torch.stack(far).any())
+
+
+class _Clock:
+    """Whether the host's launching takes most of a step's time, found out without waiting for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_cuda = device.type == "cuda"
+        self._seconds = self._begin = 0.0
+        self._events: list[torch.cuda.Event] = []
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+        if self._is_cuda:
+            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+            self._events[0].record()
+
+    def __exit__(self, *error: object) -> None:
+        self._seconds = time.perf_counter() - self._begin
+        if self._is_cuda:
+            self._events[1].record()
+
+    def is_launching(self) -> bool:
+        """Tells whether the last step that was timed was mostly launching; false as long as it is not known."""
+        if not self._is_cuda:
+            return True
+        if not self._events[1].query():  # type: ignore[no-untyped-call]
+            return False
+        milliseconds: float = self._events[0].elapsed_time(self._events[1])
+        return 1000 * self._seconds >= _LAUNCHING * milliseconds

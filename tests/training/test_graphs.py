@@ -1,0 +1,100 @@
+"""Recorded steps, with a recorder for the CPU that knows addresses only, as a CUDA graph does."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dynamoe_search.moe.asynchrony import running_ahead
+from dynamoe_search.records import Candidate
+from dynamoe_search.training.graphs import Graph
+from dynamoe_search.training.population import Population
+from tests.training.populations import SETTINGS, candidate, digits, mixed_pack
+from tests.training.recorded import Recorded
+
+Record = Callable[[Callable[[], None]], Graph]
+
+
+@pytest.fixture(autouse=True)
+def ahead() -> Iterator[None]:
+    with running_ahead():
+        yield
+
+
+def small_batches(pack: list[Candidate]) -> list[Candidate]:
+    return [replace(one, train=replace(one.train, batch_size=16, epochs=4)) for one in pack]
+
+
+def trained(
+    pack: list[Candidate], record: Record | None, keep: list[int] | None = None
+) -> Population:
+    population = Population(pack, digits(100), SETTINGS)
+    population._steps.record = record
+    population.train_epoch()
+    if keep is not None:
+        population.keep(keep)
+        population._steps.record = record
+    population.train_epoch()
+    return population
+
+
+def assert_same(one: Population, other: Population) -> None:
+    for mine, theirs in zip(one.states(), other.states(), strict=True):
+        assert mine.tensors.keys() == theirs.tensors.keys()
+        for name, tensor in mine.tensors.items():
+            assert torch.equal(tensor, theirs.tensors[name]), name
+        assert mine.events == theirs.events
+
+
+@pytest.mark.parametrize("keep", [None, [0, 3, 12, 13]])
+def test_recorded_steps_are_the_steps(keep: list[int] | None) -> None:
+    pack = small_batches(mixed_pack())
+    plain = trained(pack, None, keep)
+    recorded = trained(pack, Recorded, keep)
+    assert recorded._steps.refusal is None
+    assert recorded._steps.num_replays >= 3
+    assert_same(plain, recorded)
+
+
+def test_a_graph_is_recorded_anew_when_the_room_changes() -> None:
+    pack = small_batches([candidate(i, "top-p", (6, 6), p=0.05, dropout=0.1) for i in range(8)])
+    plain, recorded = trained(pack, None), trained(pack, Recorded)
+    assert recorded._rooms.version > 0
+    assert recorded._steps.num_replays > 0
+    assert_same(plain, recorded)
+
+
+class Broken:
+    """A graph that forgets what it should do."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        run()
+
+    def replay(self) -> None:
+        pass
+
+
+def refuses(_: Callable[[], None]) -> Graph:
+    raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"), [(Broken, "other numbers"), (refuses, "not permitted")]
+)
+def test_what_cannot_be_recorded_is_done_without_and_said_once(
+    record: Record, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pack = small_batches([candidate(i, "top-any") for i in range(2)])
+    plain = trained(pack, None)
+    with caplog.at_level(logging.WARNING):
+        recorded = trained(pack, record)
+    assert len([one for one in caplog.messages if reason in one]) == 1
+    assert reason in (recorded._steps.refusal or "")
+    assert_same(plain, recorded)
+
+
+def test_the_cpu_records_nothing() -> None:
+    population = Population(small_batches([candidate(0)]), digits(100), SETTINGS)
+    assert population._steps.record is None
