@@ -41,7 +41,11 @@ def space(options: argparse.Namespace) -> StudySpec:
                 "trials": options.trials,
                 "seed": options.seed,
             },
-            "data": {"name": options.data, "max_train": options.max_train},
+            "data": {
+                "name": options.data,
+                "max_train": options.max_train,
+                "validation_fraction": options.validation_fraction,
+            },
             "model": {
                 "d_model": options.width,
                 "d_expert": options.width,
@@ -178,10 +182,11 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--max-train", type=int, default=4096)
+    parser.add_argument("--validation-fraction", type=float, default=1 / 30)
     parser.add_argument("--trials", type=int, default=48)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--cohort", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
