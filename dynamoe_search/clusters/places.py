@@ -63,11 +63,11 @@ class Places:
         self._begin = time.monotonic()
         self._places: list[_Place] = []
         self._next_number = 1
-        self._num_given_up = 0
         self._count_at = self._begin
         self._has_ended = False  # one found that nothing is left to do
         self._leave_until: float | None = None
         self._has_told_of_waiting = False
+        self._num_given_up = 0  # places of those that `_wanted` counts
         cloudpickle.register_pickle_by_value(hosts)
         self._host = ray.remote(hosts.WorkerHost)
 
@@ -108,7 +108,9 @@ class Places:
         if self._has_ended or self._leave_until is not None:
             return
         if self._order.workers is None:
-            missing = self._wanted() - len(self._places) - self._num_given_up
+            missing = self._wanted() - len(self._places)
+            self._num_given_up = max(0, min(self._num_given_up, missing))
+            missing -= self._num_given_up
             for _ in range(missing):
                 self._add()
             waiting = [place for place in self._places if place.node is None]
@@ -163,6 +165,8 @@ class Places:
         ready, _ = ray.wait(list(found), num_returns=len(found), timeout=_POLL_SECONDS)
         for ref in ready:
             place = found[ref]
+            if place not in self._places:  # taken away because of what another one said just now
+                continue
             try:
                 value = ray.get(ref)
             except RayError:
@@ -218,8 +222,8 @@ class Places:
             place.since = time.monotonic() + pause  # a lost node is not at once known as such
 
     def _fail(self, place: _Place, how: str) -> None:
-        self._num_given_up += 1
         self._say("failure", text=f"{_title(place)} {how}")
+        self._num_given_up += 1
         self._remove(place)
 
     def _drop_waiting(self) -> None:

@@ -63,8 +63,9 @@ class CandidateMethods(OpenStore):
         new = [one for one in additions if one.candidate.ordinal not in known]
         if new:
             study = self._optuna_study(name)
-            left = self._left_behind(name, study)
-            trials = self._patiently(lambda: self._trials.add(study, new, left))
+            trials = self._patiently(  # who tries again takes what the attempt before left behind
+                lambda: self._trials.add(study, new, self._left_behind(name, study))
+            )
             stored = self._database.transact(
                 lambda found: writing.insert_candidates(found, name, trials, new)
             )

@@ -25,6 +25,7 @@ def find_garbage(store: Store) -> list[Garbage]:
     Args:
         store: The open database; only files beside it are looked at.
     """
+    entries = listed(store.folder)  # before the studies are read: one that is made meanwhile is none of them
     records = store.studies()
     folders = {store.files_of(record.name): record for record in records}
     found = [
@@ -32,7 +33,6 @@ def find_garbage(store: Store) -> list[Garbage]:
         for record in records
         if record.state == "deleting"
     ]
-    entries = listed(store.folder)
     for entry in entries:
         record = folders.get(entry)
         if record is None:

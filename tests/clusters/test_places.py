@@ -28,6 +28,11 @@ if os.environ["ROLE"] == "dies":
 if os.environ["ROLE"] == "ends":
     print(json.dumps({"reason": "trials"}))
     sys.exit()
+if os.environ["ROLE"] == "alone":
+    try:
+        open("first", "x").close()
+    except FileExistsError:
+        sys.exit("error: no data here")
 def leave(*_):
     open(f"{os.getpid()}.told", "w").close()
     print(json.dumps({"reason": "interrupt"}))
@@ -188,3 +193,58 @@ def test_place_whose_workers_die_at_once_is_given_up(start: Callable[..., Run]) 
     (failure,) = end.failures
     assert failure.endswith("was killed (signal 9), as did 4 before it; given up")
     assert len(run.news) == 5
+
+
+def test_place_that_was_given_up_is_not_asked_for_again(
+    cluster: Any, start: Callable[..., Run]
+) -> None:
+    node = cluster.add_node(num_cpus=2, num_gpus=1, include_dashboard=False)
+    run = start("alone", workers=None, gpus=0.5)
+    until(lambda: run.news != [])
+    time.sleep(12.0)  # it looks every five seconds whether workers are missing
+    assert (run.alive, run.waiting) == (1, 0)
+    run.stop()
+    (failure,) = run.join().failures
+    assert failure.endswith("ended with status 1: no data here")
+    cluster.remove_node(node)
+
+
+def test_place_that_is_taken_away_is_not_heard_again(cluster: Any, tmp_path: Path) -> None:
+    import ray  # takes a while
+
+    from dynamoe_search.clusters.hosts import Ended
+    from dynamoe_search.clusters.places import Places
+
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    def say(kind: str, **values: Any) -> None:
+        told.append((kind, values))
+
+    order = Order(
+        study="tiny",
+        arguments=[],
+        environment={},
+        folder=str(tmp_path),
+        workers=2,
+        cpus=0.5,
+        gpus=0.0,
+        stays_here=False,
+        timeout_seconds=None,
+    )
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        places = Places(order, say, threading.Event())
+        for _ in range(2):
+            places._add()
+        first, second = places._places
+        first.node = ray.get(first.ref)
+        first.ref = ray.put(Ended(code=0, said='{"reason": "trials"}', last_lines=[]))
+        ray.kill(second.actor)
+        ray.wait([second.ref])
+        second.ref = second.actor.node.remote()  # is lost in the same moment
+        ray.wait([second.ref])
+        places._listen()
+        assert told == [("reason", {"reason": "trials"})]
+        assert places._places == []
+    finally:
+        ray.shutdown()

@@ -15,7 +15,17 @@ from dynamoe_search.errors import StorageError
 from dynamoe_search.records import Ended
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store, patience, runs
-from tests.store.builders import SETTINGS, add, complete, leg_of, report
+from dynamoe_search.store.trials import Addition
+from tests.store.builders import (
+    DISTRIBUTIONS,
+    SETTINGS,
+    add,
+    candidate,
+    complete,
+    leg_of,
+    params,
+    report,
+)
 
 
 @pytest.fixture
@@ -116,6 +126,37 @@ def test_worker_waits_for_a_folder_that_was_away(opened: Store, folder: Path) ->
     with later(lambda: away.rename(folder)):
         do_everything(opened)
     assert {one.level for one in opened.check()} == {"ok"}
+
+
+def test_batch_that_is_tried_again_leaves_no_trials_behind(opened: Store, folder: Path) -> None:
+    opened.join("tiny")
+    path, away = folder / "studies.db", folder / "away.db"
+    additions = [
+        Addition(
+            candidate=candidate(ordinal),
+            params=params(ordinal),
+            distributions=DISTRIBUTIONS,
+            cohort=0,
+            sampler_state={},
+        )
+        for ordinal in range(1, 60)
+    ]
+
+    def move() -> None:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            while connection.execute("select count(*) from trials").fetchone() < (9,):
+                time.sleep(0.001)
+            path.rename(away)
+        time.sleep(0.5)
+        away.rename(path)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    trials = opened.add_candidates("tiny", additions)
+    mover.join()
+    assert trials == list(range(1, 60))
+    assert len(opened.storage_for_optuna().get_all_trials(1)) == 60
+    assert opened.zombies("tiny") == []
 
 
 def test_database_that_is_gone_is_not_made_again(opened: Store, folder: Path) -> None:
