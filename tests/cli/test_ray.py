@@ -109,7 +109,10 @@ def test_workers_and_nodes_are_replaced_and_ctrl_c_leaves_nothing(
     news = [line for line in said.splitlines() if re.match(r"worker \d on node", line)]
     assert any(line.endswith("was killed (signal 9); another takes its place") for line in news)
     assert any("was lost with its node or its Ray process; another" in line for line in news)
-    ours = re.compile(r"\d+/500 trials|stopping after|stopped; go on with: dynamoe-search resume|$")
+    ours = re.compile(
+        r"\d+/500 trials|stopping after|stopped; go on with: dynamoe-search resume|"
+        r"\d workers? waits? for room: each takes 1 CPU|$"  # on a machine that has much to do
+    )
     assert not [line for line in said.splitlines() if line not in news and not ours.match(line)]
     wait(lambda: not living_actors(cluster), 10)
     with Store.open(url) as store:
