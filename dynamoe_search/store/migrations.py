@@ -180,8 +180,6 @@ def _to_version_3(connection: sa.Connection) -> None:
         table.create(connection)
     _add_columns(connection, tables.studies, "exhausted_at", "parent", "purpose", "plan_json")
     _add_columns(connection, tables.layers, "loss_by_k_json")
-    for index in tables.candidates.indexes:
-        index.create(connection, checkfirst=True)
     here, legs = tables.candidates, tables.legs
     rows = connection.execute(
         sa.select(here.c.study_name, here.c.trial_number, here.c.candidate_json)
@@ -210,6 +208,8 @@ def _to_version_4(connection: sa.Connection) -> None:
         known = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
         if name not in known:  # version 1 had no workers, so their table is new
             _add_columns(connection, table, name)
+    for index in tables.candidates.indexes:  # one of them is new, beside that of the design
+        index.create(connection, checkfirst=True)
 
 
 def _add_columns(connection: sa.Connection, table: sa.Table, *names: str) -> None:
