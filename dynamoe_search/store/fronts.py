@@ -69,13 +69,17 @@ def rewrite_front(connection: sa.Connection, name: str, ledger: Ledger, front: K
 
 
 def _held_goals(connection: sa.Connection, name: str) -> tuple[list[str], list[bool]]:
-    """Returns a study's objectives and which of them are maximised; others who refresh its front wait."""
+    """Returns a study's objectives and which of them are maximised; others who refresh its front wait, and only they.
+
+    SQLite has one writer at a time. On PostgreSQL to hold the study's row would stop all who plan as well.
+    """
     reading.require_study(connection, name)
+    if connection.dialect.name == "postgresql":
+        key = sa.func.hashtextextended(f"front of {name}", 0)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
     here = tables.studies.c
     row = connection.execute(
-        sa.select(here.objectives_json, here.maximise_json)
-        .where(here.study_name == name)
-        .with_for_update()
+        sa.select(here.objectives_json, here.maximise_json).where(here.study_name == name)
     ).one()
     return from_text(list[str], row.objectives_json), from_text(list[bool], row.maximise_json)
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dynamoe_search.errors import LeaseLostError
+from dynamoe_search.errors import LeaseLostError, StorageError
 from dynamoe_search.records import Ended
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, fronts, workers
+from dynamoe_search.store.fronts import KnownFront
+from dynamoe_search.store.ledgers import Ledger
 from tests.store.builders import add, complete, leg_of
 
 
@@ -90,3 +92,21 @@ def test_who_left_cannot_plan(store: Store, study: str) -> None:
         store.planning(study, me),
     ):
         pass
+
+
+def test_who_refreshes_the_front_keeps_nobody_from_planning(store: Store, study: str) -> None:
+    if store._database.is_sqlite:
+        pytest.skip("a SQLite file has one writer at a time")
+    with Store.open(store.url) as other, other._database.write() as refreshing:
+        fronts.rewrite_front(refreshing, study, Ledger(), KnownFront())
+        with store._database.write() as planning:
+            planning.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+            assert workers.locked_study(planning, study) is not None
+        with pytest.raises(StorageError, match="lock timeout"):
+            refresh_at_once(store, study)
+
+
+def refresh_at_once(store: Store, study: str) -> None:
+    with store._database.write() as connection:
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+        fronts.rewrite_front(connection, study, Ledger(), KnownFront())
