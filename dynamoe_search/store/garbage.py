@@ -25,7 +25,9 @@ def find_garbage(store: Store) -> list[Garbage]:
     Args:
         store: The open database; only files beside it are looked at.
     """
-    entries = listed(store.folder)  # before the studies are read: one that is made meanwhile is none of them
+    entries = listed(
+        store.folder
+    )  # before the studies are read: one that is made meanwhile is none of them
     records = store.studies()
     folders = {store.files_of(record.name): record for record in records}
     found = [
