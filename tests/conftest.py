@@ -1,6 +1,7 @@
 """Shared fixtures: one thread, nothing outside a temporary folder, real SQLite, tiny studies."""
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from hypothesis import settings
 from dynamoe_search.specs import StudySpec
 from tests.postgres import database as postgres_database
 from tests.postgres import server as postgres_server
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and what is ignored is inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("project")
