@@ -27,6 +27,8 @@ import fsspec
 from dynamoe_search.errors import StorageError
 
 _SEPARATOR = "://"
+_FEW_SLASHES = re.compile(r"([a-z][a-z0-9+.-]+):/([^/].*)", re.I)
+"""A URL that lacks a slash; the drive of a Windows path has one letter."""
 _BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "ocilake", "oss", "tos")
 """Storage without folders; to make one there would make a bucket."""
 _IN_AUTHORITY = re.compile(r"(://[^/?#@\s:]*:).*(@)")
@@ -227,6 +229,9 @@ def place_of(text: str, source: str) -> AnyPath:
         raise StorageError(f"{where} chains URLs; name one storage, such as s3://bucket/studies")
     if protocol == "file":
         if _SEPARATOR not in text:
+            if slashes := _FEW_SLASHES.match(text):
+                meant = masked("{}://{}".format(*slashes.groups()))
+                raise StorageError(f"{source} is neither a path nor a URL; write {meant}")
             return Path(text)
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost") or not parts.path:

@@ -114,6 +114,8 @@ def test_a_path_and_a_file_url_are_the_same_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("s3:/bucket/x", "SOURCE is neither a path nor a URL; write s3://bucket/x"),
+        ("sftp:/me:hunter2@host/x", "neither a path nor a URL; write sftp://me:***@host/x"),
         ("s4://bucket/x", "SOURCE=s4://bucket/x names an unknown kind of storage (s4)"),
         ("abfs://bucket/x", "needs the Python package adlfs, which is not installed; install it"),
         ("sftp://me:hunter2@host/x", "SOURCE=sftp://me:***@host/x needs the Python package param"),

@@ -247,7 +247,8 @@ def gc(
         say(f"{row['kind']} {row['name']}{about}: {size(row['num_bytes'])}")
     total = size(sum(row["num_bytes"] for row in rows))
     done = "would be removed" if dry_run else "removed"
-    typer.echo(f"{len(rows)} things {done}, {total}" if rows else "nothing to remove")
+    things = "1 thing" if len(rows) == 1 else f"{len(rows)} things"
+    typer.echo(f"{things} {done}, {total}" if rows else "nothing to remove")
     if kept := [one for one in cached if one not in freed and one.kind != "unfinished"]:
         typer.echo(
             f"cached texts that stay: {len(kept)}, {size(sum(one.num_bytes for one in kept))} "

@@ -183,8 +183,8 @@ def show_summary(summary: "StudySummary") -> None:
         f"{seconds(summary.seconds)} in this run",
         markup=False,
     )
-    out.print(
-        f"front: {len(summary.front)} members, hypervolume {summary.hypervolume:.4f}", markup=False
-    )
+    num = len(summary.front)
+    members = "1 member" if num == 1 else f"{num} members"
+    out.print(f"front: {members}, hypervolume {summary.hypervolume:.4f}", markup=False)
     if summary.times:
         out.print(f"time: {time_words(summary.times)}", markup=False)

@@ -85,7 +85,7 @@ def choose_backend(
     ratio = total["dense"] / total["grouped"]
     return BackendChoice(
         backend="dense" if ratio < _CLEARLY else "grouped",
-        basis=f"measured: dense experts take {ratio:.2f} of the time of grouped ones, where a token chooses about "
+        basis=f"measured: dense experts take {ratio:.2f} times as long as grouped ones, where a token chooses about "
         f"{share:.0%} of the experts",
     )
 

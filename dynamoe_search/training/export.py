@@ -95,6 +95,8 @@ def load_config(folder: str | Path) -> ExportedConfig:
     try:
         config = from_json(ExportedConfig, path.read_bytes())
     except OSError as error:
+        if not Path(folder).exists():
+            raise UsageError(f"there is no folder {folder}") from error
         raise UsageError(f"{folder} holds no exported model: {path.name} cannot be read") from error
     except ValidationError as error:
         raise UsageError(f"{path} is not the configuration of an exported model") from error

@@ -207,7 +207,7 @@ def test_gc_frees_cached_texts(
     assert "2 things would be removed, 2 MiB" in shown
     assert "cached texts that stay: 1, 1 MiB" in cli("gc", "--storage", copied).stdout
     assert (old.exists(), new.exists()) == (False, True)
-    assert "1 things removed" in cli("gc", "--cache-days", "0", "--storage", copied).stdout
+    assert "1 thing removed" in cli("gc", "--cache-days", "0", "--storage", copied).stdout
     assert not new.exists()
     wrong = cli("gc", "--cache-days", "-1", "--storage", copied)
     assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)

@@ -149,9 +149,9 @@ def test_what_cannot_be_loaded_is_one_sentence(spoil: str, exported: Callable[[]
 def test_a_folder_that_is_missing_or_cannot_be_made(
     tmp_path: Path, exported: Callable[[], Path]
 ) -> None:
-    with pytest.raises(UsageError, match="holds no exported model"):
+    with pytest.raises(UsageError, match="there is no folder"):
         load_model(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="holds no exported model"):
+    with pytest.raises(UsageError, match="there is no folder"):
         load_validation(tmp_path / "nowhere")
     folder = exported()
     config, state = load_config(folder), load_state(folder / WEIGHTS)
