@@ -38,7 +38,7 @@ def test_workers_on_both_databases_share_a_study() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rates = re.findall(
-        r"^\| (PostgreSQL|SQLite) \| (\d+) \| [\d.]+ \| ([\d.]+) \| ", done.stdout, re.M
+        r"^\| (PostgreSQL|SQLite) \| (\d+) \| [\d.]+ \| ([\d.]+) \| \d+%", done.stdout, re.M
     )
     assert [row[:2] for row in rates] == [("PostgreSQL", "6"), ("SQLite", "4")]
     assert all(float(legs) > 0 for *_, legs in rates)
