@@ -47,7 +47,7 @@ def show(study: StudyRecord, candidates: list[CandidateRecord], front: set[int])
     print(
         f"{len(candidates)} candidates, {len(done)} trained to their end, {epochs} epochs in all,"
     )
-    print(f"{study.seconds_spent / 60:.0f} minutes. {data.train.y.numel():,} tokens to learn from,")
+    print(f"{study.seconds_spent / 60:.1f} minutes. {data.train.y.numel():,} tokens to learn from,")
     print(f"{data.validation.y.numel():,} to compare on, {data.bytes_per_token:.2f} bytes each.")
     print(f"The frequencies of the {data.vocab_size:,} tokens: perplexity", end=" ")
     print(f"{math.exp(data.unigram_loss):,.1f}, {bits:.3f} bits per byte.\n\n{HEAD}")

@@ -1,12 +1,15 @@
 """The program as a user runs it, on real SQLite files, and one small study that has been searched."""
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from dynamoe_search.cli.app import app
+from tests.cli.processes import ended, start
 
 Run = Callable[..., Result]
 
@@ -65,6 +68,18 @@ def study_file(tmp_path: Path) -> Path:
     path = tmp_path / "study.toml"
     path.write_text(STUDY)
     return path
+
+
+@pytest.fixture
+def command(study_file: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Starts the program as a process of its own, beside the study file; kills what still runs in the end."""
+    with ExitStack() as stack:
+
+        def start_here(*words: object) -> "subprocess.Popen[str]":
+            process = start(*words, cwd=study_file.parent, stdout=subprocess.PIPE)
+            return stack.enter_context(ended(process))
+
+        yield start_here
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def start(*words: object) -> "subprocess.Popen[str]":
+def start(
+    *words: object, cwd: Path | None = None, stdout: int = subprocess.DEVNULL
+) -> "subprocess.Popen[str]":
     """Starts `dynamoe-search WORDS`; what it says on stderr can be read line by line."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "cli.py"), *(str(word) for word in words)],
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         text=True,
     )
 

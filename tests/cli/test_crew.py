@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +21,6 @@ from tests.cli.conftest import Run
 
 ROOT = Path(__file__).parents[2]
 LONG = ("--trials", "500", "--set", "search.pruner.kind=pareto", "--set", "train.epochs=9")
-
-
-@pytest.fixture
-def command(study_file: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Starts the program as a process of its own."""
-    started = []
-
-    def start(*arguments: object) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "cli.py"), *(str(one) for one in arguments)],
-            cwd=study_file.parent,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def at_work(url: str, number: int) -> list[Worker]:

@@ -35,30 +35,6 @@ def cluster() -> Iterator[Any]:
         yield nodes
 
 
-@pytest.fixture
-def command(study_file: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Starts the program as a process of its own."""
-    started = []
-
-    def start(*arguments: object) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "cli.py"), *(str(one) for one in arguments)],
-            cwd=study_file.parent,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
 def wait(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
