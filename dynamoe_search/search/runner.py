@@ -183,6 +183,7 @@ class _Run:
                 step = self._legs.next()
             except LeaseLostError as error:  # it was silent for so long that it counted as dead
                 logger.warning("%s", error)
+                time.sleep(_LONGEST_WAIT_SECONDS)  # it may have lost its lease for good
                 continue
             except Interrupted:
                 break

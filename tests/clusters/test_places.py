@@ -249,7 +249,8 @@ def test_place_that_is_taken_away_is_not_heard_again(cluster: Any, tmp_path: Pat
         for _ in range(2):
             places._add()
         first, second = places._places
-        first.node = ray.get(first.ref)
+        first.node, first.node_id = ray.get(first.ref)
+        first.pid = 1
         first.ref = ray.put(Ended(code=0, said='{"reason": "trials"}', last_lines=[]))
         ray.kill(second.actor)
         ray.wait([second.ref])
