@@ -70,7 +70,7 @@ class NextLegs:
 
         Raises:
             Interrupted: Somebody asked to stop.
-            LeaseLostError: This worker counted as dead; it plans again.
+            LeaseLostError: This worker counted as dead and lost its turn; it plans again.
             StoppedError: Somebody asked to stop while another worker planned, or the database was waited for.
         """
         if self._is_waiting and not self._has_news():
@@ -185,7 +185,7 @@ class NextLegs:
         stored = {(one.trial, one.rung): one for one in known}
         news = changed(self._to_store(standings, decisions), stored)
         if news:
-            self._store.decide(self._name, news)
+            self._store.decide(self._name, self._worker, news)
 
     def _to_store(
         self, standings: Sequence[Standing], decisions: Sequence[Decision]
@@ -228,7 +228,7 @@ class NextLegs:
             replace(one, candidate=replace(one.candidate, ordinal=ordinal), cohort=step.cohort)
             for ordinal, one in enumerate(fresh, start=first)
         ]
-        self._store.add_candidates(self._name, additions)
+        self._store.add_candidates(self._name, additions, worker=self._worker)
         return bool(additions)
 
     def _proposer(self, candidates: Sequence[Standing], who: str = "") -> Proposer:
@@ -251,11 +251,11 @@ class NextLegs:
         for missing in range(step.number, 0, -_STORED_TOGETHER):
             additions = self._additions(proposer, step.cohort, min(missing, _STORED_TOGETHER))
             number += len(additions)
-            self._store.add_candidates(self._name, additions)
+            self._store.add_candidates(self._name, additions, worker=self._worker)
             if self._should_stop():  # the cohort is filled up when the study goes on
                 raise Interrupted("stopped between two proposals")
             if len(additions) < min(missing, _STORED_TOGETHER):
-                self._store.set_exhausted(self._name, number)
+                self._store.set_exhausted(self._name, number, worker=self._worker)
                 return
 
     def _additions(self, proposer: Proposer, cohort: int, number: int) -> list[Addition]:
@@ -296,7 +296,7 @@ class NextLegs:
             for one in self._store.candidates(self._name, trials=trials)
         ]
         final = [replace(decisions[one.trial], action="stop") for one in ended]
-        self._store.stop_paused(self._name, ended, final)
+        self._store.stop_paused(self._name, self._worker, ended, final)
         self._on_ended(ended)
 
 
