@@ -279,12 +279,13 @@ class NextLegs:
     def _close(self, step: Over, position: Position) -> None:
         """Ends whoever waits, if nobody will go on; a budget of epochs can be raised.
 
-        A worker that died may not have told Optuna of its last leg.
+        A worker that died may not have told Optuna of its last leg, or have told it of candidates that it did not add.
         """
         paused = [one for one in position.candidates if one.status == "paused"]
         if step.reason != "epochs" and paused:
             self._stop(paused, position)
         self._store.replay_tells(self._name)
+        self._store.discard_left_behind(self._name, self._worker)
 
     def _stop(self, paused: Sequence[Standing], position: Position) -> None:
         found = self._to_store(position.candidates, tuple(position.decisions.values()))

@@ -105,6 +105,26 @@ class CandidateMethods(OpenStore):
             self._database.transact(lambda found: workers.require_turn(found, name, worker))
         return unknown
 
+    def discard_left_behind(self, name: str, worker: str) -> None:
+        """Fails in Optuna the trials that a crash left behind running, without a candidate.
+
+        As it is the worker's turn to plan until that is stored, nobody is about to add a candidate to one of them.
+
+        Raises:
+            LeaseLostError: It is not the worker's turn; nothing is changed.
+        """
+        study = self._optuna_study(name)
+        left = self._left_behind(name, study)
+        if not left:
+            return
+        ids = self._patiently(lambda: self._trials.ids(study, left))
+
+        def write(connection: sa.Connection) -> None:
+            workers.require_turn(connection, name, worker)
+            self._trials.fail(connection, ids.values())
+
+        self._database.transact(write)
+
     def known_designs(self, name: str, hashes: Collection[str]) -> frozenset[str]:
         """Returns those of the hashes of designs that are of candidates of a study."""
         return self._query(name, lambda found: writing.known_designs(found, name, hashes))
