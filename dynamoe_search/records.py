@@ -417,6 +417,8 @@ class Worker:
 class FilesMark:
     """A small file among those of a study, by which a worker sees that it looks where the others do."""
 
+    PATTERN: ClassVar[str] = "study-*.json"  # of the names of all such files
+
     id: str
     study: str
     host: str  # who wrote it

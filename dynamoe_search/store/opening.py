@@ -94,6 +94,11 @@ class OpenStore:
         """Where the files of all studies are; it need not exist."""
         return self._database.folder
 
+    @property
+    def may_share_folder(self) -> bool:
+        """Whether files of another database may be in that folder, see `Database.may_share_folder`."""
+        return self._database.may_share_folder
+
     def storage_for_optuna(self) -> RDBStorage:
         """Returns Optuna's storage of the same database, on the same connections."""
         return self._trials.storage
