@@ -215,6 +215,7 @@ def _to_version_4(connection: sa.Connection) -> None:
 def _to_version_5(connection: sa.Connection) -> None:
     """Databases have an id. Older ones never get one: it is a part of the folder where their files would be."""
     _add_columns(connection, tables.schema, "database_id")
+    _add_missing_column(connection, tables.layers, "loss_by_k_json")  # a late part of version 3
 
 
 def _add_missing_column(connection: sa.Connection, table: sa.Table, name: str) -> None:

@@ -24,8 +24,9 @@ DATA = Path(__file__).parent / "data"
 """Dumps written by each version: the study `finished`, and `interrupted`, killed in the middle of its training.
 
 That of version 1 was in its second cohort; those of later ones in a leg of trials 1, 3 and 5, with 0, 2 and 4 paused.
+The first program of version 3 lacked a column and an index that the last one had.
 """
-OLD = ("1", "2", "4")
+OLD = ("1", "2", "3-first", "3", "4")
 NOBODY = 2**22 + 5
 """No process has this number."""
 
