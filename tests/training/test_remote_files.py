@@ -11,6 +11,7 @@ import torch
 
 from dynamoe_search.places import PlaceError, RemotePath, copy_tree, listed, place_of, remove_tree
 from dynamoe_search.search import weights
+from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.training import CheckpointFolder, DamagedError, StateFolder
 from tests.training.populations import SETTINGS, digits
 from tests.training.test_checkpoints import Crash, same, small_pack, train
@@ -69,7 +70,7 @@ def test_a_state_comes_back_to_the_bit(remote: RemotePath) -> None:
         for name, tensor in standing().tensors.items():
             assert torch.equal(state.tensors[name], tensor), name
         assert state.events == standing().events
-    assert (folder.ordinals(), folder.sizes()) == ([17], {17: len(content(path))})
+    assert folder.files() == {17: {path: len(content(path))}}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -93,10 +94,36 @@ def test_two_states_are_kept_and_none_is_written_over(remote: RemotePath) -> Non
     assert folder.epochs(17) == [2, 3, 4]
     late = folder.save(replace(standing(), epoch=3, seconds=99.0))
     assert len(files(remote)) == 4
-    folder.keep_one(17, 3, late)
+    folder.keep_one(folder.files()[17], 3, late)
     assert len(files(remote)) == 3
     folder.remove(17)
     assert files(remote) == []
+
+
+def test_tidying_up_lists_once_however_many_candidates_there_are(
+    remote: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = StudyFiles(remote)
+    kept = {}
+    for ordinal in range(5):
+        own = replace(design(), ordinal=ordinal)
+        for epoch in (1, 2):
+            states = [
+                replace(standing(), candidate=own, epoch=epoch, seconds=float(seconds))
+                for seconds in range(2)
+            ]
+            kept[ordinal], _ = [study.states.save(state) for state in states]
+    listings, listing = [], RemotePath._listed
+    with monkeypatch.context() as patch:
+        patch.setattr(RemotePath, "_listed", lambda *one: listings.append(one) or listing(*one))
+        present = study.present()
+        for ordinal, checksum in kept.items():
+            study.states.keep_one(present.states[ordinal], 2, checksum)
+    assert len(listings) == 2  # legs, and candidates
+    left = study.states.files()
+    assert [len(own) for own in left.values()] == [2] * 5
+    for ordinal, checksum in kept.items():
+        assert any(path.stem.endswith(checksum[:16]) for path in left[ordinal])
 
 
 def test_storage_that_does_not_answer_is_no_damage(
