@@ -113,10 +113,12 @@ def test_same_request_gives_the_same_study_and_another_one_another(url: str) -> 
 class Dies(Store):
     """A store whose process dies after four candidates."""
 
-    def add_candidates(self, name: str, additions: Sequence[Addition]) -> list[int]:
+    def add_candidates(
+        self, name: str, additions: Sequence[Addition], *, worker: str | None = None
+    ) -> list[int]:
         if additions[-1].candidate.ordinal > 3:
             raise KeyboardInterrupt
-        return super().add_candidates(name, additions)
+        return super().add_candidates(name, additions, worker=worker)
 
 
 def test_creation_that_was_cut_short_is_completed(url: str) -> None:
