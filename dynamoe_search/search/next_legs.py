@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Literal
 
 from dynamoe_search.pruning import Decision
 from dynamoe_search.records import Ended, Leg, Purpose, RungDecision, Standing, StudyRecord
@@ -25,6 +26,9 @@ _LOOK_SECONDS = 5.0
 """How often a worker that waits looks for others that died, though nothing else has changed."""
 _STORED_TOGETHER = 16
 """Proposals that are written to the database at a time."""
+
+_Ending = Literal["enough", "exhausted", "stopped"]
+"""Why no more designs were drawn: there were as many as wanted, the space has no other, or somebody asked to stop."""
 
 
 class NextLegs:
@@ -211,8 +215,8 @@ class NextLegs:
         Others draw at the same time from the same knowledge: what is drawn depends on who draws it.
         """
         proposer = self._proposer(self._store.standings(self._name), self._worker)
-        drafts = self._additions(proposer, step.cohort, step.number)
-        if self._should_stop():
+        drafts, ending = self._additions(proposer, step.cohort, step.number)
+        if ending == "stopped":
             raise Interrupted("stopped between two proposals")
         return drafts
 
@@ -249,20 +253,26 @@ class NextLegs:
         proposer = self._proposer(candidates)
         number = len(candidates)
         for missing in range(step.number, 0, -_STORED_TOGETHER):
-            additions = self._additions(proposer, step.cohort, min(missing, _STORED_TOGETHER))
+            wanted = min(missing, _STORED_TOGETHER)
+            additions, ending = self._additions(proposer, step.cohort, wanted)
             number += len(additions)
             self._store.add_candidates(self._name, additions, worker=self._worker)
-            if self._should_stop():  # the cohort is filled up when the study goes on
+            if ending == "stopped":  # the cohort is filled up when the study goes on
                 raise Interrupted("stopped between two proposals")
-            if len(additions) < min(missing, _STORED_TOGETHER):
+            if ending == "exhausted":
                 self._store.set_exhausted(self._name, number, worker=self._worker)
                 return
 
-    def _additions(self, proposer: Proposer, cohort: int, number: int) -> list[Addition]:
-        """Returns the next designs: so many, unless the space has no more or somebody asks to stop."""
+    def _additions(
+        self, proposer: Proposer, cohort: int, number: int
+    ) -> tuple[list[Addition], _Ending]:
+        """Returns the next designs, at most so many, and why there are no more."""
         found: list[Addition] = []
         with self._watch.at("sample"):
-            while len(found) < number and (proposal := proposer.propose()) is not None:
+            while len(found) < number:
+                proposal = proposer.propose()
+                if proposal is None:
+                    return found, "exhausted"
                 found.append(
                     Addition(
                         candidate=proposal.candidate,
@@ -273,8 +283,8 @@ class NextLegs:
                     )
                 )
                 if self._should_stop():
-                    break
-        return found
+                    return found, "stopped"
+        return found, "enough"
 
     def _close(self, step: Over, position: Position) -> None:
         """Ends whoever waits, if nobody will go on; a budget of epochs can be raised.

@@ -56,9 +56,7 @@ class StudyMethods(OpenStore):
         """
         name = spec.study.name
         self.files_of(name)  # before anything is stored
-        is_ours = self._database.query(lambda found: reading.has_study(found, name))
-        if not is_ours and self._patiently(lambda: self._trials.exists(name)):
-            raise taken(name)
+        self.require_free(name)
         origin = {"parent": parent, "purpose": purpose, "plan_json": plan_json}
         self._database.transact(
             lambda found: writing.insert_study(found, spec, source, settings, **origin)
@@ -66,6 +64,17 @@ class StudyMethods(OpenStore):
         study = self._optuna_study(name)
         if notes:
             self._patiently(lambda: self._trials.annotate(study, notes))
+
+    def require_free(self, name: str) -> None:
+        """Returns if a new study may have this name.
+
+        Raises:
+            UsageError: There is one of this name, or an Optuna study of another program.
+        """
+        if self._database.query(lambda found: reading.has_study(found, name)):
+            raise writing.exists_already(name)
+        if self._patiently(lambda: self._trials.exists(name)):
+            raise taken(name)
 
     def study(self, name: str) -> StudyRecord:
         """Returns a study; the `UsageError` for a missing one names close matches."""
