@@ -20,8 +20,8 @@ from dynamoe_search.cli.options import (
 )
 from dynamoe_search.cli.words import say, seconds
 
-if TYPE_CHECKING:  # loads torch
-    from dynamoe_search.data.cached_texts import CachedText
+if TYPE_CHECKING:
+    from dynamoe_search.cached_texts import CachedText
 
 USUAL_CACHE_DAYS = 30.0
 _PACKAGES = (
@@ -223,9 +223,9 @@ def gc(
 
     Cached texts are made again when they are needed; those that came over the network are downloaded again.
     """
+    from dynamoe_search.cached_texts import find_cached, remove_cached, unused
     from dynamoe_search.cli import screens
     from dynamoe_search.cli.words import size
-    from dynamoe_search.data.cached_texts import find_cached, remove_cached, unused
     from dynamoe_search.store import Store
     from dynamoe_search.store.garbage import find_garbage, remove_garbage
 
