@@ -127,9 +127,12 @@ def _cost(planned: "Audit") -> str:
     pace = (
         "" if planned.seconds is None else f", {seconds(planned.seconds)} at the study's own pace"
     )
+    is_too_short = "settling" in plan.claims and plan.adaptive is None
+    missing = f"; {epochs} cannot decide the claim settling, so nothing is trained for it"
     return (
         f"{len(plan.designs)} designs{controls}, {seeds} seeds each, {epochs}: "
         f"{planned.most_epochs:,} candidate-epochs at most{pace}; what is done already is not done again"
+        f"{missing if is_too_short else ''}"
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from dynamoe_search.auditing import (
     CLAIMS,
     FINDINGS,
+    LEAST_UPDATES,
     AuditPlan,
     Finding,
     Hardness,
@@ -28,7 +29,7 @@ from dynamoe_search.data import describe
 from dynamoe_search.errors import UsageError
 from dynamoe_search.records import Candidate, StudyRecord, from_json, to_json
 from dynamoe_search.search.audit_evidence import gather
-from dynamoe_search.search.audit_plan import plan_audit, random_control
+from dynamoe_search.search.audit_plan import epochs_to_settle, plan_audit, random_control
 from dynamoe_search.search.designed import (
     DesignedRun,
     create_designed,
@@ -107,21 +108,22 @@ def prepare_audit(store: Store, parent: str, request: AuditRequest) -> Audit:
     Raises:
         DataError: The data cannot be described.
         UsageError: There is no such study, it was not made by a search or has a backbone of the user's own, a claim is
-            unknown, or seeds, epochs or margin are out of range.
+            unknown, or seeds, epochs or margin are out of range, or epochs too few for a claim that was named.
     """
     record = store.study(parent)
     _check(record, request)
     spec = StudySpec.model_validate_json(record.spec_json)
     claims = tuple(key for key in CLAIMS if not request.claims or key in request.claims)
     epochs = request.epochs or spec.train.epochs
-    per_epoch = describe(spec.data).per_epoch
-    plan = plan_audit(
-        spec,
-        claims,
-        epochs=epochs,
-        steps_per_epoch=-(-per_epoch // spec.train.batch_size),
-        front=store.front(parent),
-    )
+    steps = -(-describe(spec.data).per_epoch // spec.train.batch_size)
+    plan = plan_audit(spec, claims, epochs=epochs, steps_per_epoch=steps, front=store.front(parent))
+    if "settling" in request.claims and plan.adaptive is None:
+        enough = epochs_to_settle(spec, epochs=epochs, steps_per_epoch=steps)
+        after = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        raise UsageError(
+            f"the claim settling cannot be judged after {after}: experts come and go fewer than {LEAST_UPDATES} times "
+            f"in the first or the last third of the training; --epochs {enough} is enough, or name other claims only"
+        )
     runs = (len(plan.designs) + len(plan.controls)) * request.seeds
     spent = store.spent(parent)
     pace = spent.seconds / spent.epochs if spent.epochs else None
