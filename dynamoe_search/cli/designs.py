@@ -36,22 +36,22 @@ def check(
 
     try:
         loaded = read_study(file, changes or ())  # before anything that loads torch
+
+        from dynamoe_search.data import find_data
+        from dynamoe_search.search import estimate
+
+        where = find_data(loaded.spec.data)
+        expected = estimate(
+            loaded.spec,
+            trust_code=trust_code,
+            measure=measure and where is not None,
+            device=device,
+        )
     except SpecError as error:
         if as_json:
             problems = [asdict(problem) for problem in error.problems]
-            screens.print_json({"ok": False, "file": error.source, "problems": problems})
+            screens.print_json({"ok": False, "file": file, "problems": problems})
         raise
-
-    from dynamoe_search.data import find_data
-    from dynamoe_search.search import estimate
-
-    where = find_data(loaded.spec.data)
-    expected = estimate(
-        loaded.spec,
-        trust_code=trust_code,
-        measure=measure and where is not None,
-        device=device,
-    )
     if as_json:
         screens.print_json(
             {

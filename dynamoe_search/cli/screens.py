@@ -293,6 +293,7 @@ def show_estimate(file: str, spec: "StudySpec", where: str | None, expected: "Es
                 "study": spec.study.name,
                 "question": spec.study.description or None,
                 "data": f"{spec.data.name}: {where or missing}",
+                **_text_words(expected),
                 "candidates": expected.trials,
                 "cohorts": expected.cohorts,
                 "epochs of all candidates": expected.epochs,
@@ -305,6 +306,20 @@ def show_estimate(file: str, spec: "StudySpec", where: str | None, expected: "Es
     )
     for note in expected.notes:
         out.print(f"note: {printable(note)}", markup=False)
+
+
+def _text_words(expected: "Estimate") -> dict[str, str]:
+    """Returns what a text is made of; of images nothing."""
+    text = expected.text
+    if text is None:
+        return {}
+    most = "at most " if text.tokens is None and text.tokenizer == "bpe" else ""
+    words = {"tokenizer": f"{text.tokenizer}, {most}{text.vocab_size:,} different tokens"}
+    if text.tokens is None or text.bytes_per_token is None:
+        return words | {"tokens": f"not known, so sizes are guesses: {text.unknown_because}"}
+    parts = (("train", "for training"), ("validation", "validation"), ("test", "test"))
+    counts = ", ".join(f"{text.tokens[part]:,} {name}" for part, name in parts)
+    return words | {"tokens": f"{counts}; {text.bytes_per_token:.3g} bytes each on average"}
 
 
 def show_speed(found: "Speed") -> None:
