@@ -18,10 +18,14 @@ def worker_words(workers: Sequence[Worker]) -> str:
 
 
 def time_words(times: Mapping[str, float]) -> str:
-    """Returns what the time went into: `train 80%, store 20% of 2 m 10 s`; nothing below half a percent."""
+    """Returns a time and what it went into: `130 s (train 80 %, store 20 %)`; nothing below half a percent."""
     total = sum(times.values())
-    parts = [f"{name} {own / total:.0%}" for name, own in times.items() if own >= 0.005 * total]
-    return f"{', '.join(parts)} of {seconds(total)}" if total else ""
+    parts = [
+        f"{name} {100 * own / total:.0f} %"
+        for name, own in times.items()
+        if own >= 0.005 * total and own
+    ]
+    return f"{seconds(total)} ({', '.join(parts)})" if total else ""
 
 
 def show_status(
@@ -56,8 +60,8 @@ def show_status(
                     for name, up in zip(record.objectives, record.maximise, strict=True)
                 ),
                 "epochs": _of(f"{spent.epochs:,}", record.max_epochs),
-                "training time": seconds(spent.seconds),
-                "time went into": time_words(times) or None,
+                "candidate time": seconds(spent.seconds),
+                "worker time": time_words(times) or None,
                 "time budget": record.max_seconds
                 and f"{seconds(record.seconds_spent)} of {seconds(record.max_seconds)}",
                 "device": record.settings.device,
@@ -187,4 +191,4 @@ def show_summary(summary: "StudySummary") -> None:
     members = "1 member" if num == 1 else f"{num} members"
     out.print(f"front: {members}, hypervolume {summary.hypervolume:.4f}", markup=False)
     if summary.times:
-        out.print(f"time: {time_words(summary.times)}", markup=False)
+        out.print(f"worker time: {time_words(summary.times)}", markup=False)

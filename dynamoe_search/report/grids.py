@@ -237,7 +237,7 @@ def importance(data: StudyData) -> Grid:
 
 
 def times(data: StudyData) -> Grid:
-    """Returns training time by model."""
+    """Returns candidate time by model."""
     rows = (
         [
             _text(row.model),
@@ -250,8 +250,8 @@ def times(data: StudyData) -> Grid:
         ]
         for row in series.times(data)
     )
-    labels = ("model_", "#candidates", "#epochs", "#training time", "#time per epoch")
-    return _grid("Training time by model.", labels, rows)
+    labels = ("model_", "#candidates", "#epochs", "#candidate time", "#time per epoch")
+    return _grid("Candidate time by model.", labels, rows)
 
 
 def failures(data: StudyData) -> Grid:
@@ -344,7 +344,7 @@ def summary(compared: Comparison) -> Grid:
         "study_",
         "#candidates",
         "#epochs",
-        "#training time",
+        "#candidate time",
         "#front",
         f"#best {label(upwards)}",
         f"#lowest {label(across)}",
