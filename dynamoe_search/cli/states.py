@@ -53,7 +53,7 @@ def show_status(
                 "state": state,
                 "candidates": f"{spent.complete} complete, {spent.failed} failed, "
                 f"{_pruned(spent.stopped)}{_paused(spent.paused)}"
-                f"{spent.running} in training or next, {_not_begun(record, spent)}of {record.trials}",
+                f"{spent.running} in training or next, {_not_begun(record, spent)}of {record.trials} in all",
                 "on the front": record.num_front,
                 "objectives": ", ".join(
                     f"{name} ({'up' if up else 'down'})"
@@ -177,8 +177,13 @@ _REASONS = {
 }
 
 
-def show_summary(summary: "StudySummary") -> None:
-    """Prints how a run ended, in two lines."""
+def show_summary(summary: "StudySummary", *, by_workers: bool = False) -> None:
+    """Prints how a run ended, in a few lines.
+
+    Args:
+        summary: Where the study stands now.
+        by_workers: Whether the time is that of several processes together.
+    """
     out = console()
     out.print(
         f"\n{printable(summary.name)}: {_REASONS[summary.reason]}; {summary.complete} of {summary.trials} "
@@ -191,4 +196,5 @@ def show_summary(summary: "StudySummary") -> None:
     members = "1 member" if num == 1 else f"{num} members"
     out.print(f"front: {members}, hypervolume {summary.hypervolume:.4f}", markup=False)
     if summary.times:
-        out.print(f"worker time: {time_words(summary.times)}", markup=False)
+        whose = " of all workers together" if by_workers else ""
+        out.print(f"worker time: {time_words(summary.times)}{whose}", markup=False)
