@@ -63,6 +63,10 @@ def audit(
     from dynamoe_search.store import Store
 
     names = tuple(name.strip() for name in (claims or "").split(",") if name.strip())
+    if claims is not None and not names:
+        raise typer.BadParameter(
+            f"--claims must name claims such as schedule,variation, got {claims!r}"
+        )
     again = _again(study, claims, seeds, epochs, margin, storage)
     with Store.open(storage, create=False) as store:
         store.study(study)  # before anything that loads torch

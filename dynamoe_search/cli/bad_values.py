@@ -11,12 +11,16 @@ def words_of(error: typer.TyperException) -> str:
         error: As the library raised it, whose own message names neither the range nor what was got.
     """
     param, cause = getattr(error, "param", None), error.__cause__
-    kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
-    if param is None or kind not in (int, float) or not isinstance(cause, ValidationError):
-        return error.format_message().replace("Value error, ", "")
+    text = error.format_message().replace("Value error, ", "").removeprefix("Invalid value: ")
+    if param is None or not text.startswith("Invalid value for "):
+        return text
     name = max(param.opts, key=len) if param.param_type_name == "option" else param.metavar
-    got = cause.errors()[0]["input"]
-    return f"{name} must be {_allowed(kind is int, param.min, param.max)}, got {got!r}"
+    kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    if kind in (int, float) and isinstance(cause, ValidationError):
+        got = cause.errors()[0]["input"]
+        return f"{name} must be {_allowed(kind is int, param.min, param.max)}, got {got!r}"
+    message = text.partition(": ")[2]
+    return f"{name} {message}" if message.startswith("must ") else f"{name}: {message}"
 
 
 def _allowed(is_whole: bool, least: float | None, most: float | None) -> str:

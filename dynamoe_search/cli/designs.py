@@ -106,7 +106,7 @@ def schema(as_json: AsJson = True) -> None:  # noqa: ARG001 - the schema is JSON
 
 
 def schedules(
-    layers: Annotated[int, typer.Option("--layers", min=1, max=64, help="Layers.")] = 8,
+    layers: Annotated[int, typer.Option("--layers", min=1, max=64, help="MoE layers.")] = 8,
     min_experts: Annotated[
         int, typer.Option("--min-experts", min=1, max=256, help="Experts where it is lowest.")
     ] = 2,
@@ -114,12 +114,16 @@ def schedules(
         int, typer.Option("--max-experts", min=1, max=256, help="Experts where it is highest.")
     ] = 8,
     ramp: Annotated[
-        Literal["linear", "cosine", "quadratic"], typer.Option("--ramp", help="Way between them.")
+        Literal["linear", "cosine", "quadratic"],
+        typer.Option("--ramp", help="How the number rises and falls."),
     ] = "linear",
     cycles: Annotated[int, typer.Option("--cycles", min=1, max=16, help="Periods of a wave.")] = 1,
     match: Annotated[
         Literal["max", "total"],
-        typer.Option("--match", help="Shapes share their highest count or their sum."),
+        typer.Option(
+            "--match",
+            help="What all shapes have alike: the highest number (max), or the sum over the layers (total).",
+        ),
     ] = "max",
     total: Annotated[
         int | None,

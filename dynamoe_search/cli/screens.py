@@ -198,12 +198,14 @@ def show_candidate(record: CandidateRecord, progress: Sequence[Progress] = ()) -
 
 
 def _model_words(model: ModelConfig) -> dict[str, Any]:
-    """Returns the settings of a network, without those that only networks of the other kind of data have."""
-    unread: tuple[str, ...] = ()
-    if model.backbone in LANGUAGE_BACKBONES:
-        unread = ("patch_size",)
-    elif model.backbone in IMAGE_BACKBONES:
-        unread = ("moe_every", "expert", "tie_embeddings")
+    """Returns the settings of a network, without those that only others of our networks have."""
+    unread: list[str] = []
+    if model.backbone in IMAGE_BACKBONES:
+        unread += ["moe_every", "expert", "tie_embeddings"]
+    if model.backbone in ("mlp", *LANGUAGE_BACKBONES):
+        unread.append("patch_size")
+    if model.backbone in ("mlp", "mlp-lm"):
+        unread.append("num_heads")
     return {name: value for name, value in asdict(model).items() if name not in unread}
 
 
@@ -334,14 +336,14 @@ def show_speed(found: "Speed") -> None:
         for pack in found.packs
     ]
     first = found.packs[0].size
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
     against = "one at a time" if first == 1 else f"{first} together"
     out = console()
     out.print(
         table(["together", "ms per step", "candidate-steps per second", f"against {against}"], rows)
     )
     out.print(
-        f"{found.device}, {found.threads} threads, {found.backend} experts; "
-        f"best cohort size here: {found.best}",
+        f"{found.device}, {threads}, {found.backend} experts; best cohort size here: {found.best}",
         markup=False,
     )
     out.print(f"set it with:  --set search.cohort_size={found.best}", markup=False)

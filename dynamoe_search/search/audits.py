@@ -40,8 +40,11 @@ from dynamoe_search.search.designed import (
 )
 from dynamoe_search.search.events import OnEvent, ignore, never
 from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.sections import MOST
 from dynamoe_search.specs.vocabulary import TEXT_NAMES
 from dynamoe_search.store import Store
+
+_MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +53,7 @@ class AuditRequest:
 
     Attributes:
         claims: Keys of `auditing.CLAIMS`, in the order in which they are answered; none means all.
-        seeds: Replicates of every design, at least 2.
+        seeds: Replicates of every design, 2 to 1,000.
         epochs: Of every run; None means those of the parent.
         margin: Smallest difference of accuracy that is of interest, in points; of text, of the loss in hundredths of
             a nat.
@@ -150,8 +153,10 @@ def _check(record: StudyRecord, request: AuditRequest) -> None:
         raise UsageError(
             f"an audit needs at least 2 seeds to tell effects from chance, got {request.seeds}"
         )
-    if request.epochs is not None and request.epochs < 1:
-        raise UsageError(f"--epochs must be at least 1, got {request.epochs}")
+    if request.seeds > _MOST_SEEDS:
+        raise UsageError(f"--seeds must be at most {_MOST_SEEDS:,}, got {request.seeds}")
+    if request.epochs is not None and not 1 <= request.epochs <= MOST:
+        raise UsageError(f"--epochs must be at least 1 and at most {MOST:,}, got {request.epochs}")
     if not 0 < request.margin <= 100:
         raise UsageError(f"--margin must be above 0 and at most 100 points, got {request.margin}")
 

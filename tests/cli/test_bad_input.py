@@ -150,7 +150,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     ),
     "trials in words": ("run digits --trials many", "--trials must be a whole number of at least"),
     "no epochs": ("run digits --epochs 0", "--epochs must be a whole number of at least 1"),
-    "time in words": ("run digits --timeout soon", "is no length of time"),
+    "time in words": ("run digits --timeout soon", "error: --timeout: 'soon' is no length of time"),
     "time without unit": ("run digits --timeout 1h30", "without a unit"),
     "no time": ("run digits --timeout 0", "longer than nothing"),
     "bad name": ("run digits --name a/b", "study.name"),
@@ -187,6 +187,14 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "schedule upside down": ("schedules --min-experts 9 --max-experts 2", "min_experts"),
     "total without match": ("schedules --total 9", "--match total"),
     "training of a range": ("train {file}", "fix them"),
+    "more epochs than a database keeps": (
+        "run digits --epochs 99999999999999999999 --storage {new}",
+        "--epochs must be at most 1,000,000,000, got 99999999999999999999",
+    ),
+    "a trial that no database keeps": (
+        "show tiny 99999999999999999999 --storage {searched}",
+        "TRIAL must be at most 1,000,000,000",
+    ),
     "half a GPU too many": (
         "run digits --gpus-per-worker 1.5",
         "--gpus-per-worker must be a number from 0 to 1, got '1.5'",
