@@ -27,7 +27,7 @@ from dynamoe_search.data.text_sizes import describe_text
 from dynamoe_search.data.torchvision_compat import import_torchvision
 from dynamoe_search.data.user_files import find_user_files, read_folder, read_npz
 from dynamoe_search.data.vision import VISION_SETS, find_vision_set, read_vision_set
-from dynamoe_search.data.vocabularies import Tokenizer, load_tokenizer, save_tokenizer
+from dynamoe_search.data.vocabularies import Tokenizer, load_tokenizer
 from dynamoe_search.specs.sections import DataSection
 from dynamoe_search.specs.sizes import NUM_EXAMPLES
 from dynamoe_search.specs.vocabulary import TEXT_NAMES
@@ -140,5 +140,4 @@ __all__ = [
     "load_data",
     "load_test",
     "load_tokenizer",
-    "save_tokenizer",
 ]
