@@ -14,6 +14,7 @@ from dynamoe_search.search.designs import KIND, SHAPE, build_candidate, decide
 from dynamoe_search.search.distributions import middle_value
 from dynamoe_search.search.notes import notes
 from dynamoe_search.search.pilot import PILOT_STEPS, measured_seconds
+from dynamoe_search.search.planner import most_in_leg
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec, too_long_epochs, values_of
 from dynamoe_search.training.token_losses import PART_LOGITS
@@ -34,7 +35,7 @@ class Estimate:
         cohorts: How many groups of candidates are proposed and trained together.
         epochs: Candidate-epochs.
         parameters_max: Parameters of the largest design.
-        memory_bytes: Of a full cohort of largest designs in training, with the data.
+        memory_bytes: Of a full leg of largest designs in training, with the data.
         disk_bytes: Database and weights.
         seconds: Time of the whole study, None if not measured.
         basis: What the time stands on, in words.
@@ -84,7 +85,7 @@ def estimate(
     info = describe(spec.data, quickly=True)
     largest = largest_design(space, info, trust_code=trust_code)
     trials = most_trials(space)
-    cohort = min(trials, spec.search.cohort_size)
+    together = min(trials, most_in_leg(spec.search.cohort_size))
     stored = largest.parameters + largest.embedding
     seconds, basis = None, "not measured"
     if measure and info.is_guess:
@@ -97,7 +98,7 @@ def estimate(
         cohorts=math.ceil(trials / spec.search.cohort_size),
         epochs=trials * spec.train.epochs,
         parameters_max=largest.parameters,
-        memory_bytes=cohort * candidate_bytes(spec, largest) + data_bytes(info),
+        memory_bytes=together * candidate_bytes(spec, largest) + data_bytes(info),
         disk_bytes=trials * _ROW_BYTES + _FRONT_MEMBERS * stored * _BYTES,
         seconds=seconds,
         basis=basis,
