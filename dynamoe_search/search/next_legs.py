@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from dynamoe_search.pruning import Decision
@@ -25,6 +25,16 @@ _LOOK_SECONDS = 5.0
 """How often a worker that waits looks for others that died, though nothing else has changed."""
 _STORED_TOGETHER = 16
 """Proposals that are written to the database at a time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """What is stored of a study at one moment, as far as the next leg depends on it."""
+
+    legs: list[Leg]  # open
+    standings: list[Standing]
+    decisions: list[RungDecision]  # of the paused
+    pulse: Pulse
 
 
 class NextLegs:
@@ -64,6 +74,7 @@ class NextLegs:
         self._first_leg = 0  # the lowest that was open then
         self._at_work: set[str | None] = set()  # who had legs then
         self._look_at = 0.0
+        self._alive: set[str] = set()  # empty: not looked yet
 
     def next(self) -> Leg | Wait | Over:
         """Returns the leg to train, or why there is none; proposes designs that are missing.
@@ -91,6 +102,7 @@ class NextLegs:
         Args:
             drafts: Designs that it has drawn; None if it has not.
         """
+        self._alive = set()  # one look for each turn
         while True:
             position = self._position()
             step = plan(position)
@@ -98,6 +110,7 @@ class NextLegs:
                 case TakeOver():
                     if self._store.take_leg(self._name, self._worker, step.leg.number):
                         return replace(step.leg, worker=self._worker)
+                    self._alive = set()  # somebody was not dead
                 case Propose():
                     if drafts is None and self._draws_apart(position):
                         return step
@@ -124,6 +137,7 @@ class NextLegs:
         pulse = self._store.pulse(self._name, self._first_leg)  # first: the rest may be newer
         if pulse == self._seen and not self._has_died():
             return False
+        self._alive = set()
         position = self._position(is_planning=False)
         if not isinstance(plan(position), Wait):
             return True
@@ -148,42 +162,49 @@ class NextLegs:
         return self._store.study(self._name)
 
     def _position(self, *, is_planning: bool = True) -> Position:
-        # Legs first: one that another worker closes now still counts as open, and its members as busy.
-        legs = self._store.legs(self._name, state="open")
-        standings = self._store.standings(self._name)
-        behind = {one.trial: one for one in standings if self._rungs.is_behind(one)}
-        if behind:
-            reports = by_ordinal(self._store.progress(self._name, trials=behind))
-            for one in behind.values():
-                self._rungs.take(one, reports.get(one.ordinal, ()))
-        paused = [one for one in standings if one.status == "paused"]
+        seen = self._store.at_one_moment(self._look)
         with self._watch.at("prune"):
-            decisions = self._rungs.judge(paused)
+            decisions = self._rungs.judge(one for one in seen.standings if one.status == "paused")
         if is_planning:
-            self._remember(standings, decisions)
-        alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
-        first = min((leg.number for leg in legs), default=_NO_LEG)
-        pulse = self._store.pulse(self._name, first)
+            self._remember(seen, decisions)
         return Position(
-            candidates=standings,
+            candidates=seen.standings,
             rungs=self._rungs.ladder,
             epochs=self._spec.train.epochs,
-            trials=pulse.trials,
+            trials=seen.pulse.trials,
             cohort_size=self._record.settings.cohort_size,
-            max_epochs=pulse.max_epochs,
-            open_legs=legs,
-            dead={leg.number for leg in legs if leg.worker not in alive},
+            max_epochs=seen.pulse.max_epochs,
+            open_legs=seen.legs,
+            dead={leg.number for leg in seen.legs if leg.worker not in self._alive},
             decisions={one.ordinal: one for one in decisions},
-            is_exhausted=is_exhausted(self._record.purpose, pulse.exhausted_at, len(standings)),
+            is_exhausted=is_exhausted(
+                self._record.purpose, seen.pulse.exhausted_at, len(seen.standings)
+            ),
         )
 
-    def _remember(self, standings: Sequence[Standing], decisions: Sequence[Decision]) -> None:
+    def _look(self) -> _Seen:
+        """Reads where the study stands, and lets the rungs know of what was reported since."""
+        store, name = self._store, self._name
+        legs, standings = store.legs(name, state="open"), store.standings(name)
+        behind = {one.trial: one for one in standings if self._rungs.is_behind(one)}
+        if behind:
+            reports = by_ordinal(store.progress(name, trials=behind))
+            for one in behind.values():
+                self._rungs.take(one, reports.get(one.ordinal, ()))
+        if legs and not self._alive:
+            self._alive = {one.id for one in store.workers(name) if one.is_alive}
+        is_anybody_paused = any(one.status == "paused" for one in standings)
+        return _Seen(
+            legs=legs,
+            standings=standings,
+            decisions=store.decisions(name, status=("paused",)) if is_anybody_paused else [],
+            pulse=store.pulse(name, min((leg.number for leg in legs), default=_NO_LEG)),
+        )
+
+    def _remember(self, seen: _Seen, decisions: Sequence[Decision]) -> None:
         """Stores decisions that have changed, so that `status` can say why somebody waits."""
-        if not decisions:
-            return
-        known = self._store.decisions(self._name, status=("paused",))
-        stored = {(one.trial, one.rung): one for one in known}
-        news = changed(self._to_store(standings, decisions), stored)
+        stored = {(one.trial, one.rung): one for one in seen.decisions}
+        news = changed(self._to_store(seen.standings, decisions), stored) if decisions else ()
         if news:
             self._store.decide(self._name, news)
 

@@ -189,6 +189,7 @@ class _Run:
                 break
             if isinstance(step, Over):
                 self._tidy_up()
+                self._refresh_front()  # of others too, who may have died before they did
                 return step.reason
             if isinstance(step, Leg):
                 pause = _WAIT_SECONDS
@@ -246,7 +247,8 @@ class _Run:
         self._tell_of(results.ended)
         self._on_event(LegFinished(leg=leg, stood=results.stood))
         self._tidy_up()
-        self._refresh_front()
+        if any(one.outcome.status == "complete" for one in results.ended):
+            self._refresh_front()
         self._note_times()
 
     def _note_times(self) -> None:
