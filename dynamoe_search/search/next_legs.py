@@ -103,20 +103,26 @@ class NextLegs:
             drafts: Designs that it has drawn; None if it has not.
         """
         self._alive = set()  # one look for each turn
+        position = self._position()
         while True:
-            position = self._position()
             step = plan(position)
             match step:
                 case TakeOver():
                     if self._store.take_leg(self._name, self._worker, step.leg.number):
                         return replace(step.leg, worker=self._worker)
                     self._alive = set()  # somebody was not dead
+                    position = self._position()
                 case Propose():
                     if drafts is None and self._draws_apart(position):
                         return step
-                    if not drafts or not self._add(drafts, step, position.candidates):
-                        self._propose(step, position.candidates)
-                    drafts = None
+                    new = self._add(drafts, step, position.candidates) if drafts else []
+                    new, drafts = new or self._propose(step, position.candidates), None
+                    if (
+                        len(new) == step.number
+                    ):  # whatever else happened meanwhile is seen next time
+                        position = replace(position, candidates=[*position.candidates, *new])
+                    else:
+                        position = self._position()
                 case Train():
                     return self._store.open_leg(
                         self._name,
@@ -239,8 +245,8 @@ class NextLegs:
 
     def _add(
         self, drafts: Sequence[Addition], step: Propose, candidates: Sequence[Standing]
-    ) -> bool:
-        """Adds drafts to a cohort under the next ordinals, but those that others drew; says whether any are left."""
+    ) -> list[Standing]:
+        """Adds drafts to a cohort under the next ordinals, but those that others drew; returns where they stand."""
         hashes = {one.candidate.design_hash: one for one in drafts}
         taken = self._store.known_designs(self._name, hashes)
         fresh = [one for design, one in hashes.items() if design not in taken][: step.number]
@@ -249,8 +255,24 @@ class NextLegs:
             replace(one, candidate=replace(one.candidate, ordinal=ordinal), cohort=step.cohort)
             for ordinal, one in enumerate(fresh, start=first)
         ]
-        self._store.add_candidates(self._name, additions)
-        return bool(additions)
+        return self._added(additions)
+
+    def _added(self, additions: Sequence[Addition]) -> list[Standing]:
+        """Adds candidates; returns where they stand."""
+        trials = self._store.add_candidates(self._name, additions)
+        return [
+            Standing(
+                trial=trial,
+                ordinal=one.candidate.ordinal,
+                cohort=one.cohort,
+                status="running",
+                epochs=0,
+                checkpoint=None,
+                pack_key=one.candidate.pack_key,
+                reference=one.candidate.reference,
+            )
+            for trial, one in zip(trials, additions, strict=True)
+        ]
 
     def _proposer(self, candidates: Sequence[Standing], who: str = "") -> Proposer:
         """Returns a proposer that knows these candidates, see `Proposer`."""
@@ -265,19 +287,22 @@ class NextLegs:
         with self._watch.at("sample"):
             return self._proposals.proposer(self._rungs, who)
 
-    def _propose(self, step: Propose, candidates: Sequence[Standing]) -> None:
-        """Adds designs to a cohort; whoever is killed before they are stored would propose the same ones again."""
+    def _propose(self, step: Propose, candidates: Sequence[Standing]) -> list[Standing]:
+        """Adds designs to a cohort, fewer if there are no more; returns where they stand.
+
+        Whoever is killed before they are stored would propose the same ones again.
+        """
         proposer = self._proposer(candidates)
-        number = len(candidates)
+        found: list[Standing] = []
         for missing in range(step.number, 0, -_STORED_TOGETHER):
             additions = self._additions(proposer, step.cohort, min(missing, _STORED_TOGETHER))
-            number += len(additions)
-            self._store.add_candidates(self._name, additions)
+            found += self._added(additions)
             if self._should_stop():  # the cohort is filled up when the study goes on
                 raise Interrupted("stopped between two proposals")
             if len(additions) < min(missing, _STORED_TOGETHER):
-                self._store.set_exhausted(self._name, number)
-                return
+                self._store.set_exhausted(self._name, len(candidates) + len(found))
+                break
+        return found
 
     def _additions(self, proposer: Proposer, cohort: int, number: int) -> list[Addition]:
         """Returns the next designs: so many, unless the space has no more or somebody asks to stop."""

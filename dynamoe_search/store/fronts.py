@@ -162,11 +162,9 @@ def _as_stored(
 def read_front(connection: sa.Connection, name: str) -> list[FrontMember]:
     """Returns the stored front in its order."""
     front = tables.front.c
-    rows = connection.execute(
-        sa.select(front.trial_number, front.ordinal, front.values_json, front.params_json)
-        .where(front.study_name == name)
-        .order_by(front.place)
-    ).all()
+    query = sa.select(front.trial_number, front.ordinal, front.values_json, front.params_json)
+    query = query.where(front.study_name == name).order_by(front.place)
+    rows: list[sa.Row[Any]] = list(connection.execute(query))
     if not rows:
         reading.require_study(connection, name)
     return _members(connection, name, rows)

@@ -175,7 +175,10 @@ def close_leg(
 
 def _pause(connection: sa.Connection, name: str, stood: Sequence[Stood]) -> None:
     here = tables.candidates.c
-    at = {"epochs": sa.bindparam("reached"), "checkpoint": sa.bindparam("kept")}
+    at: dict[str, Any] = {
+        "epochs": sa.bindparam("reached"),
+        "checkpoint": sa.bindparam("kept"),
+    }
     connection.execute(
         tables.candidates.update()
         .where(here.study_name == name, here.trial_number == sa.bindparam("trial"))

@@ -7,7 +7,7 @@ layout of tables that is named here; of any other its storage is asked, trial by
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -194,7 +194,9 @@ class KnownIds:
             ids = sorted(self._ids[one] for one in numbers if one in self._ids)
             query = sa.select(here.number, here.trial_id, here.state)
             query = query.where(here.trial_id.in_(ids), here.study_id == self._study_id)
-            rows = connection.execute(query.order_by(here.trial_id).with_for_update())
+            rows: Iterable[sa.Row[Any]] = connection.execute(
+                query.order_by(here.trial_id).with_for_update()
+            )
             found = {row.number: row for row in rows}
             if found.keys() >= set(numbers):
                 return found

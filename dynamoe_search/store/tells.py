@@ -1,7 +1,7 @@
 """What Optuna is told of candidates that are over; every function is a part of one transaction."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,7 +31,8 @@ def read_ends(connection: sa.Connection, name: str, trials: Collection[int]) -> 
         done.metrics_json,
     ).join_from(tables.candidates, tables.evaluations)
     query = query.where(here.study_name == name, here.trial_number.in_(sorted(trials)))
-    return [_end(row) for row in connection.execute(query.order_by(here.trial_number))]
+    rows: Iterable[sa.Row[Any]] = connection.execute(query.order_by(here.trial_number))
+    return [_end(row) for row in rows]
 
 
 def _end(row: sa.Row[Any]) -> End:

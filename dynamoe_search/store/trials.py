@@ -107,6 +107,10 @@ class Trials:
                 return False
             return True
 
+    def known(self, name: str) -> optuna.Study | None:
+        """Returns Optuna's study if it was returned before, without asking whether it is still there."""
+        return self._studies.get(name)
+
     def study(
         self, name: str, objectives: Sequence[str], maximise: Sequence[bool], *, create: bool
     ) -> optuna.Study:

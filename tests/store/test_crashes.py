@@ -104,7 +104,7 @@ def test_kill_between_the_trial_and_our_row_is_healed(
     store: Store, study: str, are_known: bool
 ) -> None:
     run_until_killed(KILLED_BEFORE_OUR_ROW_OF_UNKNOWN_TABLES, store.url)
-    store._trials.are_known = are_known  # type: ignore[misc]
+    store._trials.are_known = are_known
     assert len(states(store, study)) == 2
     assert [item.trial for item in store.candidates(study)] == [0]
     assert add(store, study, 1) == 1

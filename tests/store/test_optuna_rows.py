@@ -223,7 +223,7 @@ def test_a_leg_of_eight_takes_the_statements_of_one(store: Store, study: str) ->
 
 def test_without_known_tables_optunas_storage_is_asked(store: Store, study: str) -> None:
     assert store._trials.are_known
-    store._trials.are_known = False  # type: ignore[misc]
+    store._trials.are_known = False
     trials = store.add_candidates(study, additions(0, 3))
     assert trials == [0, 1, 2] == store.add_candidates(study, additions(0, 3))
     finish(store, study, 0, complete(0, 0.5, 5.0), values=[0.5, 5.0], violations=[-1.0])
