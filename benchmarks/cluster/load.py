@@ -31,6 +31,7 @@ from benchmarks.cluster.observing import Observed, observe
 from benchmarks.cluster.page import Case, Plan, report
 from benchmarks.cluster.simulation import EVERY, Clock, Meter, work
 from benchmarks.faults import victims
+from benchmarks.pages import tell
 from benchmarks.pruning.curves import Curves, load
 from dynamoe_search.search import create_study
 from dynamoe_search.specs import StudySpec
@@ -214,10 +215,7 @@ def main() -> None:
                 url = make(backend, number)
                 cases.append(run_case(backend, workers, url, plan, curves, own))
                 print(report(cases[-1:], plan), file=sys.stderr, flush=True)
-    text = report(cases, plan)
-    sys.stdout.write(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    tell(report(cases, plan), options.out)
     sys.exit(1 if any(one.errors for one in cases) else 0)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.pages import tell
 from benchmarks.speed.contestants import LOOP, others, ours
 from benchmarks.speed.machine import conditions
 
@@ -83,10 +84,7 @@ def main() -> None:
         "| :-- | --: |",
         *(f"| {name} | {own / 1e6:.0f} |" for name, own in rows),
     ]
-    text = "\n".join(lines) + "\n"
-    sys.stdout.write(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    tell("\n".join(lines) + "\n", options.out)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import json
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ import optuna
 import sqlalchemy as sa
 import torch
 
+from benchmarks.pages import tell
 from benchmarks.speed.filling import multiply
 from benchmarks.speed.machine import conditions
 from dynamoe_search.presets import read_study
@@ -264,10 +264,7 @@ def main() -> None:
     legs.train_leg = made_up  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         costs = [measure(Path(folder), trials, options.cohorts) for trials in options.trials]
-    text = report(costs, training)
-    sys.stdout.write(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    tell(report(costs, training), options.out)
 
 
 if __name__ == "__main__":

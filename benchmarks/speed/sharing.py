@@ -10,7 +10,6 @@ them are warm; their candidate-steps per second are summed. The packs run after 
 
 import argparse
 import statistics
-import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.pages import tell
 from benchmarks.speed.contestants import Contestant, others, ours
 from benchmarks.speed.machine import conditions
 
@@ -101,10 +101,7 @@ def main() -> None:
         "| :-- | --: | --: | --: |",
         *(f"| {name} | {rate:.0f} | {one:.1f} | {rate / base:.1f}x |" for name, rate, one in rows),
     ]
-    text = "\n".join(lines) + "\n"
-    sys.stdout.write(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    tell("\n".join(lines) + "\n", options.out)
 
 
 if __name__ == "__main__":

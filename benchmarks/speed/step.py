@@ -10,12 +10,12 @@ rounds is shown, and as ratio the median of the ratios within a round.
 import argparse
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import torch
 
+from benchmarks.pages import tell
 from benchmarks.speed.contestants import LOOP, Contestant, others, ours
 from benchmarks.speed.machine import conditions
 
@@ -95,10 +95,7 @@ def main() -> None:
             ]
             times = measure(contestants, steps=options.steps, rounds=options.rounds, device=device)
             lines += table(width, contestants, times)
-    text = "\n".join(lines) + "\n"
-    sys.stdout.write(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    tell("\n".join(lines) + "\n", options.out)
 
 
 if __name__ == "__main__":

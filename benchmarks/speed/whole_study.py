@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.pages import tell
 from benchmarks.speed import plain_optuna
 from benchmarks.speed.machine import conditions
 from dynamoe_search.data import ImageData, load_data
@@ -210,10 +211,7 @@ def main() -> None:
             f"{len(packed)} and {len(plain)} of {options.trials} trials so far; run it again to go on\n"
         )
         return
-    text = report(options, plain, packed)
-    sys.stdout.write(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    tell(report(options, plain, packed), options.out)
 
 
 if __name__ == "__main__":

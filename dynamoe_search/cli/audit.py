@@ -60,15 +60,18 @@ def audit(
 
     An audit that was stopped goes on with the same command, and a finished one is printed.
     """
-    from dynamoe_search.cli.interrupts import stop_on_signals
-    from dynamoe_search.cli.progress import watching
-    from dynamoe_search.search.audits import AuditRequest, audit_study, prepare_audit
     from dynamoe_search.store import Store
 
     names = tuple(name.strip() for name in (claims or "").split(",") if name.strip())
-    request = AuditRequest(claims=names, seeds=seeds, epochs=epochs, margin=margin)
     again = _again(study, claims, seeds, epochs, margin, storage)
     with Store.open(storage, create=False) as store:
+        store.study(study)  # before anything that loads torch
+
+        from dynamoe_search.cli.interrupts import stop_on_signals
+        from dynamoe_search.cli.progress import watching
+        from dynamoe_search.search.audits import AuditRequest, audit_study, prepare_audit
+
+        request = AuditRequest(claims=names, seeds=seeds, epochs=epochs, margin=margin)
         planned = prepare_audit(store, study, request)
         if not quiet:
             say(_cost(planned), err=True)

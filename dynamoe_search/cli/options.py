@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
-from dynamoe_search.errors import UsageError
+from dynamoe_search.errors import DeviceError, UsageError
 
 STORAGE_VARIABLE = "DYNAMOE_SEARCH_STORAGE"
+FILES_VARIABLE = "DYNAMOE_SEARCH_FILES"
 LOGS_VARIABLE = "DYNAMOE_SEARCH_LOGS"
 """The logs of a worker that another process started, as JSON: their URLs may hold passwords."""
 _MOST_CONFIG_BYTES = 10_000_000  # of an exported model; a usual one has a few thousand
@@ -128,6 +129,17 @@ StudyFile = Annotated[
         metavar="FILE|PRESET", help="A TOML file, or a preset's name.", show_default=False
     ),
 ]
+
+
+def _lasting(storage: str | None) -> str | None:
+    """Refuses files in the memory of a process for every command that has a database."""
+    if (place := os.environ.get(FILES_VARIABLE, "")).startswith("memory:"):
+        raise UsageError(
+            f"{FILES_VARIABLE}={place} is the memory of one process, and gone when it ends; name a folder, or a bucket"
+        )
+    return storage
+
+
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -137,6 +149,7 @@ Storage = Annotated[
         help="Database of the studies, as SQLAlchemy and Optuna write it: sqlite:///FILE, postgresql://… "
         "Default: a SQLite file in your data folder.",
         show_default=False,
+        callback=_lasting,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")]
@@ -149,8 +162,25 @@ Changes = Annotated[
         show_default=False,
     ),
 ]
+
+
+def device_names(text: str | None) -> str | None:
+    """Returns the text if it names devices; whether they are here takes torch to know.
+
+    Raises:
+        DeviceError: It names something else.
+    """
+    for name in (text or "auto").split(","):
+        if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", name.strip()):
+            raise DeviceError(f"unknown device {name.strip()!r}; use auto, cpu, cuda or cuda:N")
+    return text
+
+
 Device = Annotated[
-    str, typer.Option("--device", help="Where to train: auto, cpu, cuda or cuda:1, …")
+    str,
+    typer.Option(
+        "--device", help="Where to train: auto, cpu, cuda or cuda:1, …", callback=device_names
+    ),
 ]
 Threads = Annotated[
     int | None,

@@ -173,8 +173,13 @@ _REASONS = {
 }
 
 
-def show_summary(summary: "StudySummary") -> None:
-    """Prints how a run ended, in two lines."""
+def show_summary(summary: "StudySummary", *, by_workers: bool = False) -> None:
+    """Prints how a run ended, in a few lines.
+
+    Args:
+        summary: Where the study stands now.
+        by_workers: Whether the time is that of several processes together.
+    """
     out = console()
     out.print(
         f"\n{printable(summary.name)}: {_REASONS[summary.reason]}; {summary.complete} of {summary.trials} "
@@ -187,4 +192,5 @@ def show_summary(summary: "StudySummary") -> None:
     members = "1 member" if num == 1 else f"{num} members"
     out.print(f"front: {members}, hypervolume {summary.hypervolume:.4f}", markup=False)
     if summary.times:
-        out.print(f"time: {time_words(summary.times)}", markup=False)
+        whose = " of all workers together" if by_workers else ""
+        out.print(f"time: {time_words(summary.times)}{whose}", markup=False)

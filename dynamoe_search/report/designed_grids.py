@@ -1,13 +1,12 @@
 """The tables of the page about confirmations and audits."""
 
 import math
-from collections.abc import Sequence
 
 from dynamoe_search.auditing import CLAIMS, POINTS_OF_TEXT
 from dynamoe_search.confirmation import Measure
+from dynamoe_search.report.cells import Cell, Grid, grid, number
 from dynamoe_search.report.designed import Audited, Confirmed
 from dynamoe_search.report.designed_rows import confirmed_rows
-from dynamoe_search.report.grids import Cell, Grid, GridRow, Heading
 from dynamoe_search.report.words import NONE, count
 
 
@@ -21,26 +20,26 @@ def confirmed(one: Confirmed) -> Grid:
     rows = [
         [
             Cell(text=row["design"]),
-            _number(row["activated_params"], count(row["activated_params"])),
-            _number(row["test"], row["test_words"]),
+            number(row["activated_params"], count(row["activated_params"])),
+            number(row["test"], row["test_words"]),
             Cell(text=row["interval_words"]),
             Cell(text=row["best_plain"] or NONE),
-            _number(row["gain"], row["gain_words"]),
+            number(row["gain"], row["gain_words"]),
             Cell(text=row["verdict"] or NONE),
         ]
         for row in confirmed_rows(one)
     ]
     measure = one.found.measure
-    return _grid(
+    return grid(
         f"{_what(measure)}, {scale_words(one)}, over {one.seeds} fresh seeds",
         (
-            ("design", "tight"),
-            ("activated", "num"),
-            (f"test {measure.words}", "num"),
-            ("95 % interval", "tight"),
-            ("best plain design", "tight"),
-            ("gain on it", "tight"),
-            ("front", "tight"),
+            "design_",
+            "#activated",
+            f"#test {measure.words}",
+            "95 % interval_",
+            "best plain design_",
+            "gain on it_",
+            "front_",
         ),
         rows,
         "Activated parameters are those of a test token; the best plain design is that of at most 1.05 times as many. "
@@ -72,24 +71,16 @@ def audited(one: Audited) -> Grid:
             Cell(text=CLAIMS[line.claim].words, more=_about(line.claim)),
             Cell(text=line.subject),
             Cell(text=line.verdict),
-            _number(line.effect, _signed(line.effect)),
+            number(line.effect, _signed(line.effect)),
             Cell(text=_between(line.low, line.high)),
-            _number(line.n, f"{line.n:,}"),
+            number(line.n, f"{line.n:,}"),
             Cell(text=line.sentence),
         ]
         for line in one.findings
     ]
-    return _grid(
+    return grid(
         "What the papers claim, asked of designed runs on the data of this study",
-        (
-            ("claim", "wide"),
-            ("about", "tight"),
-            ("answer", "tight"),
-            ("effect", "num"),
-            ("95 % interval", "tight"),
-            ("runs", "num"),
-            ("in words", "wide"),
-        ),
+        ("claim+", "about_", "answer_", "#effect", "95 % interval_", "#runs", "in words+"),
         rows,
         f"The runs are the study {one.study}. Measured on the validation part."
         + (f" Of text, {POINTS_OF_TEXT}." if one.is_text else ""),
@@ -99,21 +90,6 @@ def audited(one: Audited) -> Grid:
 def _about(key: str) -> str:
     claim = CLAIMS[key]
     return f"{claim.source}\nEffect: {claim.effect}."
-
-
-def _grid(
-    caption: str, headings: Sequence[tuple[str, str]], rows: Sequence[Sequence[Cell]], note: str
-) -> Grid:
-    return Grid(
-        caption=caption,
-        columns=tuple(Heading(label=label, style=style) for label, style in headings),
-        rows=tuple(GridRow(cells=tuple(row)) for row in rows),
-        note=note,
-    )
-
-
-def _number(value: float, text: str) -> Cell:
-    return Cell(text=text, sort="" if math.isnan(value) else repr(float(value)))
 
 
 def _signed(value: float) -> str:

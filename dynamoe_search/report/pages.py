@@ -5,7 +5,18 @@ from typing import Any
 
 from dynamoe_search.auditing.findings import RULE
 from dynamoe_search.records import CandidateRecord
-from dynamoe_search.report import designed_grids, findings, grids, plots, provenance, series, words
+from dynamoe_search.report import (
+    compared_grids,
+    designed_grids,
+    findings,
+    grids,
+    plots,
+    points,
+    provenance,
+    series,
+    words,
+)
+from dynamoe_search.report.cells import Grid
 from dynamoe_search.report.comparing import Comparison
 from dynamoe_search.report.history import hypervolumes, reference_of
 from dynamoe_search.report.page import render
@@ -57,7 +68,7 @@ def study_page(data: StudyData) -> str:
     return render("study.html", content, drawn, experts)
 
 
-def _grids(data: StudyData) -> dict[str, grids.Grid]:
+def _grids(data: StudyData) -> dict[str, Grid]:
     return {
         "references": grids.references(data),
         "front_table": grids.front(data),
@@ -231,7 +242,7 @@ def comparison_page(compared: Comparison) -> str:
     names = [one.name for one in compared.studies]
     drawn: dict[str, Any] = {}
     if any(one.ranked for one in compared.studies):
-        drawn["fronts"] = plots.fronts(compared.studies, compared.axes)
+        drawn["fronts"] = points.fronts(compared.studies, compared.axes)
         drawn["hypervolume"] = plots.hypervolume(
             compared.studies, compared.objectives, compared.reference
         )
@@ -248,9 +259,9 @@ def comparison_page(compared: Comparison) -> str:
             "hypervolume": "Lines: hypervolume over epochs trained, one per study.",
         },
         "reference_point": _point(compared.objectives, compared.reference),
-        "summary": grids.summary(compared),
-        "fronts_table": grids.fronts(compared),
-        "budgets": grids.budgets(compared),
+        "summary": compared_grids.summary(compared),
+        "fronts_table": compared_grids.fronts(compared),
+        "budgets": compared_grids.budgets(compared),
         "sections": [
             ("summary", "In short"),
             ("fronts", "Fronts"),

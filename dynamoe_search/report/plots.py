@@ -1,37 +1,30 @@
 """The interactive plots of the page, as plain plotly figures.
 
-A figure is a dictionary with `data`, `layout` and `height`. Colours that depend on the theme are written as names that
-begin with `@`; the page puts in the colour of the theme when it draws.
+Colours that depend on the theme are written as names that begin with `@`; the page puts in the colour of the theme when
+it draws.
 """
 
-import html
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import combinations
 from typing import Any
 
 from dynamoe_search.records import CandidateRecord
-from dynamoe_search.report import series, words
-from dynamoe_search.report.colours import LOOKS, SCALE, SERIES_SYMBOLS
-from dynamoe_search.report.history import hypervolumes, stages
-from dynamoe_search.report.reading import StudyData, value
-from dynamoe_search.report.words import label, measure, number
-
-Plot = dict[str, Any]
-CROWD = 500
-"""From here on the points of a group are small and faint."""
-_STAGE_DASHES = ("dot", "dashdot", "dash", "solid")
+from dynamoe_search.report import points, series, words
+from dynamoe_search.report.colours import LOOKS, SCALE
+from dynamoe_search.report.history import hypervolumes
+from dynamoe_search.report.plot_parts import Plot, axis, colour, plain, rounded
+from dynamoe_search.report.reading import StudyData
+from dynamoe_search.report.words import label, measure
 
 
 def study_plots(data: StudyData) -> dict[str, Plot]:
     """Returns the plots of a study by name; those that would be empty are left out."""
     found: dict[str, Plot] = {}
     if any(series.dots(data).values()):
-        found["front"] = front(data)
+        found["front"] = points.front(data)
     if data.ranked:
         found["hypervolume"] = hypervolume([data])
-        found |= pairs(data)
+        found |= points.pairs(data)
     if data.progress:
         found["curves"] = curves(data)
     if data.seconds:
@@ -40,125 +33,6 @@ def study_plots(data: StudyData) -> dict[str, Plot]:
         if any(one.method == method for one in data.importances):
             found[f"importance-{method}"] = importance(data, method)
     return found
-
-
-def plain(text: str) -> str:
-    """Returns text that plotly shows as it is, without taking it for markup."""
-    return html.escape(text)
-
-
-def axis(name: str) -> dict[str, Any]:
-    """Returns the axis of a measure."""
-    formats = {"share": ".4~p", "count": "~s", "real": "~r"}
-    return {"title": {"text": label(name)}, "tickformat": formats[measure(name).unit]}
-
-
-def front(data: StudyData) -> Plot:
-    """Returns all candidates with the front as it grew."""
-    across, upwards = data.axes
-    traces: list[Any] = []
-    for place, stage in enumerate(found := stages(data)):
-        is_last = place == len(found) - 1
-        points = stage.corners
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": "front at the end" if is_last else f"after {stage.share:.0%}",
-                "x": [x for x, _, _ in points],
-                "y": [y for _, y, _ in points],
-                "line": {
-                    "shape": "hv",
-                    "color": "@front",
-                    "width": 2.5 if is_last else 1.3,
-                    "dash": _STAGE_DASHES[place - len(found)],
-                },
-                "opacity": 1.0 if is_last else 0.6,
-                "hoverinfo": "skip",
-            }
-        )
-    by_group = series.dots(data)
-    traces += [
-        _dots(data, group, by_group[group]) for group in series.GROUP_NAMES if group in by_group
-    ]
-    layout = {"xaxis": axis(across), "yaxis": axis(upwards), "hovermode": "closest"}
-    return {"data": traces, "layout": layout, "height": 480}
-
-
-def _dots(data: StudyData, group: str, dots: Sequence[series.Dot]) -> dict[str, Any]:
-    look = LOOKS[group]
-    faint = group in ("complete", "stopped", "paused", "running")
-    is_crowd = faint and len(dots) > CROWD
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": series.GROUP_NAMES[group],
-        "x": [_rounded(dot.across) for dot in dots],
-        "y": [_rounded(dot.upwards) for dot in dots],
-        "text": [hover(data, dot) for dot in dots],
-        "hovertemplate": "%{text}<extra></extra>",
-        "marker": {
-            "symbol": look.symbol,
-            "size": 4 if is_crowd else look.size,
-            "color": f"@{group}",
-            "opacity": 0.4 if is_crowd else 0.75 if faint else 1.0,
-            "line": {"width": 1.5, "color": f"@{group}" if faint else "@ground"},
-        },
-    }
-
-
-def hover(data: StudyData, dot: series.Dot) -> str:
-    """Returns what a candidate's point says when the pointer is over it."""
-    record = dot.record
-    across, upwards = data.axes
-    shown = (
-        {name: value(record, name) for name in dict.fromkeys((upwards, across, *data.objectives))}
-        if dot.is_last
-        else {upwards: dot.upwards, across: dot.across}
-    )
-    lines = [
-        f"<b>{plain(words.title(record))}</b>",
-        *(f"{label(name)} {number(name, found)}" for name, found in shown.items()),
-        f"{plain(words.router(record))} · {plain(record.candidate.schedule.shape)}",
-        f"experts {words.whole(record.experts_per_layer)}",
-    ]
-    if k := words.mean_k(record):
-        lines.append(f"mean K {words.numbers(k)}")
-    if not dot.is_last:
-        reports = data.progress[record.trial]
-        lines.append(f"{words.STATUS[record.status]}, values after epoch {reports[-1].epoch}")
-    if record.status == "complete" and not record.feasible:
-        lines.append("breaks a constraint of the study")
-    return "<br>".join(lines)
-
-
-def pairs(data: StudyData) -> dict[str, Plot]:
-    """Returns the other pairs of objectives against each other, for studies with more than two."""
-    others = [
-        (across, upwards)
-        for across, upwards in combinations(data.objectives, 2)
-        if {across, upwards} != set(data.axes)
-    ]
-    return {
-        f"pair-{place}": _pair(data, across, upwards)
-        for place, (across, upwards) in enumerate(others)
-    }
-
-
-def _pair(data: StudyData, across: str, upwards: str) -> Plot:
-    if words.is_maximised(across):
-        across, upwards = upwards, across
-    traces = []
-    for group in series.GROUP_NAMES:
-        members = [one for one in data.ranked if data.group(one) == group]
-        dots = [
-            series.Dot(record=one, across=value(one, across), upwards=value(one, upwards))
-            for one in members
-        ]
-        if dots:
-            traces.append(_dots(data, group, dots))
-    layout = {"xaxis": axis(across), "yaxis": axis(upwards), "hovermode": "closest"}
-    return {"data": traces, "layout": layout, "height": 360}
 
 
 def hypervolume(
@@ -182,7 +56,7 @@ def hypervolume(
                     for moment in moments
                 ],
                 "hovertemplate": "%{y:.4f} after %{x:,} epochs<br>%{text}<extra></extra>",
-                "line": {"shape": "hv", "width": 2.5, "color": _series(place)},
+                "line": {"shape": "hv", "width": 2.5, "color": colour(place)},
                 "showlegend": len(studies) > 1,
             }
         )
@@ -223,7 +97,7 @@ def _lines(group: str, members: Iterable[series.Curve], shown: str) -> dict[str,
     trials: list[int | None] = []
     for curve in members:
         x += [*curve.epochs, None]
-        y += [*(_rounded(value) for value in curve.values), None]
+        y += [*(rounded(value) for value in curve.values), None]
         trials += [curve.record.trial] * len(curve.epochs) + [None]
     is_strong = group in ("front", "reference")
     return {
@@ -254,7 +128,7 @@ def _ends(data: StudyData, group: str, members: Sequence[series.Curve]) -> dict[
         "legendgroup": group,
         "showlegend": False,
         "x": [curve.epochs[-1] for curve in members],
-        "y": [_rounded(curve.values[-1]) for curve in members],
+        "y": [rounded(curve.values[-1]) for curve in members],
         "text": [
             f"<b>trial {curve.record.trial}</b><br>{plain(series.why(data, curve.record))}"
             for curve in members
@@ -312,7 +186,7 @@ def importance(data: StudyData, method: str) -> Plot:
                 "x": [round(shares[one].importance, 4) if one in shares else 0 for one in order],
                 "text": [_candidates(shares.get(one)) for one in order],
                 "textposition": "none",
-                "marker": {"color": _series(place)},
+                "marker": {"color": colour(place)},
                 "hovertemplate": "%{y}: %{x:.1%}<br>%{text}<extra>%{fullData.name}</extra>",
             }
         )
@@ -333,68 +207,11 @@ def experts(record: CandidateRecord) -> dict[str, Any]:
     layers = record.outcome.routing if record.outcome else ()
     return {
         "load": [
-            [None if load is None else _rounded(load) for load in row]
+            [None if load is None else rounded(load) for load in row]
             for row in series.loads(record)
         ],
-        "k": [[_rounded(share) for share in row] for row in series.k_shares(record)],
-        "mean_k": [_rounded(layer.mean_k) for layer in layers],
-        "max_share": [_rounded(layer.max_share) for layer in layers],
+        "k": [[rounded(share) for share in row] for row in series.k_shares(record)],
+        "mean_k": [rounded(layer.mean_k) for layer in layers],
+        "max_share": [rounded(layer.max_share) for layer in layers],
         "scale": SCALE,
     }
-
-
-def fronts(studies: Sequence[StudyData], axes: tuple[str, str]) -> Plot:
-    """Returns the fronts of several studies in one plot, over all of their candidates in grey."""
-    traces: list[Any] = []
-    for place, data in enumerate(studies):
-        symbol = SERIES_SYMBOLS[place % len(SERIES_SYMBOLS)]
-        name = plain(data.name)
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": f"{name}: others",
-                "legendgroup": str(place),
-                "showlegend": False,
-                "x": [_rounded(value(one, axes[0])) for one in data.ranked],
-                "y": [_rounded(value(one, axes[1])) for one in data.ranked],
-                "opacity": 0.3,
-                "marker": {"symbol": f"{symbol}-open", "size": 6, "color": _series(place)},
-                "hoverinfo": "skip",
-            }
-        )
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "legendgroup": str(place),
-                "x": [_rounded(value(one, axes[0])) for one in data.front],
-                "y": [_rounded(value(one, axes[1])) for one in data.front],
-                "text": [_of_study(data, one, axes) for one in data.front],
-                "hovertemplate": "%{text}<extra></extra>",
-                "line": {"shape": "hv", "width": 2, "color": _series(place)},
-                "marker": {"symbol": symbol, "size": 10, "color": _series(place)},
-            }
-        )
-    layout = {"xaxis": axis(axes[0]), "yaxis": axis(axes[1]), "hovermode": "closest"}
-    return {"data": traces, "layout": layout, "height": 480}
-
-
-def _of_study(data: StudyData, record: CandidateRecord, axes: tuple[str, str]) -> str:
-    return "<br>".join(
-        [
-            f"<b>{plain(data.name)}: {plain(words.title(record))}</b>",
-            *(f"{label(name)} {number(name, value(record, name))}" for name in reversed(axes)),
-            f"{plain(words.router(record))} · experts {words.whole(record.experts_per_layer)}",
-        ]
-    )
-
-
-def _series(place: int) -> str:
-    return f"@series{place % len(SERIES_SYMBOLS)}"
-
-
-def _rounded(number_: float) -> float | None:
-    """Six digits are enough for a picture, and keep the page small."""
-    return float(f"{number_:.6g}") if math.isfinite(number_) else None

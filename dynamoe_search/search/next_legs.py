@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from dynamoe_search.pruning import Decision
 from dynamoe_search.records import Ended, Leg, Purpose, RungDecision, Standing, StudyRecord
@@ -25,6 +26,9 @@ _LOOK_SECONDS = 5.0
 """How often a worker that waits looks for others that died, though nothing else has changed."""
 _STORED_TOGETHER = 16
 """Proposals that are written to the database at a time."""
+
+_Ending = Literal["enough", "exhausted", "stopped"]
+"""Why no more designs were drawn: there were as many as wanted, the space has no other, or somebody asked to stop."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +85,7 @@ class NextLegs:
 
         Raises:
             Interrupted: Somebody asked to stop.
-            LeaseLostError: This worker counted as dead; it plans again.
+            LeaseLostError: This worker counted as dead and lost its turn; it plans again.
             StoppedError: Somebody asked to stop while another worker planned, or the database was waited for.
         """
         if self._is_waiting and not self._has_news():
@@ -212,7 +216,7 @@ class NextLegs:
         stored = {(one.trial, one.rung): one for one in seen.decisions}
         news = changed(self._to_store(seen.standings, decisions), stored) if decisions else ()
         if news:
-            self._store.decide(self._name, news)
+            self._store.decide(self._name, self._worker, news)
 
     def _to_store(
         self, standings: Sequence[Standing], decisions: Sequence[Decision]
@@ -238,8 +242,8 @@ class NextLegs:
         Others draw at the same time from the same knowledge: what is drawn depends on who draws it.
         """
         proposer = self._proposer(self._store.standings(self._name), self._worker)
-        drafts = self._additions(proposer, step.cohort, step.number)
-        if self._should_stop():
+        drafts, ending = self._additions(proposer, step.cohort, step.number)
+        if ending == "stopped":
             raise Interrupted("stopped between two proposals")
         return drafts
 
@@ -259,7 +263,7 @@ class NextLegs:
 
     def _added(self, additions: Sequence[Addition]) -> list[Standing]:
         """Adds candidates; returns where they stand."""
-        trials = self._store.add_candidates(self._name, additions)
+        trials = self._store.add_candidates(self._name, additions, worker=self._worker)
         return [
             Standing(
                 trial=trial,
@@ -295,20 +299,27 @@ class NextLegs:
         proposer = self._proposer(candidates)
         found: list[Standing] = []
         for missing in range(step.number, 0, -_STORED_TOGETHER):
-            additions = self._additions(proposer, step.cohort, min(missing, _STORED_TOGETHER))
+            wanted = min(missing, _STORED_TOGETHER)
+            additions, ending = self._additions(proposer, step.cohort, wanted)
             found += self._added(additions)
-            if self._should_stop():  # the cohort is filled up when the study goes on
+            if ending == "stopped":  # the cohort is filled up when the study goes on
                 raise Interrupted("stopped between two proposals")
-            if len(additions) < min(missing, _STORED_TOGETHER):
-                self._store.set_exhausted(self._name, len(candidates) + len(found))
+            if ending == "exhausted":
+                number = len(candidates) + len(found)
+                self._store.set_exhausted(self._name, number, worker=self._worker)
                 break
         return found
 
-    def _additions(self, proposer: Proposer, cohort: int, number: int) -> list[Addition]:
-        """Returns the next designs: so many, unless the space has no more or somebody asks to stop."""
+    def _additions(
+        self, proposer: Proposer, cohort: int, number: int
+    ) -> tuple[list[Addition], _Ending]:
+        """Returns the next designs, at most so many, and why there are no more."""
         found: list[Addition] = []
         with self._watch.at("sample"):
-            while len(found) < number and (proposal := proposer.propose()) is not None:
+            while len(found) < number:
+                proposal = proposer.propose()
+                if proposal is None:
+                    return found, "exhausted"
                 found.append(
                     Addition(
                         candidate=proposal.candidate,
@@ -319,18 +330,19 @@ class NextLegs:
                     )
                 )
                 if self._should_stop():
-                    break
-        return found
+                    return found, "stopped"
+        return found, "enough"
 
     def _close(self, step: Over, position: Position) -> None:
         """Ends whoever waits, if nobody will go on; a budget of epochs can be raised.
 
-        A worker that died may not have told Optuna of its last leg.
+        A worker that died may not have told Optuna of its last leg, or have told it of candidates that it did not add.
         """
         paused = [one for one in position.candidates if one.status == "paused"]
         if step.reason != "epochs" and paused:
             self._stop(paused, position)
         self._store.replay_tells(self._name)
+        self._store.discard_left_behind(self._name, self._worker)
 
     def _stop(self, paused: Sequence[Standing], position: Position) -> None:
         found = self._to_store(position.candidates, tuple(position.decisions.values()))
@@ -342,7 +354,7 @@ class NextLegs:
             for one in self._store.candidates(self._name, trials=trials)
         ]
         final = [replace(decisions[one.trial], action="stop") for one in ended]
-        self._store.stop_paused(self._name, ended, final)
+        self._store.stop_paused(self._name, self._worker, ended, final)
         self._on_ended(ended)
 
 

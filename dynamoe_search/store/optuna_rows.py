@@ -166,6 +166,26 @@ def finish_trials(
     return True
 
 
+def fail_trials(connection: sa.Connection, trial_ids: Collection[int], mark: str) -> None:
+    """Fails those of some trials that are running and have a user attribute.
+
+    Args:
+        connection: In a transaction that writes.
+        trial_ids: Optuna's ids of the trials.
+        mark: The attribute.
+    """
+    here, marked = trials.c, _user_attributes.c
+    connection.execute(
+        trials.update()
+        .where(
+            here.trial_id.in_(sorted(trial_ids)),
+            here.trial_id.in_(sa.select(marked.trial_id).where(marked.key == mark)),
+            here.state == TrialState.RUNNING,
+        )
+        .values(state=TrialState.FAIL, datetime_complete=_now())
+    )
+
+
 class KnownIds:
     """Optuna's ids of the trials of one study by number, of which a process reads each once: numbers have no index.
 
@@ -244,7 +264,7 @@ def _values_of(trial_id: int, one: End) -> list[dict[str, Any]]:
 
 
 def _set_states(connection: sa.Connection, states: Mapping[int, TrialState]) -> None:
-    here, now = trials.c, _utc(datetime.now(UTC))
+    here, now = trials.c, _now()
     for state in sorted(set(states.values())):
         own = sorted(trial_id for trial_id, one in states.items() if one == state)
         query = trials.update().where(here.trial_id.in_(own))
@@ -278,6 +298,10 @@ def _insert_attributes(
 def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     if rows:
         connection.execute(table.insert(), rows)
+
+
+def _now() -> datetime:
+    return _utc(datetime.now(UTC))
 
 
 def _utc(time: datetime) -> datetime:

@@ -266,6 +266,10 @@ class Trials:
         with self._guarded(study.study_name), suppress(_FINISHED):
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
+    def fail(self, connection: sa.Connection, trial_ids: Collection[int]) -> None:
+        """Fails running trials within a transaction of ours; those that another program made stay."""
+        optuna_rows.fail_trials(connection, trial_ids, mark="ordinal")
+
     def running(self, study: optuna.Study) -> frozenset[int]:
         """Returns the numbers of the trials that Optuna calls running."""
         with self._guarded(study.study_name):

@@ -18,6 +18,14 @@ from dynamoe_search.store.trials import Addition
 InsertTrials: TypeAlias = Callable[[sa.Connection, str, Sequence[Addition]], Sequence[int]]
 
 
+def exists_already(name: str) -> UsageError:
+    """Returns the error for a name that another study has."""
+    return UsageError(
+        f"the study {name!r} exists already; continue it with the command resume, "
+        "or choose another name with --name"
+    )
+
+
 def insert_study(
     connection: sa.Connection,
     spec: StudySpec,
@@ -28,10 +36,7 @@ def insert_study(
     """Adds the row of a new study; raises `UsageError` if the name is taken."""
     name = spec.study.name
     if _study_row(connection, name, "state") is not None:
-        raise UsageError(
-            f"the study {name!r} exists already; continue it with the command resume, "
-            "or choose another name with --name"
-        )
+        raise exists_already(name)
     now = utc_now()
     connection.execute(
         tables.studies.insert().values(
@@ -68,6 +73,7 @@ def add_candidates(
     connection: sa.Connection,
     name: str,
     additions: Sequence[Addition],
+    worker: str | None,
     insert_trials: InsertTrials,
 ) -> dict[int, int]:
     """Adds candidates whose ordinals are new, with their trials; returns the trial number of every ordinal.
@@ -76,9 +82,14 @@ def add_candidates(
         connection: In a transaction that writes. Who adds the same ordinals meanwhile waits, and then finds ours.
         name: The study.
         additions: The candidates.
+        worker: Whose turn to plan it must be; None if it does not matter.
         insert_trials: Adds Optuna's trials and returns their numbers.
     """
-    held = workers.locked_study(connection, name)
+    held = (
+        workers.locked_study(connection, name)
+        if worker is None
+        else workers.require_turn(connection, name, worker)
+    )
     if held is None:
         raise reading.missing_study(connection, name)
     reading.refuse_deleting(name, held.state)

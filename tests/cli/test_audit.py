@@ -1,14 +1,13 @@
 """The command audit: what it prints, what it refuses, and that calling it again only prints."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 
 from dynamoe_search.auditing import CLAIMS
 from dynamoe_search.store import Store
 from tests.cli.conftest import Run
+from tests.finished import copy_of
 
 SMALL = ("--seeds", 2, "--epochs", 1, "--claims", "settling,schedule")
 
@@ -16,10 +15,7 @@ SMALL = ("--seeds", 2, "--epochs", 1, "--claims", "settling,schedule")
 @pytest.fixture(scope="module")
 def audited(searched: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """URL of a copy of the searched database, for audits."""
-    folder = Path(searched.removeprefix("sqlite:///")).parent
-    copy = tmp_path_factory.mktemp("audited") / "copy"
-    shutil.copytree(folder, copy)
-    return f"sqlite:///{copy / 'studies.db'}"
+    return copy_of(searched, tmp_path_factory.mktemp("audited") / "copy")
 
 
 def test_an_audit_prints_a_line_per_question_and_says_how_it_was_judged(

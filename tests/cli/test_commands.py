@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import shutil
 import sqlite3
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from dynamoe_search.specs.vocabulary import SHAPES
 from tests.cli.conftest import Run
+from tests.finished import copy_of
 
 FRONT_KEYS = {
     "trial",
@@ -28,9 +28,7 @@ FRONT_KEYS = {
 @pytest.fixture
 def copied(searched: str, tmp_path: Path) -> str:
     """URL of a copy of the searched database, for tests that change it."""
-    folder = Path(searched.removeprefix("sqlite:///")).parent
-    shutil.copytree(folder, tmp_path / "copy")
-    return f"sqlite:///{tmp_path / 'copy' / 'studies.db'}"
+    return copy_of(searched, tmp_path / "copy")
 
 
 def test_run_prints_the_front_and_what_to_do_next(

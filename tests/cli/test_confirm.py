@@ -1,7 +1,6 @@
 """`confirm` as a user runs it: tables and JSON, bad input in one sentence, and a process that is killed."""
 
 import json
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 
 from tests.cli.conftest import Run
 from tests.cli.processes import ended, start, wait_for_line
+from tests.finished import copy_of
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ("--seeds", "3", "--limit", "2", "--quiet")
@@ -17,9 +17,7 @@ OPTIONS = ("--seeds", "3", "--limit", "2", "--quiet")
 
 @pytest.fixture
 def url(searched: str, tmp_path: Path) -> str:
-    path = Path(searched.removeprefix("sqlite:///"))
-    shutil.copytree(path.parent, tmp_path / "copy")
-    return f"sqlite:///{tmp_path / 'copy' / path.name}"
+    return copy_of(searched, tmp_path / "copy")
 
 
 def results(cli: Run, url: str) -> dict[str, Any]:
@@ -70,8 +68,7 @@ def test_scaled_designs_are_shown_beside(cli: Run, url: str) -> None:
 
 
 def test_killed_process_goes_on_to_the_same_numbers(cli: Run, url: str, tmp_path: Path) -> None:
-    shutil.copytree(tmp_path / "copy", tmp_path / "other")
-    other = f"sqlite:///{tmp_path / 'other' / 'studies.db'}"
+    other = copy_of(url, tmp_path / "other")
     with ended(start("confirm", "tiny", *OPTIONS[:4], "--storage", other)) as process:
         wait_for_line(process, "leg 1")
         process.send_signal(signal.SIGKILL)

@@ -14,8 +14,8 @@ from plotly.graph_objects import Figure
 
 from dynamoe_search.records import RungDecision
 from dynamoe_search.report import figures, plots
+from dynamoe_search.report.cells import MAX_ROWS
 from dynamoe_search.report.comparing import compare
-from dynamoe_search.report.grids import MAX_ROWS
 from dynamoe_search.report.pages import comparison_page, study_page
 from dynamoe_search.report.provenance import study_file
 from dynamoe_search.report.reading import StudyData, read

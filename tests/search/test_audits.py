@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,14 @@ from dynamoe_search.search.limits import Limits
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import LOOKS_ACROSS_TOKENS
 from dynamoe_search.store import Store
-from tests.search.finished import copy_of, finish
+from tests.finished import copy_of, finish
 
 REQUEST = AuditRequest(seeds=2, epochs=3)
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the finished study `tiny`; tests copy it."""
+def parent(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a database with the finished study `tiny`; tests copy it."""
     return finish(
         tmp_path_factory.mktemp("parent"),
         router={"kind": "top-any"},
@@ -36,7 +35,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def url(parent: Path, tmp_path: Path) -> str:
+def url(parent: str, tmp_path: Path) -> str:
     return copy_of(parent, tmp_path / "copy")
 
 
@@ -83,12 +82,11 @@ def test_every_claim_gets_an_answer_from_real_runs(url: str) -> None:
 
 @pytest.mark.slow
 def test_an_audit_that_is_stopped_again_and_again_comes_to_the_same_answers(
-    url: str, parent: Path, tmp_path: Path
+    url: str, parent: str, tmp_path: Path
 ) -> None:
     request = AuditRequest(claims=("hardness", "gradient"), seeds=2, epochs=1)
     with Store.open(url) as store:
         whole = audited(store, request)
-    shutil.copytree(parent.parent, tmp_path / "other")
     interruptions = 0
     calls = 0
 
@@ -97,7 +95,7 @@ def test_an_audit_that_is_stopped_again_and_again_comes_to_the_same_answers(
         calls += 1
         return calls % 45 == 0
 
-    with Store.open(f"sqlite:///{tmp_path / 'other' / parent.name}") as store:
+    with Store.open(copy_of(parent, tmp_path / "other")) as store:
         while True:
             planned = prepare_audit(store, "tiny", request)
             done = audit_study(store, planned, should_stop=stops)

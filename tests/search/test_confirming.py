@@ -1,6 +1,5 @@
 """`confirm`: who is trained again, beside whom, and that the test part is looked at by nothing else."""
 
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from dynamoe_search.specs import DataSection, StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.training.export import load_model
 from tests.data.conftest import write_mnist
+from tests.finished import copy_of, finish, search
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "study": {"name": "tiny", "trials": 5, "references": ["dense"]},
@@ -42,30 +42,19 @@ def spec_with(**sections: dict[str, Any]) -> StudySpec:
     )
 
 
-def search(url: str, spec: StudySpec) -> None:
-    with Store.open(url) as store:
-        create_study(store, spec, source="test", device="cpu", num_threads=1)
-        run_study(store, spec.study.name)
-
-
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("parent") / "studies.db"
-    search(f"sqlite:///{path}", spec_with())
-    return path
+def parent(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return finish(tmp_path_factory.mktemp("parent"), **SECTIONS)
 
 
 @pytest.fixture
-def url(parent: Path, tmp_path: Path) -> str:
-    shutil.copytree(parent.parent, tmp_path / "copy")
-    return f"sqlite:///{tmp_path / 'copy' / parent.name}"
+def url(parent: str, tmp_path: Path) -> str:
+    return copy_of(parent, tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
-def confirmed(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Confirmed]:
-    folder = tmp_path_factory.mktemp("confirmed") / "copy"
-    shutil.copytree(parent.parent, folder)
-    url = f"sqlite:///{folder / parent.name}"
+def confirmed(parent: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Confirmed]:
+    url = copy_of(parent, tmp_path_factory.mktemp("confirmed") / "copy")
     with Store.open(url) as store:
         return url, confirm_study(store, "tiny", ONCE)
 
@@ -75,8 +64,8 @@ def members(store: Store) -> dict[str, CandidateRecord]:
     return {f"trial-{one.trial}": one for one in records}
 
 
-def test_plain_designs_match_the_searched_ones(parent: Path) -> None:
-    with Store.open(f"sqlite:///{parent}") as store:
+def test_plain_designs_match_the_searched_ones(parent: str) -> None:
+    with Store.open(parent) as store:
         chosen = members(store)
     found = baselines(chosen, spec_with())
     names = [one.name for one in found]
@@ -260,8 +249,8 @@ def test_front_is_cut_evenly_and_trials_can_be_chosen(url: str) -> None:
         (ConfirmRequest(trials=(77,)), "has no trial 77; it has trials 0 to 4"),
     ],
 )
-def test_requests_that_cannot_be(request_: ConfirmRequest, words: str, parent: Path) -> None:
-    with Store.open(f"sqlite:///{parent}") as store:
+def test_requests_that_cannot_be(request_: ConfirmRequest, words: str, parent: str) -> None:
+    with Store.open(parent) as store:
         with pytest.raises(UsageError, match=words):
             confirm_study(store, "tiny", request_)
         assert store.children("tiny") == []

@@ -1,7 +1,6 @@
 """Designed studies: made from a search, trained like any other study, every run with a seed of its own."""
 
 import contextlib
-import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,14 +23,14 @@ from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Addition, Store
 from dynamoe_search.training.batches import epoch_order
 from tests.conftest import TINY
-from tests.search.finished import copy_of, finish
+from tests.finished import copy_of, finish
 
 PLAN = {"seeds": 3}
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the finished study `tiny`; tests copy it."""
+def parent(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a database with the finished study `tiny`; tests copy it."""
     return finish(
         tmp_path_factory.mktemp("parent"),
         router={"kind": "top-k", "k": [1, 2]},
@@ -40,7 +39,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def url(parent: Path, tmp_path: Path) -> str:
+def url(parent: str, tmp_path: Path) -> str:
     return copy_of(parent, tmp_path / "copy")
 
 
@@ -114,10 +113,12 @@ def test_same_request_gives_the_same_study_and_another_one_another(url: str) -> 
 class Dies(Store):
     """A store whose process dies after four candidates."""
 
-    def add_candidates(self, name: str, additions: Sequence[Addition]) -> list[int]:
+    def add_candidates(
+        self, name: str, additions: Sequence[Addition], *, worker: str | None = None
+    ) -> list[int]:
         if additions[-1].candidate.ordinal > 3:
             raise KeyboardInterrupt
-        return super().add_candidates(name, additions)
+        return super().add_candidates(name, additions, worker=worker)
 
 
 def test_creation_that_was_cut_short_is_completed(url: str) -> None:
@@ -145,8 +146,7 @@ class Countdown:
 
 
 def test_interrupted_runs_come_to_the_same_numbers(url: str, tmp_path: Path) -> None:
-    shutil.copytree(Path(url.removeprefix("sqlite:///")).parent, tmp_path / "other")
-    other = f"sqlite:///{tmp_path / 'other' / 'studies.db'}"
+    other = copy_of(url, tmp_path / "other")
     with Store.open(url) as store:
         name = create_designed(store, "tiny", "confirm", PLAN, designs(store))
         run_designed(store, name)

@@ -3,28 +3,18 @@
 A shorter run of `benchmarks/faults/kills.py`, in a process of its own, since it forks.
 """
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.benches import bench
+
 OPTIONS = ("--kills", "20", "--studies", "3", "--each", "1", "--per-study", "7", "--quick-study")
 
 
 @pytest.mark.slow
 def test_a_study_that_is_killed_anywhere_ends_as_if_it_had_not_been() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults.kills", *OPTIONS, "--no-commands"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=False,
-        text=True,
-    )
+    done = bench("faults.kills", *OPTIONS, "--no-commands")
     assert done.returncode == 0, done.stderr
     groups = dict(re.findall(r"^\| \*\*(.+)\*\* \| \| \*\*(\d+)\*\* \|$", done.stdout, re.M))
     for group in (

@@ -5,15 +5,12 @@ since it forks.
 """
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.benches import bench
+
 FAULTS = (
     "disk full when the database is written",
     "disk full when a candidate's checkpoint is written",
@@ -34,17 +31,8 @@ FAULTS = (
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
     """What came of every fault."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.faults.machine", "--quick", "--json"),
-            *("--lock-seconds", "3", "--gone-seconds", "1"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=False,
-        text=True,
-    )
+    times = ("--lock-seconds", "3", "--gone-seconds", "1")
+    done = bench("faults.machine", "--quick", "--json", *times)
     assert done.stdout, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found

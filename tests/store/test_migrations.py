@@ -18,7 +18,7 @@ from dynamoe_search.records import Stood
 from dynamoe_search.store import Store, migrations
 from dynamoe_search.store.runs import boot, started, this_process
 from dynamoe_search.store.tables import SCHEMA_VERSION, metadata
-from tests.store.builders import report
+from tests.store.builders import leg_of, report
 
 DATA = Path(__file__).parent / "data"
 """Dumps written by each version: the study `finished`, and `interrupted`, killed in the middle of its training.
@@ -175,7 +175,8 @@ def test_interrupted_study_goes_on(old: Path) -> None:
             (4, 0, None),
             (5, 0, None),
         ]
-        leg = store.open_leg(name, worker, [3, 4, 5], start=0, end=1, pack_key=waiting[0].pack_key)
+        leg = leg_of(store, name, worker, [3, 4, 5], end=1)
+        assert leg.pack_key == waiting[0].pack_key
         assert store.candidate(name, 3).candidate.pack_key == leg.pack_key
         store.add_progress(name, [report(ordinal, 1) for ordinal in (3, 4, 5)])
         store.close_leg(
@@ -211,8 +212,8 @@ def test_paused_candidates_and_open_legs_of_version_2_go_on(second: Path) -> Non
         assert store.take_leg(name, worker, left.number)
         waiting = store.standings(name, status=("paused",))
         assert {one.pack_key for one in waiting} == {left.pack_key}
-        leg = store.open_leg(name, worker, [0, 2, 4], start=1, end=200, pack_key=left.pack_key)
-        assert leg.trials == (0, 2, 4)
+        leg = leg_of(store, name, worker, [0, 2, 4], end=200)
+        assert (leg.trials, leg.pack_key) == ((0, 2, 4), left.pack_key)
         store.leave(name, worker, "interrupted")
 
 
