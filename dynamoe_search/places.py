@@ -24,6 +24,7 @@ from urllib.request import url2pathname
 
 import fsspec
 
+from dynamoe_search.credentials import masked, secrets_in, without
 from dynamoe_search.errors import StorageError
 
 _SEPARATOR = "://"
@@ -31,12 +32,6 @@ _FEW_SLASHES = re.compile(r"([a-z][a-z0-9+.-]+):/([^/].*)", re.I)
 """A URL that lacks a slash; the drive of a Windows path has one letter."""
 _BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "ocilake", "oss", "tos")
 """Storage without folders; to make one there would make a bucket."""
-_IN_AUTHORITY = re.compile(r"(://[^/?#@\s:]*:).*(@)")
-"""To the last @ of the line: a password may hold any character, and hiding too much does no harm."""
-_IN_QUERY = re.compile(
-    r"([?&](?:password|passwd|pwd|sslpassword|passphrase|secret|token|key)=)[^&\s]*", re.I
-)
-_SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|TOKEN|CONNECTION_STRING|(ACCESS|ACCOUNT)_KEY", re.I)
 _LASTING = (PermissionError, FileExistsError, NotImplementedError, TypeError, ValueError)
 """What does not pass by waiting; a name that speaks of credentials or of invalid parameters does not either."""
 _LASTING_NAMES = re.compile("Credential|Validation|Unauthorized|Forbidden|Auth")
@@ -258,11 +253,6 @@ def is_remote(place: AnyPath) -> bool:
     return isinstance(place, RemotePath)
 
 
-def masked(text: str) -> str:
-    """Returns text in which the passwords of all URLs are replaced by `***`."""
-    return _IN_QUERY.sub(r"\1***", _IN_AUTHORITY.sub(r"\1***\2", text))
-
-
 @contextmanager
 def at_hand(place: AnyPath) -> Iterator[Path]:
     """Gives a file of this machine with the content of a file, a copy if it is elsewhere.
@@ -359,20 +349,10 @@ def _put(storage: fsspec.AbstractFileSystem, source: str, key: str, root: str) -
 
 def _place_error(place: RemotePath, error: Exception) -> PlaceError:
     lines = str(error).strip().splitlines()
-    reason = _without_secrets(lines[0] if lines else type(error).__name__, place.root)
+    secrets = secrets_in(dict(os.environ) | {"URL": place.root})
+    reason = without(lines[0] if lines else type(error).__name__, secrets)
     may_pass = not isinstance(error, _LASTING) and not _LASTING_NAMES.search(type(error).__name__)
     return PlaceError(f"{place} cannot be used: {reason}", reason, may_pass=may_pass)
-
-
-def _without_secrets(text: str, root: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Returns a message without what may be secret in a URL or in the environment."""
-    secrets = {value for name, value in environment.items() if _SECRET_VARIABLE.search(name)}
-    with suppress(ValueError):
-        secrets.add(urlsplit(root).password or "")
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= 4:
-            text = text.replace(secret, "***")
-    return masked(text)
 
 
 def _missing_package(error: ImportError) -> str:

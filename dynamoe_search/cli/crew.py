@@ -17,12 +17,14 @@ from dynamoe_search.cli.options import (
     Study,
     Timeout,
     TrustCode,
+    device_names,
     duration,
     handed_logs,
     log_target,
 )
+from dynamoe_search.cli.waiting import check_files, opened, waiting_for
 from dynamoe_search.cli.words import say, seconds
-from dynamoe_search.errors import InputError, StoppedError
+from dynamoe_search.errors import InputError, StoppedError, UsageError
 
 if TYPE_CHECKING:  # loads Optuna
     from dynamoe_search.store import Store
@@ -45,6 +47,7 @@ Devices = Annotated[
         metavar="DEVICES",
         help="The workers' devices: auto (all CUDA devices), or a list such as cuda:0,cuda:1.",
         show_default=False,
+        callback=device_names,
     ),
 ]
 Engine = Annotated[
@@ -82,6 +85,44 @@ class AskedTeam(NamedTuple):
     ray_address: str | None
     gpus_per_worker: float | None
 
+    def check(self, *, quiet: bool = False) -> None:
+        """Returns if the options go together, and somebody answers at the address of the cluster; loads no torch.
+
+        Raises:
+            UsageError: They do not, or nobody does.
+        """
+        if self.engine == "ray":
+            self._check_ray(quiet)
+            return
+        if self.ray_address is not None or self.gpus_per_worker is not None:
+            raise UsageError("--ray-address and --gpus-per-worker need --engine ray")
+        if self.workers is None or self.devices in (None, "auto"):
+            return
+        num_devices = len(str(self.devices).split(","))
+        if self.workers < num_devices:
+            raise UsageError(
+                f"{self.workers} workers cannot use {num_devices} devices; name fewer devices, or ask for more workers"
+            )
+
+    def _check_ray(self, quiet: bool) -> None:
+        from dynamoe_search.clusters.addresses import AUTO, check_reachable, require_ray
+
+        if self.devices is not None:
+            raise UsageError(
+                "--devices is for this machine; with --engine ray use --gpus-per-worker"
+            )
+        require_ray()
+        address = self.ray_address or AUTO
+        with waiting_for(f"the Ray cluster at {address}", quiet=quiet):
+            check_reachable(address)
+
+    @property
+    def has_files_here(self) -> bool:
+        """Whether this machine is one of those that must reach the study's files."""
+        from dynamoe_search.clusters.addresses import AUTO, is_of_a_node
+
+        return self.engine == "local" or is_of_a_node(self.ray_address or AUTO)
+
 
 def worker(
     study: Study,
@@ -111,26 +152,31 @@ def worker(
     targets = [log_target(text) for text in [*(logs or ()), *handed]]
 
     from dynamoe_search.cli.interrupts import stop_on_signals
-    from dynamoe_search.cli.logs import logging_to
-    from dynamoe_search.cli.progress import watching
-    from dynamoe_search.search import Limits, run_study
 
     try:
         with (
             stop_on_signals("the study goes on where the last checkpoint is") as flag,
-            _store_of(study, storage, wait, flag) as store,
-            watching(quiet or as_json) as view,
-            logging_to(store, study, targets, view, catch_up=parent is None) as on_event,
+            _store_of(study, storage, wait, flag, quiet=quiet or as_json) as store,
         ):
-            summary = run_study(
-                store,
-                study,
-                limits=Limits(timeout_seconds=timeout),
-                on_event=on_event,
-                should_stop=lambda: flag() or (parent is not None and os.getppid() != parent),
-                trust_code=trust_code,
-                has_own_device=parent is not None,
-            )
+            check_files(store, is_for_new=False, quiet=quiet or as_json)
+
+            from dynamoe_search.cli.logs import logging_to
+            from dynamoe_search.cli.progress import watching
+            from dynamoe_search.search import Limits, run_study
+
+            with (
+                watching(quiet or as_json) as view,
+                logging_to(store, study, targets, view, catch_up=parent is None) as on_event,
+            ):
+                summary = run_study(
+                    store,
+                    study,
+                    limits=Limits(timeout_seconds=timeout),
+                    on_event=on_event,
+                    should_stop=lambda: flag() or (parent is not None and os.getppid() != parent),
+                    trust_code=trust_code,
+                    has_own_device=parent is not None,
+                )
     except StoppedError as error:
         say(f"{study}: {error}", err=True)
         raise typer.Exit(1) from None
@@ -144,24 +190,30 @@ def worker(
 
 @contextmanager
 def _store_of(
-    study: str, storage: str | None, wait: float | None, should_stop: Callable[[], bool]
+    study: str,
+    storage: str | None,
+    wait: float | None,
+    should_stop: Callable[[], bool],
+    *,
+    quiet: bool,
 ) -> Iterator["Store"]:
     """Yields the open database once the study is in it."""
-    from dynamoe_search.store import Store
-
     deadline = time.monotonic() + (wait or 0.0)
-    while True:
-        try:
-            with ExitStack() as opened:
-                store = opened.enter_context(Store.open(storage, create=False))
-                store.study(study)
-                found = opened.pop_all()
-            break
-        except InputError:
-            if should_stop() or time.monotonic() > deadline:
-                raise
-        time.sleep(_WAIT_SECONDS)
-    with found:
+    with ExitStack() as found:
+        with waiting_for(f"the study {study!r} to be there", quiet=quiet or not wait):
+            while True:
+                try:
+                    with ExitStack() as tried:
+                        store = tried.enter_context(
+                            opened(storage, create=False, quiet=quiet or bool(wait))
+                        )
+                        store.study(study)
+                        found.push(tried.pop_all())
+                    break
+                except InputError:
+                    if should_stop() or time.monotonic() > deadline:
+                        raise
+                time.sleep(_WAIT_SECONDS)
         yield store
 
 

@@ -1,26 +1,21 @@
 """Several worker processes under one command, with one progress."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.text import Text
-
-from dynamoe_search.cli import screens
 from dynamoe_search.cli.logs import catch_up
 from dynamoe_search.cli.options import LOGS_VARIABLE, STORAGE_VARIABLE
+from dynamoe_search.cli.progress import LINE_SECONDS, LiveView, PlainView, watching
 from dynamoe_search.cli.teams import Team, Work
-from dynamoe_search.cli.words import printable, say
+from dynamoe_search.cli.words import say
 from dynamoe_search.errors import StoppedError, UsageError
-from dynamoe_search.search import Limits, StudySummary, set_limits, summarise
+from dynamoe_search.search import Limits, StudySummary, set_limits, started, summarise
 from dynamoe_search.store import PassingError, Store, default_url
 
-_LINE_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
 
 
 def search(
@@ -35,7 +30,7 @@ def search(
     trust_code: bool,
     quiet: bool,
 ) -> StudySummary:
-    """Runs a stored study by the workers of a team and returns where it stands then.
+    """Runs a stored study by the workers of a team, who are told of as a run of one process is, and returns its end.
 
     Raises:
         UsageError: No worker ended well; the message says what they said.
@@ -47,6 +42,7 @@ def search(
         LOGS_VARIABLE: json.dumps([f"{kind}={place}" for kind, place in logs]),
     }
     catch_up(store, study, logs)
+    before = store.times(study)
     with _watching(store, study, quiet) as view:
         work = Work(
             store=store,
@@ -62,19 +58,20 @@ def search(
     catch_up(store, study, logs)  # of workers that were killed
     if end.reason is None:
         raise UsageError("; ".join(end.failures) or "the workers ended without a word")
-    return summarise(store, study, end.reason, time.monotonic() - start)
+    summary = summarise(store, study, end.reason, time.monotonic() - start)
+    times = {what: own - before.get(what, 0.0) for what, own in store.times(study).items()}
+    return replace(summary, times=times)
 
 
 class _View:
-    """What the database says of a study, as a line every now and then, or kept up to date on a terminal."""
+    """Gives a display of one process what the database says of a study that several train."""
 
-    def __init__(self, store: Store, study: str, *, is_live: bool, is_quiet: bool) -> None:
-        self._store, self._study = store, study
-        self._is_live, self._is_quiet = is_live, is_quiet
+    def __init__(self, store: Store, study: str, view: LiveView | PlainView | None) -> None:
+        self._store, self._study, self._view = store, study, view
         self._next = 0.0
-        self._line = "starting"
-        self._done = 0.0
         self._is_away = False
+        if view is not None:
+            view(started(store, study))
 
     def say(self, news: str) -> None:
         """Prints what happened to a worker."""
@@ -82,11 +79,15 @@ class _View:
 
     def poll(self, alive: int, waiting: int = 0) -> None:
         """Looks into the database, at most once a second; one that is away for a while is told of once."""
-        if self._is_quiet or time.monotonic() < self._next:
+        if self._view is None or time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + (1.0 if self._is_live else _LINE_SECONDS)
+        is_plain = isinstance(self._view, PlainView)
+        self._next = time.monotonic() + (LINE_SECONDS if is_plain else _LOOK_SECONDS)
+        workers = "1 worker" if alive == 1 else f"{alive} workers"
+        workers += f" ({waiting} wait for room)" if waiting else ""
         try:
-            record = self._store.study(self._study)
+            record, spent = self._store.study(self._study), self._store.spent(self._study)
+            front = self._store.front(self._study)
         except StoppedError:  # the crew is about to be told
             return
         except PassingError as error:
@@ -95,31 +96,12 @@ class _View:
             self._is_away = True
             return
         self._is_away = False
-        finished = record.num_complete + record.num_failed + record.num_stopped
-        self._done = (finished + record.num_paused) / max(1, record.trials)
-        self._line = (
-            f"{finished}/{record.trials} trials done, {record.num_failed} failed, {record.num_paused} paused, "
-            f"{record.num_front} on the front, {alive} workers"
-            + (f" ({waiting} wait for room)" if waiting else "")
-        )
-        if not self._is_live:
-            say(self._line, err=True)
-
-    def __rich__(self) -> RenderableType:
-        """Returns the display; rich asks for it several times a second."""
-        return Group(
-            Text(printable(self._study), "bold"),
-            ProgressBar(total=1.0, completed=min(1.0, self._done), width=60),
-            Text(self._line),
-        )
+        self._view.tally.look(record, spent, front, workers)
+        if is_plain:
+            say(f"{self._view.tally.line()}, {workers}", err=True)
 
 
 @contextmanager
 def _watching(store: Store, study: str, quiet: bool) -> Iterator[_View]:
-    is_live = sys.stderr.isatty() and not quiet
-    view = _View(store, study, is_live=is_live, is_quiet=quiet)
-    if not is_live:
-        yield view
-        return
-    with Live(view, console=screens.console(to_stderr=True), transient=True):
-        yield view
+    with watching(quiet) as view:
+        yield _View(store, study, view if isinstance(view, LiveView | PlainView) else None)

@@ -12,14 +12,24 @@ from typing import Annotated
 
 import typer
 
-from dynamoe_search.errors import UsageError
+from dynamoe_search.errors import DeviceError, UsageError
 
 STORAGE_VARIABLE = "DYNAMOE_SEARCH_STORAGE"
+FILES_VARIABLE = "DYNAMOE_SEARCH_FILES"
 LOGS_VARIABLE = "DYNAMOE_SEARCH_LOGS"
 """The logs of a worker that another process started, as JSON: their URLs may hold passwords."""
 _MOST_CONFIG_BYTES = 10_000_000  # of an exported model; a usual one has a few thousand
+MOST = 1_000_000_000
+"""Of trials and epochs, as in study files."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SCALES = {"": 1.0, "%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+
+
+def countable(number: int | None) -> int | None:
+    """Returns a number as it is, if it is none that no database keeps."""
+    if number is not None and number > MOST:
+        raise typer.BadParameter(f"must be at most {MOST:,}, got {number}")
+    return number
 
 
 def duration(text: str) -> float:
@@ -120,7 +130,12 @@ Study = Annotated[
 ]
 Trial = Annotated[
     int,
-    typer.Argument(metavar="TRIAL", help="Number of the trial, as in `front`.", show_default=False),
+    typer.Argument(
+        metavar="TRIAL",
+        help="Number of the trial, as in `front`.",
+        callback=countable,
+        show_default=False,
+    ),
 ]
 StudyFile = Annotated[
     str,
@@ -128,6 +143,17 @@ StudyFile = Annotated[
         metavar="FILE|PRESET", help="A TOML file, or a preset's name.", show_default=False
     ),
 ]
+
+
+def _lasting(storage: str | None) -> str | None:
+    """Refuses files in the memory of a process for every command that has a database."""
+    if (place := os.environ.get(FILES_VARIABLE, "")).startswith("memory:"):
+        raise UsageError(
+            f"{FILES_VARIABLE}={place} is the memory of one process, and gone when it ends; name a folder, or a bucket"
+        )
+    return storage
+
+
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -137,6 +163,7 @@ Storage = Annotated[
         help="Database of the studies, as SQLAlchemy and Optuna write it: sqlite:///FILE, postgresql://… "
         "Default: a SQLite file in your data folder.",
         show_default=False,
+        callback=_lasting,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")]
@@ -149,8 +176,25 @@ Changes = Annotated[
         show_default=False,
     ),
 ]
+
+
+def device_names(text: str | None) -> str | None:
+    """Returns the text if it names devices; whether they are here takes torch to know.
+
+    Raises:
+        DeviceError: It names something else.
+    """
+    for name in (text or "auto").split(","):
+        if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", name.strip()):
+            raise DeviceError(f"unknown device {name.strip()!r}; use auto, cpu, cuda or cuda:N")
+    return text
+
+
 Device = Annotated[
-    str, typer.Option("--device", help="Where to train: auto, cpu, cuda or cuda:1, …")
+    str,
+    typer.Option(
+        "--device", help="Where to train: auto, cpu, cuda or cuda:1, …", callback=device_names
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -194,6 +238,7 @@ Trials = Annotated[
         "--trials",
         min=1,
         help="Candidates of the whole study, the finished ones included.",
+        callback=countable,
         show_default=False,
     ),
 ]
@@ -213,6 +258,7 @@ Epochs = Annotated[
         "--epochs",
         min=1,
         help="Training budget: epochs of all candidates of the study together.",
+        callback=countable,
         show_default=False,
     ),
 ]

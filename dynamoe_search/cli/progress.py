@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from dynamoe_search.cli import screens
 from dynamoe_search.cli.frames import thinned
 from dynamoe_search.cli.words import printable, seconds, words_of
-from dynamoe_search.records import FrontMember, language_metrics
+from dynamoe_search.records import FrontMember, Spent, StudyRecord, language_metrics
 from dynamoe_search.search.events import (
     CandidateFinished,
     EpochFinished,
@@ -28,7 +28,8 @@ from dynamoe_search.search.events import (
     ignore,
 )
 
-_LINE_SECONDS = 10.0  # at most one plain line in this time
+LINE_SECONDS = 10.0
+"""At most one plain line of progress in this time."""
 _MOST_POINTS = 6
 
 
@@ -48,6 +49,7 @@ class Tally:
     is_pruned: bool = False
     before: int = 0  # candidate-epochs of earlier runs
     trained: set[tuple[int, int]] = field(default_factory=set)  # ordinal and epoch, of this run
+    trained_by_others: int = 0  # candidate-epochs of this run
     paused: set[int] = field(default_factory=set)  # trials
     paused_before: int = 0
     front: tuple[FrontMember, ...] = ()
@@ -81,6 +83,23 @@ class Tally:
             case FrontChanged():
                 self.front = event.members
 
+    def look(
+        self, record: StudyRecord, spent: Spent, front: Sequence[FrontMember], leg: str
+    ) -> None:
+        """Takes over what is stored of a study that others train.
+
+        Args:
+            record: The study.
+            spent: What it has used so far.
+            front: Its front.
+            leg: What they do now.
+        """
+        self.trials, self.max_epochs = record.trials, record.max_epochs
+        self.finished = spent.complete + spent.failed + spent.stopped
+        self.failed, self.pruned, self.paused_before = spent.failed, spent.stopped, spent.paused
+        self.trained_by_others = max(0, spent.epochs - self.before)
+        self.front, self.leg = tuple(front), leg
+
     @property
     def num_paused(self) -> int:
         """Candidates that stand at a rung."""
@@ -89,7 +108,7 @@ class Tally:
     @property
     def epochs(self) -> int:
         """Candidate-epochs of this run, each counted once."""
-        return len(self.trained)
+        return len(self.trained) + self.trained_by_others
 
     @property
     def epochs_per_second(self) -> float | None:
@@ -138,16 +157,19 @@ class PlainView:
     """Prints a line when a leg starts, when a candidate fails, and now and then in between."""
 
     def __init__(self) -> None:
-        self._tally = Tally()
+        self.tally = Tally()
         self._next = 0.0
 
     def __call__(self, event: Event) -> None:
         """Counts an event and prints if it is time."""
-        tally = self._tally
+        tally = self.tally
         tally.add(event)
         match event:
             case StudyStarted():
-                _line(f"{tally.name}: {tally.trials} trials of {_epochs(tally)} on {tally.device}")
+                budget = f", {tally.max_epochs:,} epochs at most" if tally.max_epochs else ""
+                _line(
+                    f"{tally.name}: {tally.trials} trials of {_epochs(tally)} on {tally.device}{budget}"
+                )
                 if event.num_finished or event.num_running or event.num_paused:
                     _line(
                         f"so far {event.num_finished} are done, {event.num_paused} paused, "
@@ -155,12 +177,12 @@ class PlainView:
                     )
             case LegStarted():
                 _line(tally.leg)
-                self._next = time.monotonic() + _LINE_SECONDS
+                self._next = time.monotonic() + LINE_SECONDS
             case CandidateFinished() if event.record.status == "failed":
                 _line(_failure(event))
             case EpochFinished() if time.monotonic() >= self._next:
                 _line(tally.line())
-                self._next = time.monotonic() + _LINE_SECONDS
+                self._next = time.monotonic() + LINE_SECONDS
             case FrontChanged():
                 _line(tally.line())
 
@@ -169,18 +191,18 @@ class LiveView:
     """Shows a bar, the numbers and the best points, and keeps them up to date."""
 
     def __init__(self) -> None:
-        self._tally = Tally()
+        self.tally = Tally()
         self._failures: list[str] = []
 
     def __call__(self, event: Event) -> None:
         """Counts an event."""
-        self._tally.add(event)
+        self.tally.add(event)
         if isinstance(event, CandidateFinished) and event.record.status == "failed":
             self._failures.append(_failure(event))
 
     def __rich__(self) -> RenderableType:
         """Returns the display; rich asks for it several times a second."""
-        tally = self._tally
+        tally = self.tally
         if not tally.name:
             return Text("reading the data")
         numbers = Table.grid()

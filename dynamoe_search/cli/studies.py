@@ -27,6 +27,7 @@ from dynamoe_search.cli.options import (
     TrustCode,
     log_target,
 )
+from dynamoe_search.cli.waiting import check_files, opened
 from dynamoe_search.cli.words import say
 from dynamoe_search.errors import StoppedError
 
@@ -65,29 +66,35 @@ def run(
     """Search: train candidates, and keep the Pareto front in the database."""
     from dynamoe_search.presets import read_study
 
+    # What can be wrong is looked at before anything that loads torch, the cheapest first.
+    asked = AskedTeam(engine, workers, devices, ray_address, gpus_per_worker)
     targets = [log_target(text) for text in logs or ()]
     overrides = list(changes or ())
     if trials is not None:
         overrides.append(f"study.trials={trials}")
-    loaded = read_study(file, overrides, name)  # before anything that loads torch
+    loaded = read_study(file, overrides, name)
+    asked.check(quiet=quiet)
+    with opened(storage, create=True, quiet=quiet) as store:
+        store.require_free(loaded.spec.study.name)
+        if asked.has_files_here:
+            check_files(store, is_for_new=True, quiet=quiet)
 
-    from dynamoe_search.cli.teams import assembled
-    from dynamoe_search.search import Limits, create_study
-    from dynamoe_search.store import Store
+        from dynamoe_search.cli.teams import assembled
+        from dynamoe_search.search import Limits, create_study
 
-    asked = AskedTeam(engine, workers, devices, ray_address, gpus_per_worker)
-    with Store.open(storage) as store, assembled(store, asked) as team:
-        study = create_study(
-            store,
-            loaded.spec,
-            source=loaded.source,
-            device=team.device(device) if team else device,
-            num_threads=threads or (team.threads() if team else None),
-            trust_code=trust_code,
-            is_device_here=team is None or team.is_near,
-        )
-        limits = Limits(timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget)
-        _search(store, study, storage, limits, team, targets, trust_code=trust_code, quiet=quiet)
+        with assembled(store, asked, quiet=quiet) as team:
+            study = create_study(
+                store,
+                loaded.spec,
+                source=loaded.source,
+                device=team.device(device) if team else device,
+                num_threads=threads or (team.threads() if team else None),
+                trust_code=trust_code,
+                is_device_here=team is None or team.is_near,
+            )
+            limits = Limits(timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget)
+            options = {"trust_code": trust_code, "quiet": quiet}
+            _search(store, study, storage, limits, team, targets, **options)
 
 
 def resume(
@@ -110,17 +117,23 @@ def resume(
 
     --trials, --epochs and --time-budget go further than was asked for.
     """
-    from dynamoe_search.cli.teams import assembled
-    from dynamoe_search.search import Limits
-    from dynamoe_search.store import Store
-
-    targets = [log_target(text) for text in logs or ()]
-    limits = Limits(
-        trials=trials, timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget
-    )
     asked = AskedTeam(engine, workers, devices, ray_address, gpus_per_worker)
-    with Store.open(storage, create=False) as store, assembled(store, asked) as team:
-        _search(store, study, storage, limits, team, targets, trust_code=trust_code, quiet=quiet)
+    targets = [log_target(text) for text in logs or ()]
+    asked.check(quiet=quiet)
+    with opened(storage, create=False, quiet=quiet) as store:
+        store.study(study)  # before anything that loads torch
+        if asked.has_files_here:
+            check_files(store, is_for_new=False, quiet=quiet)
+
+        from dynamoe_search.cli.teams import assembled
+        from dynamoe_search.search import Limits
+
+        limits = Limits(
+            trials=trials, timeout_seconds=timeout, epochs=epochs, study_seconds=time_budget
+        )
+        with assembled(store, asked, quiet=quiet) as team:
+            options = {"trust_code": trust_code, "quiet": quiet}
+            _search(store, study, storage, limits, team, targets, **options)
 
 
 def _search(
@@ -151,7 +164,7 @@ def _search(
         screens.show_front(
             summary.front, record.objectives, store.candidates(study, status=("complete",))
         )
-    states.show_summary(summary)
+    states.show_summary(summary, by_workers=team is not None)
     if summary.reason in ("interrupt", "stop"):
         say(f"stopped; go on with: {again}", err=True)
         raise typer.Exit(1)
@@ -281,7 +294,8 @@ def delete(
         children = store.children(study)
         if not yes:
             more = f", and what was made from it: {', '.join(children)}" if children else ""
-            question = f"Delete {study} with its {candidates} candidates{more}?"
+            word = "candidate" if candidates == 1 else "candidates"
+            question = f"Delete {study} with its {candidates} {word}{more}?"
             try:
                 agreed = typer.confirm(question, err=True)
             except typer.Abort:  # nobody there to answer

@@ -2,14 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from dynamoe_search.cli.crew import AskedTeam
-from dynamoe_search.cli.options import LOGS_VARIABLE, STORAGE_VARIABLE
-from dynamoe_search.clusters.orders import AUTO, Order
+from dynamoe_search.cli.options import FILES_VARIABLE, LOGS_VARIABLE, STORAGE_VARIABLE
+from dynamoe_search.cli.waiting import waiting_for
+from dynamoe_search.clusters.addresses import AUTO, OWN
+from dynamoe_search.clusters.orders import Order
+from dynamoe_search.credentials import needed_by
 from dynamoe_search.errors import UsageError
 from dynamoe_search.search import (
     Crew,
@@ -22,7 +25,7 @@ from dynamoe_search.search import (
 )
 from dynamoe_search.store import Store
 
-_HIDDEN = (STORAGE_VARIABLE, LOGS_VARIABLE, "DYNAMOE_SEARCH_FILES", "PGPASSWORD")
+_HIDDEN = (STORAGE_VARIABLE, LOGS_VARIABLE, FILES_VARIABLE, "PGPASSWORD")
 _HANDED = ("DYNAMOE_SEARCH_", "PG", "PYTHONPATH")
 
 
@@ -180,27 +183,38 @@ class RayTeam:
 
 
 def _handed() -> dict[str, str]:
-    """Returns what of this process's environment the workers need on other machines."""
-    return {name: value for name, value in os.environ.items() if name.startswith(_HANDED)}
+    """Returns what of this process's environment the workers need on other machines; it may hold passwords."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith(_HANDED)}
+    return ours | _of_files()
+
+
+def _of_files() -> dict[str, str]:
+    """Returns the credentials of the storage where the files are."""
+    return needed_by(os.environ.get(FILES_VARIABLE, ""), os.environ)
 
 
 @contextmanager
-def assembled(store: Store, asked: AskedTeam) -> Iterator[Team | None]:
+def assembled(store: Store, asked: AskedTeam, *, quiet: bool = False) -> Iterator[Team | None]:
     """Yields who is to do the work; None if this process is to do it itself.
 
+    Args:
+        store: The open database.
+        asked: What the options say, checked.
+        quiet: Whether to say nothing of waiting for Ray.
+
     Raises:
-        UsageError: The options contradict each other, or the Ray cluster cannot be used.
+        UsageError: The Ray cluster cannot be used.
         DeviceError: A device is not here.
     """
     engine, workers, devices, ray_address, gpus = asked
     if engine == "local":
-        if ray_address is not None or gpus is not None:
-            raise UsageError("--ray-address and --gpus-per-worker need --engine ray")
         is_alone = workers is None and devices is None
         yield None if is_alone else NearTeam(devices=devices_of(devices, workers))
         return
-    if devices is not None:
-        raise UsageError("--devices is for this machine; with --engine ray use --gpus-per-worker")
-    with ray_cluster(ray_address or AUTO, hidden=_HIDDEN) as cluster:
+    address = ray_address or AUTO
+    what = "Ray to start" if address == OWN else f"the Ray cluster at {address}"
+    with ExitStack() as stack:
+        with waiting_for(what, quiet=quiet):
+            cluster = stack.enter_context(ray_cluster(address, hidden=(*_HIDDEN, *_of_files())))
         is_on_sqlite = store.url.startswith("sqlite")
         yield RayTeam(cluster=cluster, workers=workers, gpus=gpus, is_on_sqlite=is_on_sqlite)

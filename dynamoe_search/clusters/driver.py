@@ -6,8 +6,9 @@ input ends: when the program asks for it, or is gone. Nothing of a run is on its
 
 import logging
 import os
+import platform
+import re
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,12 +20,20 @@ from typing import IO, Any
 import ray
 from ray.exceptions import RayError
 
-from dynamoe_search.clusters.orders import AUTO, OWN, Cluster, Order, send, told
+from dynamoe_search.clusters.addresses import (
+    AUTO,
+    OWN,
+    check_reachable,
+    is_of_a_node,
+    meant_by,
+    unreachable,
+)
+from dynamoe_search.clusters.orders import Cluster, Order, send, told
 from dynamoe_search.clusters.places import Places
+from dynamoe_search.errors import UsageError
 
-_REACH_SECONDS = 10.0
-_CLIENT = "ray://"
 _STORE_BYTES = 10**8  # of a cluster of ours; nothing large is kept there
+_VERSIONS = re.compile(r"^ *(Ray|Python): (\S+)$", re.M)  # of the cluster, and of this process
 
 
 def main() -> None:
@@ -33,11 +42,9 @@ def main() -> None:
     os.dup2(2, 1)  # whatever Ray prints is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     is_over = threading.Event()
-    address = sys.argv[1]
-    if address == AUTO:
-        address = os.environ.get("RAY_ADDRESS") or AUTO
+    address = meant_by(sys.argv[1])
     try:
-        _check_reachable(address)
+        check_reachable(address)
         with _connected(address) as cluster:
             signal.signal(signal.SIGTERM, lambda *_: is_over.set())  # Ray's own ends at once
             send(answers, "cluster", **asdict(cluster))
@@ -46,6 +53,9 @@ def main() -> None:
                 order = Order(**told(line)[1])
                 Places(order, partial(_say, answers), is_over).run()
                 _say(answers, "end")
+    except UsageError as error:
+        _say(answers, "error", text=str(error))
+        sys.exit(1)
     except (ImportError, OSError, RuntimeError, ValueError, RayError) as error:
         _say(answers, "error", text=_sentence(address, error))
         sys.exit(1)
@@ -62,21 +72,6 @@ def _await_end(is_over: threading.Event) -> None:
     is_over.set()
 
 
-def _check_reachable(address: str) -> None:
-    """Fails soon where Ray itself would wait for minutes.
-
-    Raises:
-        OSError: Nobody answers.
-        ValueError: The address is none.
-    """
-    if address in (AUTO, OWN):
-        return
-    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("write HOST:PORT, ray://HOST:PORT, auto or local")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
-
-
 @contextmanager
 def _connected(address: str) -> Iterator[Cluster]:
     """Yields what the cluster has; leaves it, or ends it if it was started here."""
@@ -90,7 +85,7 @@ def _connected(address: str) -> Iterator[Cluster]:
             cpus=resources.get("CPU", 0.0),
             gpus=resources.get("GPU", 0.0),
             is_ours=is_ours,
-            is_near=not address.startswith(_CLIENT),
+            is_near=is_of_a_node(address),
         )
     finally:
         ray.shutdown()
@@ -98,6 +93,12 @@ def _connected(address: str) -> Iterator[Cluster]:
 
 def _sentence(address: str, error: Exception) -> str:
     """Returns what went wrong, and what to do."""
+    if len(found := _VERSIONS.findall(str(error))) == 4:
+        there, here = (" and ".join(" ".join(one) for one in found[at : at + 2]) for at in (0, 2))
+        return (
+            f"the Ray cluster at {address} runs {there}, and {platform.node()} has {here}; "
+            "install the same on all machines"
+        )
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
     if address == AUTO and isinstance(error, ConnectionError):
         return (
@@ -105,10 +106,7 @@ def _sentence(address: str, error: Exception) -> str:
             "--ray-address HOST:PORT, or have one started for this run with --ray-address local"
         )
     if isinstance(error, OSError):
-        return (
-            f"nobody answers at the Ray address {address} ({error.strerror or reason}); check the "
-            "address, and that Ray runs there (`ray status`)"
-        )
+        return str(unreachable(address, error.strerror or reason))
     return f"the Ray cluster at {address} cannot be used: {reason}"
 
 

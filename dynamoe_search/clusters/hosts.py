@@ -47,13 +47,20 @@ class WorkerHost:
         """Returns the name of the machine."""
         return platform.node() or "unknown"
 
-    def work(self, arguments: Sequence[str], environment: Mapping[str, str], folder: str) -> Ended:
+    def work(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: str,
+        secrets: Sequence[str] = (),
+    ) -> Ended:
         """Runs the worker to its end.
 
         Args:
             arguments: Of the program.
             environment: Beside that of the node; may hold passwords.
             folder: Where to run it, if it is here.
+            secrets: What is to be left out of all that the worker says.
         """
         with self._lock:
             if self._is_leaving:
@@ -73,7 +80,7 @@ class WorkerHost:
         assert self._process.stderr is not None
         last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         listener = threading.Thread(
-            target=_pass_on, args=(self._process.stderr, last_lines), daemon=True
+            target=_pass_on, args=(self._process.stderr, last_lines, secrets), daemon=True
         )
         listener.start()
         said = self._process.stdout.read()
@@ -94,9 +101,12 @@ class WorkerHost:
         process.kill()
 
 
-def _pass_on(stream: IO[str], last_lines: "deque[str]") -> None:
+def _pass_on(stream: IO[str], last_lines: "deque[str]", secrets: Sequence[str]) -> None:
     """Writes what a worker says to the actor's own log, which Ray keeps, and remembers the last of it."""
-    for line in stream:
+    for whole in stream:
+        line = whole
+        for secret in secrets:
+            line = line.replace(secret, "***")
         sys.stderr.write(line)
         sys.stderr.flush()
         if line.strip():

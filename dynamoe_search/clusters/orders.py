@@ -4,11 +4,6 @@ import json
 from dataclasses import dataclass
 from typing import IO, Any
 
-AUTO = "auto"
-"""The address that means: the cluster that this machine is part of."""
-OWN = "local"
-"""The address that means: start Ray on this machine, for this run."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:

@@ -7,6 +7,7 @@ looks at; they begin when nodes are added.
 import json
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dynamoe_search.clusters import hosts
 from dynamoe_search.clusters.orders import Order
+from dynamoe_search.credentials import masked, secrets_in
 
 MOST_EARLY_DEATHS = 5
 """A place whose workers die so often in a row, each soon after its start, is given up."""
@@ -29,6 +31,8 @@ _PATIENCE_SECONDS = 15.0
 _LEAST_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.5
 _NOT_CLEAN = "interrupt"
+_ERROR = "error: "
+_MOST_LINES = 4
 
 
 class Say(Protocol):
@@ -46,6 +50,7 @@ class _Place:
     since: float = 0.0  # it was asked for, put to work, or is to be asked for
     node: str | None = None  # while the worker is at work
     early_deaths: int = 0
+    last_lines: tuple[str, ...] = ()  # of the last worker that died here
 
 
 class Places:
@@ -68,6 +73,7 @@ class Places:
         self._leave_until: float | None = None
         self._has_told_of_waiting = False
         self._num_given_up = 0  # places of those that `_wanted` counts
+        self._secrets = sorted(secrets_in(order.environment), key=len, reverse=True)
         cloudpickle.register_pickle_by_value(hosts)
         self._host = ray.remote(hosts.WorkerHost)
 
@@ -182,7 +188,9 @@ class Places:
         if (left := self._left()) < float("inf"):
             arguments += ["--timeout", f"{max(left, _LEAST_SECONDS):.3f}"]
         place.node, place.since = node, time.monotonic()
-        place.ref = place.actor.work.remote(arguments, self._order.environment, self._order.folder)
+        place.ref = place.actor.work.remote(
+            arguments, self._order.environment, self._order.folder, self._secrets
+        )
 
     def _collect(self, place: _Place, ended: hosts.Ended) -> None:
         """Keeps what a worker that ended has to say."""
@@ -198,12 +206,13 @@ class Places:
         elif reason is not None:
             self._replace(place, "was told to leave by somebody else")
         elif code is not None and code < 0:
+            place.last_lines = _last(ended["last_lines"])
             self._replace(place, f"was killed (signal {-code})")
         elif code is None:
             self._remove(place)
         else:
-            lines = ended["last_lines"] or ["it said nothing"]
-            self._fail(place, f"ended with status {code}: {lines[-1].removeprefix('error: ')}")
+            lines = _last(ended["last_lines"]) or ("it said nothing",)
+            self._fail(place, f"ended with status {code}: {' | '.join(lines)}")
 
     def _replace(self, place: _Place, how: str) -> None:
         """Asks for another worker in the place of one that died."""
@@ -212,7 +221,11 @@ class Places:
         if self._leave_until is not None or self._has_ended or self._left() <= 0:
             self._remove(place)
         elif place.early_deaths >= MOST_EARLY_DEATHS:
-            self._fail(place, f"{how}, as did {place.early_deaths - 1} before it; given up")
+            said = " | ".join(place.last_lines) or "nothing"
+            self._fail(
+                place,
+                f"{how}, as were {place.early_deaths - 1} before it; given up; the last words of one: {said}",
+            )
         else:
             if place.node is not None:
                 self._say("news", text=f"{_title(place)} {how}; another takes its place")
@@ -245,6 +258,13 @@ class Places:
             return
         with suppress(RayError, ValueError):
             ray.kill(place.actor, no_restart=True)
+
+
+def _last(lines: Sequence[str]) -> tuple[str, ...]:
+    """Returns the sentence with which this program ends, or, of whatever ended otherwise, the last few lines."""
+    if lines and lines[-1].startswith(_ERROR):
+        return (lines[-1].removeprefix(_ERROR),)
+    return tuple(masked(line) for line in lines[-_MOST_LINES:])
 
 
 def _title(place: _Place) -> str:

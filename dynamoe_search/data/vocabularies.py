@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dynamoe_search.data.images import in_one_line, reading
+from dynamoe_search.data.images import reading
 from dynamoe_search.data.language_extra import import_extra, without_retry_messages
 from dynamoe_search.data.vision import user_path
-from dynamoe_search.errors import DataError
+from dynamoe_search.errors import DataError, in_one_line
 from dynamoe_search.specs.sections import DataSection
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -34,7 +34,7 @@ from dynamoe_search.search.ray_crews import RayCluster, ray_cluster
 from dynamoe_search.search.runner import run_study
 from dynamoe_search.search.space import Space
 from dynamoe_search.search.speed import PackSpeed, Speed, measure_speed
-from dynamoe_search.search.summaries import summarise
+from dynamoe_search.search.summaries import started, summarise
 from dynamoe_search.search.workers import Crew, CrewEnd, devices_of, stored_device, threads_of_each
 
 __all__ = [
@@ -75,6 +75,7 @@ __all__ = [
     "run_designed",
     "run_study",
     "set_limits",
+    "started",
     "stored_device",
     "summarise",
     "threads_of_each",

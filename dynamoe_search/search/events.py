@@ -27,8 +27,7 @@ class StudySummary:
         running: Candidates that were proposed and are in training, or about to be.
         epochs: Candidate-epochs that are trained and kept.
         seconds: Wall time of this run.
-        times: Seconds of this run by what they went into, see `search.stopwatch`; empty for a run of several
-            processes.
+        times: Seconds of this run by what they went into, see `search.stopwatch`; of several processes together.
         front: Members of the Pareto front, smallest first.
         hypervolume: Share of the box between the ideal and the reference point that the front
             dominates.

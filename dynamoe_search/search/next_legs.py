@@ -74,7 +74,7 @@ class NextLegs:
 
         Raises:
             Interrupted: Somebody asked to stop.
-            LeaseLostError: This worker counted as dead; it plans again.
+            LeaseLostError: This worker counted as dead and lost its turn; it plans again.
             StoppedError: Somebody asked to stop while another worker planned, or the database was waited for.
         """
         if self._is_waiting and not self._has_news():
@@ -189,7 +189,7 @@ class NextLegs:
         stored = {(one.trial, one.rung): one for one in known}
         news = changed(self._to_store(standings, decisions), stored)
         if news:
-            self._store.decide(self._name, news)
+            self._store.decide(self._name, self._worker, news)
 
     def _to_store(
         self, standings: Sequence[Standing], decisions: Sequence[Decision]
@@ -232,7 +232,7 @@ class NextLegs:
             replace(one, candidate=replace(one.candidate, ordinal=ordinal), cohort=step.cohort)
             for ordinal, one in enumerate(fresh, start=first)
         ]
-        self._store.add_candidates(self._name, additions)
+        self._store.add_candidates(self._name, additions, worker=self._worker)
         return bool(additions)
 
     def _proposer(self, candidates: Sequence[Standing], who: str = "") -> Proposer:
@@ -256,11 +256,11 @@ class NextLegs:
             wanted = min(missing, _STORED_TOGETHER)
             additions, ending = self._additions(proposer, step.cohort, wanted)
             number += len(additions)
-            self._store.add_candidates(self._name, additions)
+            self._store.add_candidates(self._name, additions, worker=self._worker)
             if ending == "stopped":  # the cohort is filled up when the study goes on
                 raise Interrupted("stopped between two proposals")
             if ending == "exhausted":
-                self._store.set_exhausted(self._name, number)
+                self._store.set_exhausted(self._name, number, worker=self._worker)
                 return
 
     def _additions(
@@ -289,12 +289,13 @@ class NextLegs:
     def _close(self, step: Over, position: Position) -> None:
         """Ends whoever waits, if nobody will go on; a budget of epochs can be raised.
 
-        A worker that died may not have told Optuna of its last leg.
+        A worker that died may not have told Optuna of its last leg, or have told it of candidates that it did not add.
         """
         paused = [one for one in position.candidates if one.status == "paused"]
         if step.reason != "epochs" and paused:
             self._stop(paused, position)
         self._store.replay_tells(self._name)
+        self._store.discard_left_behind(self._name, self._worker)
 
     def _stop(self, paused: Sequence[Standing], position: Position) -> None:
         found = self._to_store(position.candidates, tuple(position.decisions.values()))
@@ -306,7 +307,7 @@ class NextLegs:
             for one in self._store.candidates(self._name, trials=trials)
         ]
         final = [replace(decisions[one.trial], action="stop") for one in ended]
-        self._store.stop_paused(self._name, ended, final)
+        self._store.stop_paused(self._name, self._worker, ended, final)
         self._on_ended(ended)
 
 

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import IO, Any, get_args
 
+from dynamoe_search.clusters.addresses import require_ray
 from dynamoe_search.clusters.orders import Cluster, Order, send, told
 from dynamoe_search.errors import UsageError
 from dynamoe_search.search.events import EndReason
@@ -41,11 +41,7 @@ def ray_cluster(address: str, hidden: Collection[str] = ()) -> Iterator["RayClus
     Raises:
         UsageError: Ray is not installed, nobody answers, or the cluster cannot be used; the message says what to do.
     """
-    if find_spec("ray") is None:
-        raise UsageError(
-            "--engine ray needs ray, which this environment lacks; "
-            "install it with: pip install 'dynamoe-search[cluster]'"
-        )
+    require_ray()
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "dynamoe_search.clusters.driver", address],

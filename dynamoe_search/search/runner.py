@@ -38,7 +38,6 @@ from dynamoe_search.search.events import (
     LegStarted,
     OnEvent,
     StudyEnded,
-    StudyStarted,
     StudySummary,
     ignore,
     never,
@@ -53,7 +52,7 @@ from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.search.shared_files import require_files
 from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.search.study_files import StudyFiles
-from dynamoe_search.search.summaries import summarise
+from dynamoe_search.search.summaries import started, summarise
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import is_about_loss
 from dynamoe_search.store import Store
@@ -177,7 +176,7 @@ class _Run:
     def _until_end(self, checkpoint_seconds: float) -> EndReason:
         self._store.replay_tells(self._name)
         self._refresh_front()
-        self._on_event(self._started())
+        self._on_event(started(self._store, self._name))
         pause = _WAIT_SECONDS
         while not self._stopper.asks_now():
             try:
@@ -202,21 +201,6 @@ class _Run:
                 pause = min(1.5 * pause, _LONGEST_WAIT_SECONDS)
         assert self._stopper.reason is not None
         return self._stopper.reason
-
-    def _started(self) -> StudyStarted:
-        record = self._store.study(self._name)
-        return StudyStarted(
-            name=self._name,
-            trials=record.trials,
-            num_finished=record.num_complete + record.num_failed + record.num_stopped,
-            num_running=record.num_running,
-            num_paused=record.num_paused,
-            epochs=self._store.spent(self._name).epochs,
-            epochs_per_candidate=self._spec.train.epochs,
-            max_epochs=record.max_epochs,
-            is_pruned=bool(self._rungs.ladder),
-            device=record.settings.device,
-        )
 
     # Training
 
@@ -283,8 +267,9 @@ class _Run:
         limit = self._spec.search.checkpoint_limit_mb * _MEGABYTE
         self._files.keep_states(present, hopeless, limit)
         for one in paused:
-            if one.checkpoint is not None and one.ordinal in present.sizes:
-                self._files.states.keep_one(one.ordinal, one.epochs, one.checkpoint)
+            if one.checkpoint is not None:
+                files = present.states.get(one.ordinal, {})
+                self._files.states.keep_one(files, one.epochs, one.checkpoint)
         self._files.keep_legs(present, open_legs)
 
     def _refresh_front(self) -> None:

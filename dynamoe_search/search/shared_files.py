@@ -12,16 +12,18 @@ import time
 import uuid
 from datetime import UTC, datetime
 
+from dynamoe_search.credentials import masked
 from dynamoe_search.errors import StorageError
-from dynamoe_search.places import AnyPath, PlaceError, masked
+from dynamoe_search.places import AnyPath, PlaceError
 from dynamoe_search.records import FilesMark, to_json
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.store import Store
+from dynamoe_search.store.addresses import FILES_VARIABLE
+from dynamoe_search.store.folders import check_writable, unusable
 from dynamoe_search.training.durable_files import write_text
 
 logger = logging.getLogger(__name__)
 
-VARIABLE = "DYNAMOE_SEARCH_FILES"
 _PATIENCE_SECONDS = 5.0  # what another machine wrote just now may not be seen at once
 _POLL_SECONDS = 0.5
 
@@ -40,15 +42,13 @@ def require_files(store: Store, name: str) -> None:
     folder, mark = store.files_of(name), store.files_mark(name)
     if mark is None:
         own = _new(folder, name)
-        _write(folder, folder / own.file, to_json(own), is_first=True)
+        _write(folder, folder / own.file, to_json(own))
         mark = store.claim_files(name, own)
         if mark.id != own.id:  # another was faster
             (folder / own.file).unlink(missing_ok=True)
     if not is_here(folder, mark, _PATIENCE_SECONDS):
         raise StorageError(missing(folder, mark))
-    probe = folder / f".{uuid.uuid4().hex}.partial"
-    _write(folder, probe, "", is_first=False)
-    probe.unlink(missing_ok=True)
+    check_writable(folder)
 
 
 def is_here(folder: AnyPath, mark: FilesMark, patience_seconds: float = 0.0) -> bool:
@@ -69,11 +69,11 @@ def is_here(folder: AnyPath, mark: FilesMark, patience_seconds: float = 0.0) -> 
             if isinstance(found, dict) and found.get("id") == mark.id:
                 return True
         except PlaceError as error:
-            raise _unusable("read", folder, error) from error
+            raise unusable("read", folder, error) from error
         except (FileNotFoundError, NotADirectoryError, ValueError):  # or not whole yet
             pass
         except OSError as error:
-            raise _unusable("read", folder, error) from error
+            raise unusable("read", folder, error) from error
         if time.monotonic() >= deadline:
             return False
         time.sleep(_POLL_SECONDS)
@@ -81,8 +81,8 @@ def is_here(folder: AnyPath, mark: FilesMark, patience_seconds: float = 0.0) -> 
 
 def missing(folder: AnyPath, mark: FilesMark) -> str:
     """Returns what to say where the files of a study are not."""
-    here, chosen = platform.node(), os.environ.get(VARIABLE)
-    what = f"{VARIABLE} is {masked(chosen)}" if chosen else f"{VARIABLE} is not set"
+    here, chosen = platform.node(), os.environ.get(FILES_VARIABLE)
+    what = f"{FILES_VARIABLE} is {masked(chosen)}" if chosen else f"{FILES_VARIABLE} is not set"
     if (mark.host, mark.place) == (here, str(folder)):
         return (
             f"the files of the study {mark.study!r} are gone from {folder} on {here}, where they were since "
@@ -91,7 +91,7 @@ def missing(folder: AnyPath, mark: FilesMark) -> str:
         )
     return (
         f"the files of the study {mark.study!r} are in {mark.place} on {mark.host}, and {here} looks in {folder}, "
-        f"where they are not ({what}); let {VARIABLE} name one folder or URL that both reach, "
+        f"where they are not ({what}); let {FILES_VARIABLE} name one folder or URL that both reach, "
         "mount it, and write the URL of the database the same way on both"
     )
 
@@ -106,17 +106,9 @@ def _new(folder: AnyPath, name: str) -> FilesMark:
     )
 
 
-def _write(folder: AnyPath, path: AnyPath, text: str, *, is_first: bool) -> None:
+def _write(folder: AnyPath, path: AnyPath, text: str) -> None:
     try:
-        if is_first:
-            StudyFiles(folder).make()
+        StudyFiles(folder).make()
         write_text(path, text)
     except OSError as error:
-        raise _unusable("write", folder, error) from error
-
-
-def _unusable(act: str, folder: AnyPath, error: OSError) -> StorageError:
-    return StorageError(
-        f"{platform.node()} cannot {act} the files of the study in {folder} ({error.strerror or error}); "
-        f"mend the permissions, make room, or name another place in {VARIABLE}, the same on all machines"
-    )
+        raise unusable("write", folder, error) from error

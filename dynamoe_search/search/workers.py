@@ -18,7 +18,6 @@ from typing import Literal, get_args
 
 import torch
 
-from dynamoe_search.errors import UsageError
 from dynamoe_search.search.events import EndReason
 from dynamoe_search.search.machine import default_threads, resolve_device
 
@@ -41,7 +40,6 @@ def devices_of(text: str | None, number: int | None) -> list[str]:
 
     Raises:
         DeviceError: A device is not here.
-        UsageError: There are fewer workers than devices.
     """
     if text is None or text == "auto":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -50,10 +48,6 @@ def devices_of(text: str | None, number: int | None) -> list[str]:
         found = [resolve_device(name.strip()) for name in text.split(",")]
     if number is None:
         return found
-    if text not in (None, "auto") and number < len(found):
-        raise UsageError(
-            f"{number} workers cannot use {len(found)} devices; name fewer devices, or ask for more workers"
-        )
     return [found[index % len(found)] for index in range(number)]
 
 

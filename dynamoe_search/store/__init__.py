@@ -5,7 +5,7 @@ and in tables `dynamoe_*` with what Optuna has no place for. Our rows are writte
 them; `Store.replay_tells` repairs what a crash in between left open.
 """
 
-from dynamoe_search.places import masked
+from dynamoe_search.credentials import masked
 from dynamoe_search.store import checks
 from dynamoe_search.store.addresses import default_url
 from dynamoe_search.store.candidates import CandidateMethods

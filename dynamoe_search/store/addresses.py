@@ -8,8 +8,8 @@ import platformdirs
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from dynamoe_search.credentials import masked
 from dynamoe_search.errors import StorageError
-from dynamoe_search.places import masked
 
 APP_NAME = "dynamoe-search"
 URL_VARIABLE = "DYNAMOE_SEARCH_STORAGE"

@@ -16,7 +16,7 @@ from dynamoe_search.records import (
     RungDecision,
     Standing,
 )
-from dynamoe_search.store import ledgers, legs, progress, reading, writing
+from dynamoe_search.store import ledgers, legs, progress, reading, workers, writing
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.trials import Addition
 
@@ -56,32 +56,74 @@ class CandidateMethods(OpenStore):
         )
         return self.add_candidates(name, [addition])[0]
 
-    def add_candidates(self, name: str, additions: Sequence[Addition]) -> list[int]:
-        """Adds several candidates as `add_candidate` does one, all of our rows at once; returns their trial numbers."""
+    def add_candidates(
+        self, name: str, additions: Sequence[Addition], *, worker: str | None = None
+    ) -> list[int]:
+        """Adds several candidates as `add_candidate` does one, all of our rows at once; returns their trial numbers.
+
+        Args:
+            name: The study.
+            additions: What will be trained.
+            worker: Whose turn to plan it must be; None if they are given and not proposed by one who plans.
+
+        Raises:
+            LeaseLostError: It is not the worker's turn; no candidate is added.
+        """
         ordinals = [one.candidate.ordinal for one in additions]
         known = self._database.query(lambda found: reading.read_numbers(found, name, ordinals))
         new = [one for one in additions if one.candidate.ordinal not in known]
         if new:
             study = self._optuna_study(name)
             trials = self._patiently(  # who tries again takes what the attempt before left behind
-                lambda: self._trials.add(study, new, self._left_behind(name, study))
+                lambda: self._trials.add(study, new, self._left_behind(name, study, worker))
             )
-            stored = self._database.transact(
-                lambda found: writing.insert_candidates(found, name, trials, new)
-            )
+
+            def insert(found: sa.Connection) -> list[int]:
+                if worker is not None:
+                    workers.require_turn(found, name, worker)
+                return writing.insert_candidates(found, name, trials, new)
+
+            stored = self._database.transact(insert)
             for trial, kept, one in zip(trials, stored, new, strict=True):
                 known[one.candidate.ordinal] = kept
                 if kept != trial:  # another process added the same ordinal at the same time
                     self._patiently(partial(self._trials.discard, study, trial))
         return [known[ordinal] for ordinal in ordinals]
 
-    def _left_behind(self, name: str, study: optuna.Study) -> frozenset[int]:
-        """Returns the trials that Optuna calls running and that are no candidates: a crash came between."""
+    def _left_behind(
+        self, name: str, study: optuna.Study, worker: str | None = None
+    ) -> frozenset[int]:
+        """Returns the trials that Optuna calls running and that are no candidates: a crash came between.
+
+        Those of another worker that adds candidates at this moment look the same, so a worker asks in its turn to plan.
+        """
         running = self._patiently(lambda: self._trials.running(study))
         waiting = {one.trial for one in self.standings(name, status=ledgers.OPEN)}
-        if not (unknown := running - waiting):
-            return unknown
-        return unknown - self._database.query(lambda found: reading.read_ours(found, name, unknown))
+        if unknown := running - waiting:
+            unknown -= self._database.query(lambda found: reading.read_ours(found, name, unknown))
+        if worker is not None:  # last: who has its turn now had it all the while
+            self._database.transact(lambda found: workers.require_turn(found, name, worker))
+        return unknown
+
+    def discard_left_behind(self, name: str, worker: str) -> None:
+        """Fails in Optuna the trials that a crash left behind running, without a candidate.
+
+        As it is the worker's turn to plan until that is stored, nobody is about to add a candidate to one of them.
+
+        Raises:
+            LeaseLostError: It is not the worker's turn; nothing is changed.
+        """
+        study = self._optuna_study(name)
+        left = self._left_behind(name, study)
+        if not left:
+            return
+        ids = self._patiently(lambda: self._trials.ids(study, left))
+
+        def write(connection: sa.Connection) -> None:
+            workers.require_turn(connection, name, worker)
+            self._trials.fail(connection, ids.values())
+
+        self._database.transact(write)
 
     def known_designs(self, name: str, hashes: Collection[str]) -> frozenset[str]:
         """Returns those of the hashes of designs that are of candidates of a study."""
@@ -163,10 +205,20 @@ class CandidateMethods(OpenStore):
             lambda found: progress.read_progress(found, name, chosen, epochs)
         )
 
-    def decide(self, name: str, decisions: Sequence[RungDecision]) -> None:
-        """Stores decisions; one of the same trial at the same rung replaces the older one."""
-        if decisions:
-            self._database.transact(lambda found: legs.upsert_decisions(found, name, decisions))
+    def decide(self, name: str, worker: str, decisions: Sequence[RungDecision]) -> None:
+        """Stores decisions; one of the same trial at the same rung replaces the older one.
+
+        Raises:
+            LeaseLostError: It is not the worker's turn to plan; nothing is stored.
+        """
+        if not decisions:
+            return
+
+        def write(connection: sa.Connection) -> None:
+            workers.require_turn(connection, name, worker)
+            legs.upsert_decisions(connection, name, decisions)
+
+        self._database.transact(write)
 
     def decisions(self, name: str, *, status: Collection[str] | None = None) -> list[RungDecision]:
         """Returns the latest decision of every trial, or of those with a status, at every rung, by trial and rung."""

@@ -42,13 +42,10 @@ def open_leg(
     """Adds a leg of one worker.
 
     Raises:
-        LeaseLostError: The worker has no lease, or another one plans.
+        LeaseLostError: It is not the worker's turn to plan.
         UsageError: A candidate is in an open leg or over, or does not stand at the start.
     """
-    row = workers.locked_study(connection, name)
-    has_lease = row is not None and workers.has_lease(connection, name, worker)
-    if row is None or not has_lease or row.planner not in (None, worker):
-        raise LeaseLostError(f"{worker} does not plan for the study {name!r} any more")
+    workers.require_turn(connection, name, worker)
     if not trials or len(set(trials)) != len(trials) or not 0 <= start < end:
         raise UsageError(f"no leg from epoch {start} to {end} can be made of the trials {trials}")
     _check_members(connection, name, trials, start, pack_key)

@@ -11,8 +11,9 @@ import optuna
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
-from dynamoe_search.places import AnyPath, masked
-from dynamoe_search.store import reading, workers
+from dynamoe_search.credentials import masked
+from dynamoe_search.places import AnyPath
+from dynamoe_search.store import folders, reading, workers
 from dynamoe_search.store.database import BUSY_TIMEOUT_SECONDS, Database
 from dynamoe_search.store.fronts import KnownFront
 from dynamoe_search.store.hearts import Heart
@@ -93,6 +94,22 @@ class OpenStore:
     def folder(self) -> AnyPath:
         """Where the files of all studies are; it need not exist."""
         return self._database.folder
+
+    @property
+    def may_share_folder(self) -> bool:
+        """Whether files of another database may be in that folder, see `Database.may_share_folder`."""
+        return self._database.may_share_folder
+
+    def check_folder(self, *, is_for_new: bool) -> None:
+        """Returns if the place of all studies' files answers, and can be written if a new study is to have its there.
+
+        Raises:
+            StorageError: It does not, or cannot; the message names this machine.
+        """
+        if is_for_new:
+            folders.check_writable(self.folder, may_make=True)
+        else:
+            folders.check_answers(self.folder)
 
     def storage_for_optuna(self) -> RDBStorage:
         """Returns Optuna's storage of the same database, on the same connections."""

@@ -10,8 +10,8 @@ import optuna
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from dynamoe_search.credentials import masked
 from dynamoe_search.errors import StorageError
-from dynamoe_search.places import masked
 
 
 class PassingError(StorageError):

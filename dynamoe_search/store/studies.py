@@ -56,9 +56,7 @@ class StudyMethods(OpenStore):
         """
         name = spec.study.name
         self.files_of(name)  # before anything is stored
-        is_ours = self._database.query(lambda found: reading.has_study(found, name))
-        if not is_ours and self._patiently(lambda: self._trials.exists(name)):
-            raise taken(name)
+        self.require_free(name)
         origin = {"parent": parent, "purpose": purpose, "plan_json": plan_json}
         self._database.transact(
             lambda found: writing.insert_study(found, spec, source, settings, **origin)
@@ -66,6 +64,17 @@ class StudyMethods(OpenStore):
         study = self._optuna_study(name)
         if notes:
             self._patiently(lambda: self._trials.annotate(study, notes))
+
+    def require_free(self, name: str) -> None:
+        """Returns if a new study may have this name.
+
+        Raises:
+            UsageError: There is one of this name, or an Optuna study of another program.
+        """
+        if self._database.query(lambda found: reading.has_study(found, name)):
+            raise writing.exists_already(name)
+        if self._patiently(lambda: self._trials.exists(name)):
+            raise taken(name)
 
     def study(self, name: str) -> StudyRecord:
         """Returns a study; the `UsageError` for a missing one names close matches."""
@@ -79,9 +88,18 @@ class StudyMethods(OpenStore):
         """Changes how many candidates a study is asked for."""
         self._update(name, trials=trials)
 
-    def set_exhausted(self, name: str, ordinal: int | None) -> None:
-        """Remembers how many designs a study had proposed when its space gave out; None if it has more."""
-        self._update(name, exhausted_at=ordinal)
+    def set_exhausted(self, name: str, ordinal: int | None, *, worker: str | None = None) -> None:
+        """Remembers how many designs a study had proposed when its space gave out; None if it has more.
+
+        Args:
+            name: The study.
+            ordinal: How many.
+            worker: Whose turn to plan it must be, if it was one who plans that found out.
+
+        Raises:
+            LeaseLostError: It is not the worker's turn; nothing is stored.
+        """
+        self._update(name, worker, exhausted_at=ordinal)
 
     def set_max_epochs(self, name: str, epochs: int) -> None:
         """Changes how many candidate-epochs a study may train in all."""
@@ -180,9 +198,11 @@ class StudyMethods(OpenStore):
             return files / "logs"
         return user_folder() / "logs" / files.parent.name / files.name
 
-    def _update(self, name: str, **values: Any) -> None:
+    def _update(self, name: str, worker: str | None = None, **values: Any) -> None:
         def write(connection: sa.Connection) -> None:
             reading.require_study(connection, name)
+            if worker is not None:
+                workers.require_turn(connection, name, worker)
             writing.update_study(connection, name, **values)
 
         self._database.transact(write)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -43,8 +44,10 @@ _TRIALS = sa.table(
     sa.column("study_id", sa.Integer),
     sa.column("number", sa.Integer),
     sa.column("state", sa.Enum(TrialState, name="trialstate")),
+    sa.column("datetime_complete", sa.DateTime),
 )
-"""What is read of Optuna's own table."""
+_ATTRIBUTES = sa.table("trial_user_attributes", sa.column("trial_id"), sa.column("key"))
+"""What is used of Optuna's own tables."""
 
 _FINISHED = optuna.exceptions.UpdateFinishedTrialError
 _ATTEMPTS = 20
@@ -268,6 +271,20 @@ class Trials:
         """Fails a trial that no candidate belongs to."""
         with self._guarded(study.study_name), suppress(_FINISHED):
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def fail(self, connection: sa.Connection, trial_ids: Collection[int]) -> None:
+        """Fails running trials within a transaction of ours; those that another program made stay."""
+        here = _TRIALS.c
+        ours = sa.select(_ATTRIBUTES.c.trial_id).where(_ATTRIBUTES.c.key == "ordinal")
+        connection.execute(
+            sa.update(_TRIALS)
+            .where(
+                here.trial_id.in_(sorted(trial_ids)),
+                here.trial_id.in_(ours),
+                here.state == TrialState.RUNNING,
+            )
+            .values(state=TrialState.FAIL, datetime_complete=datetime.now())  # noqa: DTZ005 - as Optuna does
+        )
 
     def running(self, study: optuna.Study) -> frozenset[int]:
         """Returns the numbers of the trials that Optuna calls running."""

@@ -150,6 +150,9 @@ class WorkMethods(OpenStore):
     ) -> Iterator[None]:
         """Lets one worker at a time plan what is trained next; waits for its turn.
 
+        Whoever sleeps in its turn for so long that it counts as dead has lost it: what it stores then as the one that
+        plans raises `LeaseLostError`.
+
         Args:
             name: The study.
             worker: Whose turn it is to be.
@@ -187,7 +190,7 @@ class WorkMethods(OpenStore):
         """Adds a leg that the worker will train; its candidates are running from now on.
 
         Raises:
-            LeaseLostError: The worker left, or another one plans.
+            LeaseLostError: It is not the worker's turn to plan.
             UsageError: A candidate is in training or over, or does not stand at the start.
         """
         return self._database.transact(
@@ -260,13 +263,18 @@ class WorkMethods(OpenStore):
         self._tell(name, [item.trial for item in ended])
 
     def stop_paused(
-        self, name: str, ended: Sequence[Ended], decisions: Sequence[RungDecision] = ()
+        self,
+        name: str,
+        worker: str,
+        ended: Sequence[Ended],
+        decisions: Sequence[RungDecision] = (),
     ) -> None:
         """Ends candidates that stand at a rung when the study is over, then tells Optuna.
 
         Candidates that are over already stay what they are.
 
         Raises:
+            LeaseLostError: It is not the worker's turn to plan; nothing is stored.
             UsageError: A candidate is in training.
         """
         values = self._named(name, ended)
@@ -274,6 +282,7 @@ class WorkMethods(OpenStore):
         versions = study.settings.versions
 
         def write(connection: sa.Connection) -> None:
+            workers.require_turn(connection, name, worker)
             legs.require_not_running(connection, name, [item.trial for item in ended])
             writing.write_ended(connection, name, ended, values=values, versions=versions)
             legs.upsert_decisions(connection, name, decisions)

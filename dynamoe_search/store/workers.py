@@ -221,6 +221,20 @@ def stop_planning(connection: sa.Connection, name: str, worker: str) -> None:
     )
 
 
+def require_turn(connection: sa.Connection, name: str, worker: str) -> None:
+    """Keeps the turn to plan with a worker until the transaction ends.
+
+    A worker that slept so long that it counted as dead has lost it, also if nobody has it now: what it is about to
+    write follows from what was stored before.
+
+    Raises:
+        LeaseLostError: It is not the worker's turn.
+    """
+    row = locked_study(connection, name)
+    if row is None or row.planner != worker:
+        raise LeaseLostError(f"{worker} does not plan for the study {name!r} any more")
+
+
 def is_planned(connection: sa.Connection, name: str, worker: str, watcher: Watcher) -> bool:
     """Says whether another worker that is alive plans now."""
     row = _planner(connection, name)

@@ -16,6 +16,14 @@ from dynamoe_search.store.texts import column, counts_to_text, from_text, to_tex
 from dynamoe_search.store.trials import Addition
 
 
+def exists_already(name: str) -> UsageError:
+    """Returns the error for a name that another study has."""
+    return UsageError(
+        f"the study {name!r} exists already; continue it with the command resume, "
+        "or choose another name with --name"
+    )
+
+
 def insert_study(
     connection: sa.Connection,
     spec: StudySpec,
@@ -26,10 +34,7 @@ def insert_study(
     """Adds the row of a new study; raises `UsageError` if the name is taken."""
     name = spec.study.name
     if _study_row(connection, name, "state") is not None:
-        raise UsageError(
-            f"the study {name!r} exists already; continue it with the command resume, "
-            "or choose another name with --name"
-        )
+        raise exists_already(name)
     now = utc_now()
     connection.execute(
         tables.studies.insert().values(

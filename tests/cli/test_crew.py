@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from dynamoe_search.cli.crews import _View
 from dynamoe_search.cli.options import LOGS_VARIABLE, handed_logs
+from dynamoe_search.cli.progress import LiveView
 from dynamoe_search.records import Worker
 from dynamoe_search.store import Store
 from tests.cli.conftest import Run
@@ -43,9 +45,12 @@ def test_two_workers_give_every_candidate_the_numbers_of_one(
 ) -> None:
     alone = f"sqlite:///{tmp_path / 'alone.db'}"
     for url, more in ((storage_url, ["--workers", "2"]), (alone, [])):
-        options = ("--storage", url, "--threads", "1", "--quiet", "--set", "search.sampler=random")
+        options = ("--storage", url, "--threads", "1", "--set", "search.sampler=random")
         result = cli("run", study_file, *options, *more)
         assert result.exit_code == 0, result.output
+        assert result.stderr.splitlines()[0] == "tiny: 6 trials of 2 epochs on cpu"
+        (times,) = re.findall("^worker time: .*", result.stdout, re.M)
+        assert times.endswith(" of all workers together") is bool(more)
     with Store.open(storage_url) as store, Store.open(alone) as other:
         assert len(store.workers("tiny")) == 2
         both = [
@@ -137,7 +142,8 @@ def test_database_that_is_away_for_a_while_is_told_of_once_and_ends_nothing(
         shutil.copy(path, tmp_path)
     path = tmp_path / "studies.db"
     with Store.open(f"sqlite:///{path}") as store:
-        view = _View(store, "tiny", is_live=True, is_quiet=False)
+        display = LiveView()
+        view = _View(store, "tiny", display)
         for round_ in (1, 2):
             path.rename(tmp_path / "away.db")
             for _ in range(2):
@@ -147,7 +153,7 @@ def test_database_that_is_away_for_a_while_is_told_of_once_and_ends_nothing(
             (tmp_path / "away.db").rename(path)
             view._next = 0.0
             view.poll(2)
-        assert "6/6 trials done" in view._line
+        assert "6/6 trials done" in display.tally.line()
 
 
 def test_logs_of_workers_are_no_arguments(

@@ -155,6 +155,24 @@ def test_tally_counts_who_waits_at_a_rung() -> None:
     assert budget.seconds_left is not None
 
 
+def test_tally_of_what_others_train_says_the_same(searched: str) -> None:
+    own, others = Tally(), Tally()
+    with Store.open(searched) as store:
+        record, spent, front = store.study("tiny"), store.spent("tiny"), store.front("tiny")
+        records = store.candidates("tiny")
+    for tally in (own, others):
+        tally.add(started(trials=6, num_finished=0, epochs=0, epochs_per_candidate=2))
+    own.add(EpochFinished(reports=tuple(report(n, e) for n in range(6) for e in (1, 2))))
+    for one in records:
+        own.add(CandidateFinished(record=one))
+    own.add(FrontChanged(members=tuple(front)))
+    others.look(record, spent, front, "2 workers")
+    others.started = own.started
+    assert (own.finished, own.epochs, own.done) == (others.finished, others.epochs, others.done)
+    assert own.line().split(", ")[:3] == others.line().split(", ")[:3]
+    assert others.leg == "2 workers"
+
+
 def test_a_leg_in_words() -> None:
     assert words_of(leg_of(1, start=0, end=1)) == "leg 3: 1 candidate, epoch 1"
     assert words_of(leg_of(1, 2, start=2, end=5)) == "leg 3: 2 candidates, epochs 3 to 5"

@@ -21,9 +21,12 @@ from dynamoe_search.store.runs import started
 from tests.ray_cluster import ray_nodes
 
 pytestmark = pytest.mark.slow
+SECRET = "wJalrXUtnFEMI"
 WORKER = """
 import json, os, signal, sys, time
 if os.environ["ROLE"] == "dies":
+    print("cannot reach s3://me:hunter2@bucket", file=sys.stderr)
+    print("with " + os.environ["AWS_SECRET_ACCESS_KEY"] + " as the key", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 if os.environ["ROLE"] == "ends":
     print(json.dumps({"reason": "trials"}))
@@ -106,7 +109,7 @@ def order(tmp_path: Path) -> Callable[..., Order]:
         return Order(
             study="tiny",
             arguments=[],
-            environment={"ROLE": role},
+            environment={"ROLE": role, "AWS_SECRET_ACCESS_KEY": SECRET},
             folder=str(tmp_path),
             stays_here=False,
             **defaults | options,
@@ -186,13 +189,22 @@ def test_workers_of_a_program_that_is_killed_are_told_to_leave(
     until(lambda: not living(tmp_path))
 
 
-def test_place_whose_workers_die_at_once_is_given_up(start: Callable[..., Run]) -> None:
+def test_place_whose_workers_die_at_once_is_given_up_with_their_last_words(
+    cluster: Any, start: Callable[..., Run]
+) -> None:
     run = start("dies")
     end = run.join()
     assert end.reason is None
     (failure,) = end.failures
-    assert failure.endswith("was killed (signal 9), as did 4 before it; given up")
+    assert (
+        "was killed (signal 9), as were 4 before it; given up; the last words of one: " in failure
+    )
+    assert failure.endswith(": cannot reach s3://me:***@bucket | with *** as the key")
     assert len(run.news) == 5
+    folder = Path(cluster.head_node.get_session_dir_path())
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(b"with *** as the key" in path.read_bytes() for path in files)
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
 def test_place_that_was_given_up_is_not_asked_for_again(

@@ -93,7 +93,9 @@ def test_replicates_differ_in_weights_and_batches_and_designs_share_the_batches(
         assert not torch.equal(orders[0], orders[1])
         run_designed(store, name)
         folder = store.files_of(name) / "models"
-        a, b = weights.load(folder, 0), weights.load(folder, 2)
+        a, b = (
+            weights.load(folder, trial, store.candidate(name, trial).weights) for trial in (0, 2)
+        )
         assert a is not None
         assert b is not None
         assert not torch.equal(a["head.weight"], b["head.weight"])
@@ -113,10 +115,12 @@ def test_same_request_gives_the_same_study_and_another_one_another(url: str) -> 
 class Dies(Store):
     """A store whose process dies after four candidates."""
 
-    def add_candidates(self, name: str, additions: Sequence[Addition]) -> list[int]:
+    def add_candidates(
+        self, name: str, additions: Sequence[Addition], *, worker: str | None = None
+    ) -> list[int]:
         if additions[-1].candidate.ordinal > 3:
             raise KeyboardInterrupt
-        return super().add_candidates(name, additions)
+        return super().add_candidates(name, additions, worker=worker)
 
 
 def test_creation_that_was_cut_short_is_completed(url: str) -> None:

@@ -35,7 +35,8 @@ def remote_files(store: Store, name: str = "tiny") -> RemotePath:
 def front(url: str) -> dict[int, dict[str, torch.Tensor]]:
     with Store.open(url) as store:
         folder = store.files_of("tiny") / "models"
-        return {one.trial: weights.load(folder, one.trial) or {} for one in store.front("tiny")}
+        members = store.candidates("tiny", trials=[one.trial for one in store.front("tiny")])
+        return {one.trial: weights.load(folder, one.trial, one.weights) or {} for one in members}
 
 
 def assert_same_weights(own: Any, expected: Any) -> None:

@@ -32,8 +32,8 @@ def front_weights(url: str) -> dict[int, dict[str, torch.Tensor]]:
     with Store.open(url) as store:
         folder = store.files_of("tiny") / "models"
         return {
-            member.trial: stored_weights.load(folder, member.trial) or {}
-            for member in store.front("tiny")
+            one.trial: stored_weights.load(folder, one.trial, one.weights) or {}
+            for one in store.candidates("tiny", trials=[one.trial for one in store.front("tiny")])
         }
 
 

@@ -24,7 +24,7 @@ from dynamoe_search.records import (
     StudySettings,
     TrainConfig,
 )
-from dynamoe_search.store import Store
+from dynamoe_search.store import Addition, Store
 
 SETTINGS = StudySettings(
     device="cpu",
@@ -126,6 +126,18 @@ def report(ordinal: int, epoch: int, accuracy: float = 0.5) -> Progress:
     )
 
 
+KEY = candidate(0).pack_key
+
+
+def addition(ordinal: int, **changes: Any) -> Addition:
+    return Addition(
+        candidate=candidate(ordinal, **changes),
+        params=params(ordinal),
+        distributions=DISTRIBUTIONS,
+        cohort=ordinal // 4,
+    )
+
+
 def add(store: Store, name: str, ordinal: int, **changes: Any) -> int:
     return store.add_candidate(
         name,
@@ -163,9 +175,10 @@ def finish(
 
 def leg_of(store: Store, name: str, worker: str, trials: Sequence[int], end: int = 3) -> Leg:
     first = store.candidate(name, trials[0])
-    return store.open_leg(
-        name, worker, trials, start=first.epochs, end=end, pack_key=first.candidate.pack_key
-    )
+    with store.planning(name, worker):
+        return store.open_leg(
+            name, worker, trials, start=first.epochs, end=end, pack_key=first.candidate.pack_key
+        )
 
 
 def add_complete(

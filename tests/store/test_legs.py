@@ -9,9 +9,7 @@ from optuna.trial import TrialState
 from dynamoe_search.errors import LeaseLostError, StorageError, UsageError
 from dynamoe_search.records import Ended, Outcome, Progress, RungDecision, Standing, Stood
 from dynamoe_search.store import Store, legs
-from tests.store.builders import add, candidate, complete, leg_of, report
-
-KEY = candidate(0).pack_key
+from tests.store.builders import KEY, add, complete, leg_of, report
 
 
 def pruned(ordinal: int) -> Outcome:
@@ -32,7 +30,7 @@ def worker(store: Store, study: str) -> str:
 
 
 def test_candidates_stand_and_go_on(store: Store, study: str, worker: str) -> None:
-    leg = store.open_leg(study, worker, [0, 1, 2], start=0, end=1, pack_key=KEY)
+    leg = leg_of(store, study, worker, [0, 1, 2], end=1)
     assert (leg.number, leg.trials, leg.state, leg.worker) == (0, (0, 1, 2), "open", worker)
     assert store.legs(study) == store.legs(study, state="open") == [leg]
     decisions = [
@@ -78,7 +76,7 @@ def test_candidates_stand_and_go_on(store: Store, study: str, worker: str) -> No
     assert (found.num_running, found.num_paused, found.num_stopped) == (1, 2, 1)
     spent = store.spent(study)
     assert (spent.running, spent.paused, spent.stopped, spent.epochs) == (1, 2, 1, 3)
-    again = store.open_leg(study, worker, [2], start=1, end=3, pack_key=KEY)
+    again = leg_of(store, study, worker, [2])
     assert again.number == 1
     assert store.candidate(study, 2).status == "running"
     assert store.candidate(study, 2).checkpoint == "sum-2"
@@ -107,7 +105,7 @@ def test_legs_that_cannot_be(
     words: str,
 ) -> None:
     leg_of(store, study, worker, [0])
-    with pytest.raises(UsageError, match=words):
+    with store.planning(study, worker), pytest.raises(UsageError, match=words):
         store.open_leg(study, worker, trials, start=start, end=end, pack_key=key)
     assert len(store.legs(study)) == 1
     assert store.candidate(study, 1).status == "running"
@@ -118,7 +116,7 @@ def test_finished_candidates_are_in_no_leg(store: Store, study: str, worker: str
     ended = [Ended(trial=0, outcome=complete(0, 0.5, 5.0), values=(0.5, 5.0))]
     store.close_leg(study, worker, leg.number, ended=ended, stood=[], versions={})
     with pytest.raises(UsageError, match=r"trial 0 .* is complete already"):
-        store.open_leg(study, worker, [0], start=3, end=4, pack_key=KEY)
+        leg_of(store, study, worker, [0], end=4)
     assert store.candidate(study, 0).epochs == 3
     assert not store.take_leg(study, worker, leg.number)
     with pytest.raises(UsageError, match="has no leg 5"):
@@ -184,13 +182,17 @@ def test_paused_candidates_are_stopped_at_the_end(store: Store, study: str, work
     store.close_leg(study, worker, leg.number, ended=[], stood=stood, versions={})
     decision = RungDecision(trial=0, rung=1, action="stop", beaten=1, rivals=1, reason="over")
     over = [Ended(trial=trial, outcome=pruned(trial)) for trial in (0, 1)]
-    store.stop_paused(study, over, [decision])
-    store.stop_paused(study, over)  # a second time
+    with store.planning(study, worker):
+        store.stop_paused(study, worker, over, [decision])
+        store.stop_paused(study, worker, over)  # a second time
     assert states(store, study)[:2] == [TrialState.PRUNED] * 2
     assert [one.status for one in store.standings(study)[:2]] == ["stopped"] * 2
     assert store.decisions(study) == [decision]
-    with pytest.raises(UsageError, match=r"trial 2 .* is in training"):
-        store.stop_paused(study, [Ended(trial=2, outcome=pruned(2))])
+    with (
+        store.planning(study, worker),
+        pytest.raises(UsageError, match=r"trial 2 .* is in training"),
+    ):
+        store.stop_paused(study, worker, [Ended(trial=2, outcome=pruned(2))])
 
 
 def test_tells_of_stopped_candidates_are_replayed(
@@ -199,9 +201,9 @@ def test_tells_of_stopped_candidates_are_replayed(
     leg = leg_of(store, study, worker, [0], end=1)
     stood = [Stood(trial=0, epochs=1, checkpoint="x")]
     store.close_leg(study, worker, leg.number, ended=[], stood=stood, versions={})
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, store.planning(study, worker):
         patch.setattr(store._trials, "tell", lambda *_: None)
-        store.stop_paused(study, [Ended(trial=0, outcome=pruned(0))])
+        store.stop_paused(study, worker, [Ended(trial=0, outcome=pruned(0))])
     assert states(store, study)[0] == TrialState.RUNNING
     assert store.zombies(study) == [0]
     assert store.replay_tells(study) == [0]
@@ -226,13 +228,13 @@ def test_two_that_tell_the_same_at_once(
     assert states(store, study)[0] == TrialState.COMPLETE
 
 
-@pytest.mark.usefixtures("worker")
-def test_later_decision_replaces_the_earlier(store: Store, study: str) -> None:
+def test_later_decision_replaces_the_earlier(store: Store, study: str, worker: str) -> None:
     first = RungDecision(trial=0, rung=1, action="pause", beaten=3, rivals=4, strongest=2)
     second = replace(first, action="go", beaten=0, strongest=None)
-    store.decide(study, [first])
-    store.decide(study, [])
-    store.decide(study, [second, replace(first, rung=2), replace(first, trial=1)])
+    with store.planning(study, worker):
+        store.decide(study, worker, [first])
+        store.decide(study, worker, [])
+        store.decide(study, worker, [second, replace(first, rung=2), replace(first, trial=1)])
     assert store.decisions(study) == [
         second,
         replace(first, rung=2),

@@ -4,9 +4,7 @@ from dataclasses import replace
 
 from dynamoe_search.records import Ended, Outcome, RungDecision, Stood
 from dynamoe_search.store import Store
-from tests.store.builders import add, add_complete, candidate, complete, leg_of, report
-
-KEY = candidate(0).pack_key
+from tests.store.builders import add, add_complete, complete, leg_of, report
 
 
 def test_a_study_that_never_ran(store: Store, study: str) -> None:
@@ -21,7 +19,7 @@ def test_everybody_stands_somewhere(store: Store, study: str) -> None:
     for ordinal in range(4):
         add(store, study, ordinal)
     worker = store.join(study)
-    leg = store.open_leg(study, worker, [0, 1, 2], start=0, end=1, pack_key=KEY)
+    leg = leg_of(store, study, worker, [0, 1, 2], end=1)
     ended = replace(complete(1, 0.5, 5.0), status="stopped", reason="pruned", epochs=1)
     told = [
         RungDecision(trial=0, rung=1, action="go", beaten=0, rivals=2),
@@ -37,7 +35,7 @@ def test_everybody_stands_somewhere(store: Store, study: str) -> None:
         decisions=told,
         versions={},
     )
-    going = store.open_leg(study, worker, [0], start=1, end=3, pack_key=KEY)
+    going = leg_of(store, study, worker, [0])
     view = store.overview(study)
     assert view.standing == {
         ("running", 1): 1,
