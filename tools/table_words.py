@@ -27,6 +27,7 @@ COLUMNS = {
     "cohort": "number of the cohort that it was proposed in, from 0",
     "content_json": "the evidence",
     "created_at": "when the row was made, UTC, ISO 8601",
+    "database_id": "of this database and no other: a part of the name of its folder where `DYNAMOE_SEARCH_FILES` says; empty if it was made before version 5",
     "d_expert": "hidden width of one expert",
     "d_model": "width of the residual stream",
     "design_hash": "the same for two candidates that differ at most in seed, ordinal and how they came about",

@@ -88,7 +88,7 @@ def cost(place: AnyPath, megabytes: int) -> tuple[float, float]:
     """Returns how long it takes to write and to read weights of this size."""
     state = {"a": torch.rand(megabytes * 250_000)}
     written = seconds(lambda: weights.save(place, 1, state))
-    read = seconds(lambda: weights.load(place, 1))
+    read = seconds(lambda: weights.load(place, 1, None))
     remove_tree(place)
     return written, read
 

@@ -189,7 +189,8 @@ def _of_optuna(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 def _weights(store: Store, name: str) -> dict[str, str]:
     """Returns the checksums of the front's weights."""
     folder = store.files_of(name) / "models"
-    paths = {m.trial: weights.path_of(folder, m.trial) for m in store.front(name)}
+    members = store.candidates(name, trials=[one.trial for one in store.front(name)])
+    paths = {one.trial: weights.path_of(folder, one.trial, one.weights) for one in members}
     return {str(trial): _checksum(path) for trial, path in paths.items()}
 
 

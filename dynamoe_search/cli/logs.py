@@ -302,7 +302,9 @@ class _Translator:
         return {
             "study_file": self._study.source,
             "database": self._store.url,
-            "weights": str(path_of(self._models, record.trial)) if record.values else "",
+            "weights": str(path_of(self._models, record.trial, record.weights))
+            if record.values
+            else "",
             "export": f"dynamoe-search export {self._study.name} {record.trial} --out DIR",
         }
 

@@ -294,7 +294,8 @@ def delete(
         children = store.children(study)
         if not yes:
             more = f", and what was made from it: {', '.join(children)}" if children else ""
-            question = f"Delete {study} with its {candidates} candidates{more}?"
+            word = "candidate" if candidates == 1 else "candidates"
+            question = f"Delete {study} with its {candidates} {word}{more}?"
             try:
                 agreed = typer.confirm(question, err=True)
             except typer.Abort:  # nobody there to answer

@@ -38,6 +38,11 @@ class CandidateRecord:
         """Open experts when the training ended; those at its start if it has not."""
         return _experts_at_end(self.candidate, self.outcome.routing if self.outcome else ())
 
+    @property
+    def weights(self) -> str | None:
+        """Checksum of the file of its weights; None if there are none, or an older program wrote them."""
+        return self.outcome.weights if self.outcome else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:

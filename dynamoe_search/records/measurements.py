@@ -79,6 +79,7 @@ class Outcome:
         "vmap"  # `loop`: one at a time, since vmap refused the module
     )
     pack_note: str | None = None  # why not vmap
+    weights: str | None = None  # checksum of the file of its weights, if it was written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

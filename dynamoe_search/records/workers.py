@@ -1,7 +1,7 @@
 """Who works on a study, on what, and among which files."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +36,8 @@ class Leg:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilesMark:
     """A small file among those of a study, by which a worker sees that it looks where the others do."""
+
+    PATTERN: ClassVar[str] = "study-*.json"  # of the names of all such files
 
     id: str
     study: str

@@ -87,8 +87,9 @@ Run = tuple[DesignedRun, Mapping[str, Tensor]]
 
 def _with_weights(runs: Sequence[DesignedRun], folder: AnyPath) -> list[Run]:
     """Runs with their weights; whose file was lost is left out, and counts as a run that failed."""
-    loaded = [(run, weights.load(folder, run.record.trial)) for run in runs]
-    return [(run, own) for run, own in loaded if own is not None]
+    records = [run.record for run in runs]
+    loaded = [weights.load(folder, one.trial, one.weights) for one in records]
+    return [(run, own) for run, own in zip(runs, loaded, strict=True) if own is not None]
 
 
 class _Look:

@@ -76,9 +76,10 @@ def _of_files(
                 what=f"a checkpoint of leg {leg.number} cannot be used: {reason}",
                 how_to_mend="nothing to do: the one before is used, or the leg starts again",
             )
-    for member in store.front(study.name):
+    members = [member.trial for member in store.front(study.name)]
+    for one in store.candidates(study.name, trials=members, with_routing=False):
         try:
-            is_there = weights.load(files.models, member.trial) is not None
+            is_there = weights.load(files.models, one.trial, one.weights) is not None
         except PlaceError:
             raise
         except DynamoeError:
@@ -86,6 +87,6 @@ def _of_files(
         if not is_there:
             yield Finding(
                 level="warning",
-                what=f"the weights of trial {member.trial}, which is on the front, are missing or damaged",
+                what=f"the weights of trial {one.trial}, which is on the front, are missing or damaged",
                 how_to_mend="nothing to do: export trains it again, to the same numbers",
             )

@@ -310,7 +310,7 @@ def _results(
     folder = store.files_of(name) / "models"
     loaded = []
     for record in pack:
-        state = weights.load(folder, record.trial)
+        state = weights.load(folder, record.trial, record.weights)
         if state is None:
             raise StorageError(
                 f"the weights of trial {record.trial} of the study {name!r} are gone from {folder}; "

@@ -116,7 +116,7 @@ def export_candidate(
     data = load_same_data(study)
     outcome, versions = record.outcome, record.versions
     state: Mapping[str, Tensor] | None = store.patiently(
-        lambda: weights.load(store.files_of(name) / "models", trial)
+        lambda: weights.load(store.files_of(name) / "models", trial, record.weights)
     )
     is_retrained = state is None
     if state is None:

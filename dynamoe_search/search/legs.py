@@ -273,9 +273,10 @@ class LegTrainer:
         if measured is not None and trained.state is not None:
             state = trained.state
             self._store.require_leg(self._name, leg)  # its successor has written them, or will
-            self._written(
+            checksum = self._written(
                 self._files.models, lambda: weights.save(self._files.models, record.trial, state)
             )
+            outcome = replace(outcome, weights=checksum)
         return Ended(trial=record.trial, outcome=outcome, values=measured, violations=excess)
 
     def stopped(

@@ -267,8 +267,9 @@ class _Run:
         limit = self._spec.search.checkpoint_limit_mb * _MEGABYTE
         self._files.keep_states(present, hopeless, limit)
         for one in paused:
-            if one.checkpoint is not None and one.ordinal in present.sizes:
-                self._files.states.keep_one(one.ordinal, one.epochs, one.checkpoint)
+            if one.checkpoint is not None:
+                files = present.states.get(one.ordinal, {})
+                self._files.states.keep_one(files, one.epochs, one.checkpoint)
         self._files.keep_legs(present, open_legs)
 
     def _refresh_front(self) -> None:

@@ -14,7 +14,9 @@ class Present:
     """What is there."""
 
     legs: frozenset[int]
-    sizes: Mapping[int, int]  # bytes of each candidate's checkpoints, by ordinal
+    states: Mapping[
+        int, Mapping[AnyPath, int]
+    ]  # checkpoints of candidates and their bytes, by ordinal
 
 
 class StudyFiles:
@@ -49,11 +51,11 @@ class StudyFiles:
         """
         links = (self._folder, self._legs.parent, self._legs, self.states.path)
         if any(path.is_symlink() for path in links):
-            return Present(legs=frozenset(), sizes={})
+            return Present(legs=frozenset(), states={})
         names = {path.name for path in self._legs.glob("*")}
         return Present(
             legs=frozenset(int(name) for name in names if name.isascii() and name.isdecimal()),
-            sizes=self.states.sizes(),
+            states=self.states.files(),
         )
 
     def keep_legs(self, present: Present, numbers: Collection[int]) -> None:
@@ -72,7 +74,7 @@ class StudyFiles:
             limit_bytes: How much all of them may take together. A candidate whose checkpoint is gone is trained
                 again from its start, should it ever go on.
         """
-        sizes = present.sizes
+        sizes = {ordinal: sum(files.values()) for ordinal, files in present.states.items()}
         for ordinal in sizes.keys() - standing.keys():
             self.states.remove(ordinal)
         total = sum(size for ordinal, size in sizes.items() if ordinal in standing)

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -53,6 +54,7 @@ class Database:
         self.url = engine.url
         self.is_sqlite = engine.dialect.name == "sqlite"
         self.patience = Patience(lock_seconds)
+        self.id: str | None = None  # of this database and no other; older ones have none
 
     @classmethod
     def open(
@@ -76,8 +78,9 @@ class Database:
             database = cls(_server_engine(url))
         try:
             database.patience.call(lambda: database._check_schema(create=create))
+            database.id, made_at = database.query(_origin)
             if identity is not None:
-                identity.made_at = database.query(_made_at)
+                identity.made_at = made_at
         except BaseException:
             database.close()
             raise
@@ -96,12 +99,21 @@ class Database:
         the per-user data folder.
         """
         place = f"{self.url.host or 'local'}-{self.url.port or 0}-{self.url.database}"
+        own = "-".join(filter(None, (safe_name(place), self.id)))
         if chosen := os.environ.get(FILES_VARIABLE):
-            return place_of(chosen, FILES_VARIABLE) / safe_name(place)
+            return place_of(chosen, FILES_VARIABLE) / own
         if self.is_sqlite:
             path = Path(str(self.url.database))
             return path.with_name(f"{path.name}.files")
-        return user_folder() / "files" / safe_name(place)
+        return user_folder() / "files" / own
+
+    @property
+    def may_share_folder(self) -> bool:
+        """Whether files of another database may be in its folder: of one at the same path of another machine.
+
+        Databases that have an id have a folder of their own.
+        """
+        return self.id is None and bool(os.environ.get(FILES_VARIABLE))
 
     def query(self, body: Callable[[sa.Connection], Result]) -> Result:
         """Returns what `body` reads, on a connection that sees one state of the database throughout."""
@@ -288,8 +300,11 @@ def _set_pragmas(connection: DBAPIConnection, busy_timeout_seconds: float) -> No
     cursor.close()
 
 
-def _made_at(connection: sa.Connection) -> str:
-    return str(connection.execute(sa.select(tables.schema.c.created_at)).scalar_one())
+def _origin(connection: sa.Connection) -> tuple[str | None, str]:
+    """Returns the id of a database and when its tables were made."""
+    here = tables.schema.c
+    row = connection.execute(sa.select(here.database_id, here.created_at)).one()
+    return row.database_id, row.created_at
 
 
 def _schema_version(connection: sa.Connection) -> int | None:
@@ -309,5 +324,6 @@ def _version_row() -> dict[str, object]:
         "id": 1,
         "version": tables.SCHEMA_VERSION,
         "program": _program(),
+        "database_id": uuid.uuid4().hex,
         "created_at": utc_now(),
     }

@@ -6,6 +6,7 @@ from typing import Literal
 
 from dynamoe_search.errors import StorageError
 from dynamoe_search.places import AnyPath, RemotePath, bytes_in, listed
+from dynamoe_search.records import FilesMark
 from dynamoe_search.store import Store
 
 
@@ -20,7 +21,7 @@ class Garbage:
 
 
 def find_garbage(store: Store) -> list[Garbage]:
-    """Returns what can be removed; files of a running study are left alone.
+    """Returns what can be removed; files of a running study are left alone, and what may be another database's.
 
     Args:
         store: The open database; only files beside it are looked at.
@@ -38,6 +39,8 @@ def find_garbage(store: Store) -> list[Garbage]:
     for entry in entries:
         record = folders.get(entry)
         if record is None:
+            if store.may_share_folder and listed(entry, FilesMark.PATTERN):
+                continue  # somebody runs, or ran, a study there that this database knows nothing of
             found.append(
                 Garbage(kind="folder", name=str(entry), num_bytes=bytes_in(entry), path=entry)
             )

@@ -31,7 +31,7 @@ _DROPPED = ("host", "pid", "process_mark", "heartbeat_at", "is_stop_requested")
 def migrate(connection: sa.Connection, program: str) -> None:
     """Brings tables of an older version up to date; all of it happens, or nothing.
 
-    A SQLite file is copied first, to `FILE.v3-backup` (or v2, v1) beside it, while nobody else can write. Other
+    A SQLite file is copied first, to `FILE.v4-backup` (or v3, v2, v1) beside it, while nobody else can write. Other
     databases are not copied: that is for their own tools.
 
     Args:
@@ -46,7 +46,7 @@ def migrate(connection: sa.Connection, program: str) -> None:
     if found == tables.SCHEMA_VERSION:
         return  # another process was faster
     url = connection.engine.url
-    if found not in (1, 2, 3):
+    if not 1 <= found < tables.SCHEMA_VERSION:
         raise StorageError(
             f"the tables of {display(url)} have the unknown version {found}; "
             "the database was changed by hand or is not one of this program's"
@@ -66,7 +66,9 @@ def migrate(connection: sa.Connection, program: str) -> None:
         _to_version_2(connection)
     if found < 3:
         _to_version_3(connection)
-    _to_version_4(connection)
+    if found < 4:
+        _to_version_4(connection)
+    _to_version_5(connection)
     connection.execute(
         tables.schema.update().values(version=tables.SCHEMA_VERSION, program=program)
     )
@@ -204,12 +206,22 @@ def _to_version_3(connection: sa.Connection) -> None:
 
 def _to_version_4(connection: sa.Connection) -> None:
     """Studies know where their files are, and workers with which versions they compute."""
-    for table, name in ((tables.studies, "files_json"), (tables.workers, "versions_json")):
-        known = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
-        if name not in known:  # version 1 had no workers, so their table is new
-            _add_columns(connection, table, name)
+    _add_columns(connection, tables.studies, "files_json")
+    _add_missing_column(connection, tables.workers, "versions_json")  # version 1 had no such table
     for index in tables.candidates.indexes:  # one of them is new, beside that of the design
         index.create(connection, checkfirst=True)
+
+
+def _to_version_5(connection: sa.Connection) -> None:
+    """Databases have an id. Older ones never get one: it is a part of the folder where their files would be."""
+    _add_columns(connection, tables.schema, "database_id")
+    _add_missing_column(connection, tables.layers, "loss_by_k_json")  # a late part of version 3
+
+
+def _add_missing_column(connection: sa.Connection, table: sa.Table, name: str) -> None:
+    known = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    if name not in known:
+        _add_columns(connection, table, name)
 
 
 def _add_columns(connection: sa.Connection, table: sa.Table, *names: str) -> None:

@@ -95,6 +95,11 @@ class OpenStore:
         """Where the files of all studies are; it need not exist."""
         return self._database.folder
 
+    @property
+    def may_share_folder(self) -> bool:
+        """Whether files of another database may be in that folder, see `Database.may_share_folder`."""
+        return self._database.may_share_folder
+
     def check_folder(self, *, is_for_new: bool) -> None:
         """Returns if the place of all studies' files answers, and can be written if a new study is to have its there.
 

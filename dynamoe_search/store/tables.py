@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 metadata = sa.MetaData()
 
 
@@ -39,6 +39,7 @@ schema = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("program", sa.Text, nullable=False),
+    sa.Column("database_id", sa.String(32)),
     sa.Column("created_at", sa.String(40), nullable=False),
 )
 

@@ -128,46 +128,38 @@ class StateFolder:
         """Returns the epochs of which a candidate has files, ascending."""
         return sorted({_epoch_of(path) for path in self._paths(ordinal)})
 
-    def ordinals(self) -> list[int]:
-        """Returns the candidates that have a folder, ascending."""
+    def files(self) -> dict[int, dict[AnyPath, int]]:
+        """Returns the files of each candidate that has a folder, with their bytes; on remote storage of one listing."""
+        found: dict[int, dict[AnyPath, int]] = defaultdict(dict)
         if isinstance(self.path, RemotePath):
-            return sorted(self.sizes())
-        return sorted(
-            int(path.name)
-            for path in self.path.glob("*")
-            if path.name.isascii() and path.name.isdecimal() and path.is_dir()
-        )
-
-    def sizes(self) -> dict[int, int]:
-        """Returns the bytes that each candidate takes."""
-        if isinstance(self.path, RemotePath):  # of one listing
-            total: dict[int, int] = defaultdict(int)
             for path, size in self.path.files().items():
                 owner, *below = path.relative_to(self.path).parts
                 if below and owner.isascii() and owner.isdecimal():
-                    total[int(owner)] += size
-            return dict(total)
-        return {ordinal: self._size(ordinal) for ordinal in self.ordinals()}
+                    found[int(owner)][path] = size
+            return dict(found)
+        for folder in self.path.glob("*"):
+            if folder.name.isascii() and folder.name.isdecimal() and folder.is_dir():
+                own = found[int(folder.name)]
+                for file in folder.glob("*"):
+                    with contextlib.suppress(FileNotFoundError):  # another worker may remove it now
+                        own[file] = bytes_in(file)
+        return dict(found)
 
-    def _size(self, ordinal: int) -> int:
-        total = 0
-        for path in listed(self._folder(ordinal)):
-            with contextlib.suppress(FileNotFoundError):  # another worker may remove it now
-                total += bytes_in(path)
-        return total
-
-    def keep_one(self, ordinal: int, epoch: int, checksum: str) -> None:
+    def keep_one(self, files: Collection[AnyPath], epoch: int, checksum: str) -> None:
         """Removes what killed processes wrote beside the file of an epoch; seconds differ, so its name does too.
 
         Args:
-            ordinal: The candidate, in no leg.
+            files: What there is of a candidate in no leg.
             epoch: Where it stands.
             checksum: Of the file to keep there; of an earlier epoch the first file is kept.
         """
-        for kept in self.epochs(ordinal):
-            paths = sorted(self._paths(ordinal, kept))
+        found: dict[int, list[AnyPath]] = defaultdict(list)
+        for path in sorted(files, key=str):
+            if (kept := _epoch_of(path)) >= 0:
+                found[kept].append(path)
+        for kept, paths in found.items():
             named = [path for path in paths if path.stem.endswith(checksum[:16])]
-            best = named[0] if named else paths[0] if kept < epoch and paths else None
+            best = named[0] if named else paths[0] if kept < epoch else None
             for path in paths:
                 if best is not None and path != best:
                     path.unlink(missing_ok=True)

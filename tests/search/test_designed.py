@@ -93,7 +93,9 @@ def test_replicates_differ_in_weights_and_batches_and_designs_share_the_batches(
         assert not torch.equal(orders[0], orders[1])
         run_designed(store, name)
         folder = store.files_of(name) / "models"
-        a, b = weights.load(folder, 0), weights.load(folder, 2)
+        a, b = (
+            weights.load(folder, trial, store.candidate(name, trial).weights) for trial in (0, 2)
+        )
         assert a is not None
         assert b is not None
         assert not torch.equal(a["head.weight"], b["head.weight"])

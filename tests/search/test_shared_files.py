@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.faults.sites import mount, mounted
 from dynamoe_search.errors import StorageError, UsageError
-from dynamoe_search.places import is_remote, remove_tree
+from dynamoe_search.places import AnyPath, is_remote, place_of, remove_tree
 from dynamoe_search.records import FilesMark
 from dynamoe_search.search import (
     check_study,
@@ -22,8 +22,11 @@ from dynamoe_search.search import (
 )
 from dynamoe_search.search.shared_files import require_files
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, tables
+from dynamoe_search.store.garbage import find_garbage, remove_garbage
 from dynamoe_search.store.runs import Runner, Watcher, this_process
+from dynamoe_search.store.texts import safe_name
+from dynamoe_search.training.durable_files import write_text
 
 FILES = "DYNAMOE_SEARCH_FILES"
 MakeSpec = Callable[..., StudySpec]
@@ -228,3 +231,71 @@ def test_a_silent_worker_of_another_machine_with_other_versions_keeps_nobody_out
             dead: False,
             joined: True,
         }
+
+
+def on_machine(
+    name: str, path: Path, make_spec: MakeSpec, *studies: str, is_old: bool = False
+) -> dict[str, AnyPath]:
+    """Makes a database with studies at a path, tidies up, and moves it out of the way.
+
+    Args:
+        name: The machine that it is on, so to say.
+        path: The database, the same on all machines.
+        make_spec: Makes a study.
+        studies: Names of the studies; of each the file that says that its files are there.
+        is_old: Whether it was made before databases had an id.
+    """
+    Store.open(f"sqlite:///{path}").close()
+    marks = {}
+    if is_old:
+        with Store.open(f"sqlite:///{path}") as store, store._database.write() as connection:
+            connection.execute(tables.schema.update().values(database_id=None))
+    with Store.open(f"sqlite:///{path}") as store:
+        for study in studies:
+            create_study(store, make_spec(study={"name": study}), source="test", device="cpu")
+            require_files(store, study)
+            mark = store.files_mark(study)
+            assert mark is not None
+            marks[study] = store.files_of(study) / mark.file
+        remove_garbage(store, find_garbage(store))
+    path.rename(path.with_name(name))
+    return marks
+
+
+def test_databases_at_the_same_path_of_two_machines_have_folders_of_their_own(
+    places: tuple[str, str], tmp_path: Path, tiny_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FILES, places[0])
+    path = tmp_path / "studies.db"
+    first = on_machine("one", path, tiny_spec, "tiny", "more")
+    second = on_machine("two", path, tiny_spec, "tiny")
+    assert first["tiny"].parent != second["tiny"].parent
+    assert all(mark.exists() for mark in (*first.values(), *second.values()))
+    path.with_name("two").rename(path)
+    with Store.open(f"sqlite:///{path}") as store:
+        store.delete_study("tiny")
+    assert not second["tiny"].exists()
+    assert all(mark.exists() for mark in first.values())
+
+
+def test_databases_that_were_made_before_keep_their_folder_and_gc_leaves_others_alone(
+    places: tuple[str, str], tmp_path: Path, tiny_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FILES, places[0])
+    path = tmp_path / "studies.db"
+    first = on_machine("one", path, tiny_spec, "tiny", is_old=True)
+    assert first["tiny"].parent.parent == place_of(places[0], FILES) / safe_name(f"local-0-{path}")
+    second = on_machine("two", path, tiny_spec, "other", is_old=True)
+    assert first["tiny"].parent.parent == second["other"].parent.parent
+    assert first["tiny"].exists()
+    path.with_name("one").rename(path)
+    with Store.open(f"sqlite:///{path}") as store:
+        require_files(store, "tiny")  # a study that was made before goes on where it is
+        nobodys = store.folder / "nobodys"
+        write_text(_made(nobodys) / "x", "x")
+        assert [one.name for one in find_garbage(store)] == [str(nobodys)]
+
+
+def _made(folder: AnyPath) -> AnyPath:
+    folder.mkdir(parents=True)
+    return folder

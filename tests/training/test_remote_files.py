@@ -9,8 +9,17 @@ import fsspec
 import pytest
 import torch
 
-from dynamoe_search.places import PlaceError, RemotePath, copy_tree, listed, place_of, remove_tree
+from dynamoe_search.places import (
+    AnyPath,
+    PlaceError,
+    RemotePath,
+    copy_tree,
+    listed,
+    place_of,
+    remove_tree,
+)
 from dynamoe_search.search import weights
+from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.training import CheckpointFolder, DamagedError, StateFolder
 from tests.training.populations import SETTINGS, digits
 from tests.training.test_checkpoints import Crash, same, small_pack, train
@@ -69,7 +78,7 @@ def test_a_state_comes_back_to_the_bit(remote: RemotePath) -> None:
         for name, tensor in standing().tensors.items():
             assert torch.equal(state.tensors[name], tensor), name
         assert state.events == standing().events
-    assert (folder.ordinals(), folder.sizes()) == ([17], {17: len(content(path))})
+    assert folder.files() == {17: {path: len(content(path))}}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -93,10 +102,36 @@ def test_two_states_are_kept_and_none_is_written_over(remote: RemotePath) -> Non
     assert folder.epochs(17) == [2, 3, 4]
     late = folder.save(replace(standing(), epoch=3, seconds=99.0))
     assert len(files(remote)) == 4
-    folder.keep_one(17, 3, late)
+    folder.keep_one(folder.files()[17], 3, late)
     assert len(files(remote)) == 3
     folder.remove(17)
     assert files(remote) == []
+
+
+def test_tidying_up_lists_once_however_many_candidates_there_are(
+    remote: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = StudyFiles(remote)
+    kept = {}
+    for ordinal in range(5):
+        own = replace(design(), ordinal=ordinal)
+        for epoch in (1, 2):
+            states = [
+                replace(standing(), candidate=own, epoch=epoch, seconds=float(seconds))
+                for seconds in range(2)
+            ]
+            kept[ordinal], _ = [study.states.save(state) for state in states]
+    listings, listing = [], RemotePath._listed
+    with monkeypatch.context() as patch:
+        patch.setattr(RemotePath, "_listed", lambda *one: listings.append(one) or listing(*one))
+        present = study.present()
+        for ordinal, checksum in kept.items():
+            study.states.keep_one(present.states[ordinal], 2, checksum)
+    assert len(listings) == 2  # legs, and candidates
+    left = study.states.files()
+    assert [len(own) for own in left.values()] == [2] * 5
+    for ordinal, checksum in kept.items():
+        assert any(path.stem.endswith(checksum[:16]) for path in left[ordinal])
 
 
 def test_storage_that_does_not_answer_is_no_damage(
@@ -170,18 +205,47 @@ def test_weights_are_whole_or_refused(
     remote: RemotePath, damage: Callable[[RemotePath], None]
 ) -> None:
     state = {"a": torch.arange(600.0).view(20, 30)}
-    assert (weights.trials_in(remote), weights.load(remote, 17)) == (set(), None)
-    weights.save(remote, 17, state)
+    assert (weights.trials_in(remote), weights.load(remote, 17, None)) == (set(), None)
+    checksum = weights.save(remote, 17, state)
     weights.save(remote, 7, state)
-    found = weights.load(remote, 17)
-    assert found is not None
-    assert torch.equal(found["a"], state["a"])
+    for known in (checksum, None):
+        found = weights.load(remote, 17, known)
+        assert found is not None
+        assert torch.equal(found["a"], state["a"])
     assert weights.trials_in(remote) == {7, 17}
     damage(next(path for path in listed(remote) if path.name.startswith("17-")))  # type: ignore[arg-type]
-    if damage is gone:
-        assert weights.load(remote, 17) is None
-    else:
-        with pytest.raises(ValueError, match=r"17-[0-9a-f]{16}.safetensors is damaged"):
-            weights.load(remote, 17)
+    for known in (checksum, None):
+        if damage is gone:
+            assert weights.load(remote, 17, known) is None
+        else:
+            with pytest.raises(ValueError, match=r"17-[0-9a-f]{16}.safetensors is damaged"):
+                weights.load(remote, 17, known)
     weights.remove(remote, {17, 99})
     assert weights.trials_in(remote) == {7}
+
+
+@pytest.mark.parametrize("kind", ["folder", "storage"])
+def test_of_two_workers_weights_those_are_loaded_that_the_database_names(
+    kind: str, remote: RemotePath, tmp_path: Path
+) -> None:
+    folder: AnyPath = remote if kind == "storage" else tmp_path / "models"
+    states = [{"a": torch.full((3,), float(number))} for number in range(4)]
+    checksums = [weights.save(folder, 17, state) for state in states]  # a worker's, its successor's
+    for checksum, state in zip(checksums, states, strict=True):
+        found = weights.load(folder, 17, checksum)
+        assert found is not None
+        assert torch.equal(found["a"], state["a"])
+    weights.remove(folder, {17})
+    assert weights.load(folder, 17, checksums[0]) is None
+
+
+def test_weights_that_an_older_program_wrote_are_read(tmp_path: Path) -> None:
+    checksum = weights.save(tmp_path, 17, {"a": torch.ones(3)})
+    weights.path_of(tmp_path, 17, checksum).rename(tmp_path / "17.safetensors")
+    assert weights.trials_in(tmp_path) == {17}
+    assert weights.path_of(tmp_path, 17, None) == tmp_path / "17.safetensors"
+    found = weights.load(tmp_path, 17, None)
+    assert found is not None
+    assert torch.equal(found["a"], torch.ones(3))
+    assert weights.load(tmp_path, 7, None) is None
+    assert weights.path_of(tmp_path, 17, "x/../../y" + 55 * "z") == tmp_path / "17.safetensors"

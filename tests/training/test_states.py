@@ -199,7 +199,7 @@ def test_of_two_files_of_one_epoch_the_whole_one_is_found(tmp_path: Path) -> Non
 
 def test_housekeeping(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "states")
-    assert (folder.ordinals(), folder.sizes()) == ([], {})
+    assert folder.files() == {}
     for epoch in (1, 2):
         folder.save(replace(standing(), epoch=epoch))
     other = replace(standing(), candidate=replace(design(), ordinal=4))
@@ -209,13 +209,13 @@ def test_housekeeping(tmp_path: Path) -> None:
     own = folder.path / "17"
     (own / ".epoch-000002.x.partial").write_text("half")
     (own / "mine.txt").write_text("mine")
-    assert folder.ordinals() == [4, 17]
-    sizes = folder.sizes()
-    assert sizes[4] == sum(path.stat().st_size for path in (folder.path / "4").iterdir())
-    assert sizes[17] == sum(path.stat().st_size for path in own.iterdir())
+    assert folder.files() == {
+        ordinal: {path: path.stat().st_size for path in (folder.path / str(ordinal)).iterdir()}
+        for ordinal in (4, 17)
+    }
     folder.remove(17)
     folder.remove(99)
-    assert folder.ordinals() == [4]
+    assert folder.files().keys() == {4}
 
 
 def test_what_killed_processes_wrote_beside_a_state_is_removed(tmp_path: Path) -> None:
@@ -224,12 +224,15 @@ def test_what_killed_processes_wrote_beside_a_state_is_removed(tmp_path: Path) -
         states = [replace(standing(), epoch=epoch, seconds=seconds) for seconds in (1.0, 2.0, 3.0)]
         checksums = [folder.save(state) for state in states]
     assert len(list((tmp_path / "17").iterdir())) == 6
-    folder.keep_one(17, 2, checksums[1])
+    (tmp_path / "17" / "mine.txt").write_text("mine")
+    folder.keep_one(folder.files()[17], 2, checksums[1])
+    (tmp_path / "17" / "mine.txt").unlink()
     names = sorted(path.name for path in (tmp_path / "17").iterdir())
     assert [name[:12] for name in names] == ["epoch-000001", "epoch-000002"]
     assert checksums[1][:16] in names[1]
-    folder.keep_one(17, 2, "0" * 64)  # of a file that is gone: what there is may be as good
-    folder.keep_one(99, 2, "0" * 64)
+    # of a file that is gone: what there is may be as good
+    folder.keep_one(folder.files()[17], 2, "0" * 64)
+    folder.keep_one([], 2, "0" * 64)
     assert sorted(path.name for path in (tmp_path / "17").iterdir()) == names
 
 
