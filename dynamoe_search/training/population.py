@@ -5,7 +5,9 @@ everything else is shared (batches and their order). Losses are summed over cand
 parameter, each gets its own gradient: nothing mixes them, so a NaN stays with its candidate.
 """
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +69,7 @@ class Population:
         weights: Sequence[Mapping[str, Tensor]] = (),
     ) -> None:
         self.settings = settings
-        self.device = torch.device(settings.device)
+        self.device = _current(torch.device(settings.device))
         self.data = data_on(data, self.device)
         self.candidates = list(candidates)
         self.models = [
@@ -127,9 +129,12 @@ class Population:
         """Makes what every step is told anew."""
         members = [self._member(position) for position in range(self.cohort.num_candidates)]
         self._rates = Rates([own.train for own in members], self.num_steps, self.device)
-        self._streams = Streams(self.cohort, self._seed)
-        self._rooms = Rooms(self, self._train_batch)
-        self._steps = Steps(self, self._make_step)
+        # They know the population weakly: in a circle, its memory would wait for the garbage collector, and the next
+        # population would find a GPU full.
+        own: Population = weakref.proxy(self)
+        self._streams = Streams(self.cohort, partial(Population._seed, own))
+        self._rooms = Rooms(own, partial(Population._train_batch, own))
+        self._steps = Steps(own, partial(Population._make_step, own))
         is_ours = self.candidates[0].model.backbone in BACKBONES  # not made to run in two threads
         self._sides = sides_of(self._whole()) if is_ours else []
 
@@ -374,6 +379,18 @@ class Population:
         self.candidates = [self.candidates[position] for position in chosen]
         self.models = [self.models[position] for position in chosen]
         self._make_inputs()
+
+
+def _current(device: torch.device) -> torch.device:
+    """Returns the device with its number, as its tensors tell it; a CUDA device becomes the current one.
+
+    Streams, events and graphs are those of the current device, whatever device the tensors are on.
+    """
+    if device.type == "cuda":
+        if str(device) == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device())
+        torch.cuda.set_device(device)
+    return device
 
 
 def _add_auxiliary(side: Side, task: Tensor, routings: Sequence[Routing]) -> Tensor:
