@@ -21,6 +21,9 @@ from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.moe.threads import Part, Result, in_threads
 
 _PART = 2**18  # numbers in a (pairs, width) tensor of a part: a megabyte in fp32
+_PART_ALONE = (
+    2**20
+)  # the same where one thread computes all parts: fewer calls are worth more than the cache
 _WORTH_CUTTING = 2**17  # multiplications of one candidate's tokens with one expert's matrix
 
 
@@ -71,7 +74,8 @@ def _pairs(mask: Tensor, layout: PoolLayout, width: int, hidden: int) -> list[Pa
         pool = slice(0, len(ends))
         return [Pairs(rows, group, ends.to(torch.int32), gate, everything, pool)]
     whole = Pairs(rows, group, ends, gate, slice(0, 0), slice(0, 0))
-    return _parts(whole, layout.start, num_tokens, _PART // max(width, hidden))
+    most = _PART if torch.get_num_threads() > 1 else _PART_ALONE
+    return _parts(whole, layout.start, num_tokens, most // max(width, hidden))
 
 
 def _parts(whole: Pairs, start: Sequence[int], num_tokens: int, most: int) -> list[Pairs]:
@@ -159,10 +163,17 @@ class _GroupedExperts(torch.autograd.Function):
         flat = upstream.reshape(-1, upstream.shape[-1])
         dx = torch.zeros_like(flat)
         dgate = torch.zeros(ctx.gate_shape, dtype=ctx.gate_dtype, device=dx.device)
-        dw1, dw2 = torch.empty_like(w1), torch.empty_like(w2)
+        dw = [torch.empty_like(w1), torch.empty_like(w2)]
+        is_whole = [part.experts for part in ctx.parts] == [slice(0, len(w1))]
         db1, db2 = torch.zeros_like(b1), torch.zeros_like(b2)
         for begin, end in _gaps([part.experts for part in ctx.parts], len(w1)):
-            dw1[begin:end], dw2[begin:end] = 0.0, 0.0
+            dw[0][begin:end], dw[1][begin:end] = 0.0, 0.0
+
+        def put(layer: int, own: slice, gradient: Tensor) -> None:
+            if is_whole:
+                dw[layer] = gradient
+            else:
+                dw[layer][own] = gradient
 
         def compute(number: int) -> None:
             part: Pairs = ctx.parts[number]
@@ -175,17 +186,17 @@ class _GroupedExperts(torch.autograd.Function):
             dweight += (a * da).sum(1, dtype=torch.float32)
             dgate.view(-1).index_copy_(0, part.gate, dweight.to(dgate.dtype))
             d.mul_(weight[:, None])  # in place, here and below: memory is what this waits for
-            dw2[own] = F.grouped_mm(a.t(), d, offs=part.ends)
+            put(1, own, F.grouped_mm(a.t(), d, offs=part.ends))
             du = activation_gradient(da.mul_(weight[:, None]), u)
             x = tokens[part.tokens].index_select(0, part.rows)
-            dw1[own] = F.grouped_mm(x.t(), du, offs=part.ends)
+            put(0, own, F.grouped_mm(x.t(), du, offs=part.ends))
             _add_by_group(db1[own], part.group, du)
             _add_by_group(db2[own], part.group, d)
             back = F.grouped_mm(du, w1[own].transpose(1, 2), offs=part.ends)
             dx[part.tokens].index_add_(0, part.rows, back)
 
         _run(compute, range(len(ctx.parts)), dgate, w1)
-        return dx.view_as(upstream), dgate, None, dw1, db1, dw2, db2
+        return dx.view_as(upstream), dgate, None, dw[0], db1, dw[1], db2
 
 
 def _run(

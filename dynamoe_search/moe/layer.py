@@ -41,6 +41,7 @@ class MoELayer(nn.Module):
         self.norm = nn.LayerNorm(d_model) if norm == "layer" else RMSNorm(d_model)
         self.router: Any = router
         self.experts = Experts(d_model, d_expert, num_slots, expert)
+        self.sums_unrouted = True  # a pack in which nobody adds experts has no use for it
         num_open = num_slots if num_open is None else num_open
         self.register_buffer("is_open", torch.arange(num_slots) < num_open)
 
@@ -49,7 +50,8 @@ class MoELayer(nn.Module):
         tokens = self.norm(x).reshape(-1, x.shape[-1])  # (tokens, d_model)
         routing: Routing = self.router(tokens, self.is_open)
         y = self.experts(tokens, routing.gate, routing.mask)
-        alone = (~routing.mask.any(-1)).float()  # (tokens,)
-        with torch.autocast(x.device.type, enabled=False):
-            routing = routing._replace(unrouted=alone @ tokens.detach().float())
+        if self.sums_unrouted:
+            alone = (~routing.mask.any(-1)).float()  # (tokens,)
+            with torch.autocast(x.device.type, enabled=False):
+                routing = routing._replace(unrouted=alone @ tokens.detach().float())
         return x + y.reshape(x.shape), routing

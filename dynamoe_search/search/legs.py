@@ -48,7 +48,8 @@ from dynamoe_search.training import (
 
 logger = logging.getLogger(__name__)
 
-_WRITERS = 8
+_AT_ONCE = 8
+"""Checkpoints that are read or written at a time: a part of it is waiting for the disk."""
 
 OnReports = Callable[[list[Progress]], None]
 Result = TypeVar("Result")
@@ -160,18 +161,22 @@ class LegTrainer:
 
     def _states(self, leg: Leg, records: Sequence[CandidateRecord]) -> dict[int, CandidateState]:
         """Returns where candidates go on: at the start of the leg, or before it if a checkpoint is damaged."""
-        found = {}
-        for record in records if leg.start else ():
-            state = self._store.patiently(partial(self._load, record, leg.start))
-            if state is not None:
-                found[record.ordinal] = state
+        if not leg.start:
+            return {}
+
+        def load(record: CandidateRecord) -> CandidateState | None:
+            return self._store.patiently(partial(self._load, record, leg.start))
+
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            states = list(pool.map(load, records))
+        for record, state in zip(records, states, strict=True):
             if state is None or state.epoch < leg.start:
                 logger.warning(
                     "trial %d has no checkpoint of its first %d epochs; what is missing is trained again",
                     record.trial,
                     leg.start,
                 )
-        return found
+        return {state.ordinal: state for state in states if state is not None}
 
     def _load(self, record: CandidateRecord, epoch: int) -> CandidateState | None:
         states, ordinal = self._files.states, record.ordinal
@@ -219,8 +224,8 @@ class LegTrainer:
     def _saved(
         self, standing: Sequence[tuple[int, CandidateState]], epochs: int
     ) -> tuple[Stood, ...]:
-        """Writes checkpoints, several at a time: most of it is waiting for the disk."""
-        with ThreadPoolExecutor(max_workers=_WRITERS) as pool:
+        """Writes checkpoints, several at a time."""
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             checksums = list(pool.map(self._save, (state for _, state in standing)))
         return tuple(
             Stood(trial=trial, epochs=epochs, checkpoint=checksum)

@@ -1,6 +1,7 @@
 """Experts added and removed while a cohort trains; the rules themselves are in `moe.adaptive`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,9 @@ class Adaptation:
         self.optimizer = optimizer
         num, slots = cohort.num_candidates, cohort.num_slots
         self.is_active = any(candidate.adaptive is not None for candidate in candidates)
+        for layer in cohort.layers:
+            own: Any = cohort.template.get_submodule(layer.path.removesuffix("."))
+            own.sums_unrouted = self.is_active
         self.routed: dict[str, Tensor] = {}
         self.unrouted: dict[str, Tensor] = {}
         if self.is_active:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors
@@ -143,12 +144,17 @@ def verified(place: AnyPath, checksum: str) -> dict[str, torch.Tensor]:
     with at_hand(place) as path:
         if sha256(path) != checksum:
             raise ValueError(f"{path.name} is damaged")
-        try:
-            tensors = load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path.name} is not a safetensors file") from error
-        # copied: to memory of torch's own alignment, on which rounding may depend, and free of the file
-        return {name: tensor.clone() for name, tensor in tensors.items()}
+        return tensors_in(path)
+
+
+def tensors_in(path: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a safetensors file, unchecked; raises `ValueError` if it is no such file."""
+    try:
+        tensors = load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path.name} is not a safetensors file") from error
+    # copied: to memory of torch's own alignment, on which rounding may depend, and free of the file
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def first_line(error: BaseException) -> str:

@@ -98,11 +98,11 @@ class Population:
         choose_mode(self.cohort, self.models, self.data.train.x[:2])
         self._counts: dict[int, tuple[list[list[bool]], ParameterCounts]] = {}  # by ordinal
         self._make_vectors(members)
-        self._make_inputs()
         self.optimizer = self._make_optimizer(members)
         self.adaptation = Adaptation(
             [self.candidates[position] for position in members], self.cohort, self.optimizer
         )
+        self._make_inputs()
         if states:
             load_states(self, states)
 

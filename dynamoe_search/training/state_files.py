@@ -27,7 +27,7 @@ from dynamoe_search.places import (
 )
 from dynamoe_search.records import Candidate
 from dynamoe_search.training.durable_files import make_folder, sha256, write_tensors
-from dynamoe_search.training.manifests import FORMAT, first_line, unwrapped, verified, wrapped
+from dynamoe_search.training.manifests import FORMAT, first_line, tensors_in, unwrapped, wrapped
 from dynamoe_search.training.settings import DamagedError, Events, TrainSettings
 from dynamoe_search.training.states import CandidateState, circumstances
 
@@ -195,7 +195,7 @@ def _read(
         found = sha256(path)
         if not path.stem.endswith(found[:16]) or checksum not in (None, found):
             raise ValueError(f"{path.name} is damaged")
-        tensors = verified(path, found)
+        tensors = tensors_in(path)
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY, "null")
     header = unwrapped(_Header, text)
