@@ -7,6 +7,10 @@
 # FOLDER gets summary.txt and one log per step, eight files, written as they come. What a machine without a network lacks
 # is taken from folders: Python packages from the wheels in $WHEELS, the four files of Fashion-MNIST from $IMAGES; without
 # those, digits are searched instead. $LIMIT is how many seconds there are in all.
+#
+# Beside torch, scikit-learn, typer and pytest our tests and benchmarks need alembic annotated-types cffi colorlog mako
+# moocore optuna platformdirs pycparser pydantic pydantic-core sqlalchemy typing-inspection (9 MB of wheels):
+#   python3 -m pip download --no-deps --only-binary=:all: -d FOLDER alembic ...
 set -uo pipefail
 cd "$(dirname "$0")/.."
 limit_of_all="${LIMIT:-530}"

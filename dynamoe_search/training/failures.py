@@ -13,6 +13,9 @@ from dynamoe_search.records import Candidate, ModelConfig, Outcome, Progress
 from dynamoe_search.training.settings import Trained
 from dynamoe_search.training.states import CandidateState
 
+_NO_MEMORY = ("can't allocate", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""How torch says so where it raises a plain error: on the CPU, in CUDA itself and in its libraries."""
+
 OnProgress = Callable[[list[Progress]], object]
 OnMemory = Callable[[int], object]
 ShouldStop = Callable[[], bool]
@@ -101,7 +104,9 @@ def _is_plain(value: object) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tells whether an error means that there was not enough memory, on any device."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in _NO_MEMORY)
 
 
 def failed(

@@ -11,6 +11,7 @@ import torch
 from dynamoe_search.errors import UsageError
 from dynamoe_search.records import Progress
 from dynamoe_search.training import CheckpointFolder, Interrupted
+from dynamoe_search.training.failures import is_out_of_memory
 from dynamoe_search.training.population import Population
 from tests.training.own_backbones import TRUSTED, importable, own, pack_of, stop_after, train
 from tests.training.populations import (
@@ -140,6 +141,19 @@ def test_a_pack_that_needs_too_much_memory_is_halved(caplog: pytest.LogCaptureFi
     ]
     for ordinal, one in train(pack[2:4]).items():
         assert differing(one, ended[ordinal]) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", True),
+        ("CUDA error: out of memory\nCompile with", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_memory_that_ran_out_is_known_in_all_of_torchs_words(message: str, expected: bool) -> None:
+    assert is_out_of_memory(RuntimeError(message)) is expected
 
 
 def test_a_candidate_that_is_too_large_alone_fails_alone() -> None:
