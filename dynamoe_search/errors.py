@@ -89,3 +89,8 @@ class SpecError(InputError):
         self.source = source
         self.problems = tuple(problems)
         super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
+
+
+def in_one_line(error: BaseException) -> str:
+    """Returns the text of an error without line breaks, or its kind where it has no text."""
+    return " ".join(str(error).split()) or f"not in the expected format ({type(error).__name__})"

@@ -34,6 +34,8 @@ TINY: dict[str, dict[str, Any]] = {
     "search": {"cohort_size": 2, "startup_trials": 2},
 }
 """Sections of a study on digits that runs in a second or two."""
+FORGETFUL = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+"""A PostgreSQL server that would lose its data with the power: every test makes a database, and the disk is slow."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,7 +68,7 @@ def postgres() -> Iterator[str]:
     # Not pytest's folder: the server's own user must be able to reach it.
     with TemporaryDirectory(prefix="dynamoe-pg-") as folder:
         Path(folder).chmod(0o755)
-        with postgres_server(Path(folder) / "data") as socket:
+        with postgres_server(Path(folder) / "data", FORGETFUL) as socket:
             yield socket
 
 

@@ -1,6 +1,7 @@
 """From runs to claims: who is better, who stays on the front, whether a ranking carries over."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -126,7 +127,7 @@ def test_places_on_the_front() -> None:
     assert places["beaten"].p is not None
     assert places["beaten"].p < 0.05
     words = " ".join(findings(found))
-    assert "Of 3 members of the front 2 are left: 1 are behind no design" in words
+    assert "Of 3 members of the front 2 are left: 1 is behind no design" in words
     assert "beaten is beaten by better" in words
 
 
@@ -183,7 +184,7 @@ def test_headline_of_the_gains_is_corrected_for_the_number_of_members() -> None:
             everyone += runs(f"trial-{number}", generator.normal(0.9, 0.01, 5), 100)
         words = " ".join(findings(confirmation(everyone, seeds=5)))
         assert "corrected for the number of members" in words
-        alarms += "0 of 12 members are better, 0 are worse" not in words
+        alarms += "of 12 members 0 are better, 0 are worse" not in words
     assert alarms <= 8  # 3 are expected; without the correction about 20 are
 
 
@@ -246,7 +247,7 @@ def test_ranking_of_one_design_says_nothing() -> None:
     one = runs("a", GOOD, 100)
     found = carrying(one, one, factor=2, by="epochs", seeds=5)
     assert found.answer == "not decided"
-    assert "cannot be said of 1 designs" in findings(confirmation(one, seeds=5), found)[-1]
+    assert "cannot be said of 1 design." in findings(confirmation(one, seeds=5), found)[-1]
 
 
 def test_seeds_that_failed_are_left_out_of_pairs_and_named() -> None:
@@ -264,7 +265,12 @@ def test_flattery_of_the_search_is_told() -> None:
     found = confirmation(everyone, seeds=5, searched={"a": 0.97, "b": 0.93})
     assert [one.searched for one in found.designs] == [None, 0.93, 0.97]
     (told,) = [words for words in findings(found) if "own accuracies" in words]
-    assert "of 2 members lie +2.5 (" in told
+    assert (
+        "of 2 members lie +2.5 points above" in told
+    )  # two numbers have no interval worth telling
+    third = [*everyone, *runs("d", BAD, 700)]
+    found = confirmation(third, seeds=5, searched={"a": 0.97, "b": 0.93, "d": 0.93})
+    assert any("of 3 members lie +2.7 (" in words for words in findings(found))
     assert not any("own accuracies" in words for words in findings(confirmation(everyone, seeds=5)))
 
 
@@ -278,6 +284,44 @@ def test_designs_that_failed_with_every_seed_are_named() -> None:
     assert sentence.startswith("No run came to its end")
     only_plain = confirmation(runs("dense", GOOD, 10, kind="baseline"), seeds=5, asked=["a"])
     assert "came to its end: a." in " ".join(findings(only_plain))
+
+
+def test_two_seeds_leave_every_difference_open() -> None:
+    everyone = [*runs("a", [0.2, 0.2], 10), *runs("b", [0.9, 0.9], 5, kind="baseline")]
+    found = confirmation(everyone, seeds=2)
+    assert all(math.isnan(one.test.low) and math.isnan(one.test.high) for one in found.designs)
+    (gain,), (place,) = found.gains, found.places
+    assert (gain.answer, place.verdict, place.p) == ("not decided", "open", 1.0)
+    assert gain.difference is not None
+    assert math.isnan(gain.difference.low)
+    words = " ".join(findings(found))
+    assert "every difference is left open: --seeds 5" in words
+    assert "0 are beaten; of 1 so few seeds cannot tell." in words
+    assert "interval of a design's mean" not in words
+    three = confirmation(
+        [*runs("a", [0.2, 0.21, 0.2], 10), *runs("b", [0.9, 0.91, 0.9], 5, kind="baseline")],
+        seeds=3,
+    )
+    assert (three.gains[0].answer, three.places[0].verdict) == ("no", "beaten")
+
+
+def test_two_seeds_carry_no_ranking_over() -> None:
+    levels = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75]
+    few = [one for one in scaled(levels, 1e-3, 0) if one.replicate < 2]
+    assert carrying(few, few, factor=2, by="epochs", seeds=2).answer == "not decided"
+
+
+def test_one_design_is_compared_with_nothing() -> None:
+    found = confirmation(runs("trial-3", GOOD, 100), seeds=5, searched={"trial-3": 0.96})
+    assert (found.gains, found.places) == ((), ())
+    words = findings(found)
+    assert words[0].startswith("1 design was trained with 5 fresh seeds each")
+    assert words[-1].startswith(
+        "trial-3 is compared with nothing: confirm more members, or leave out"
+    )
+    assert "of 1 member lie +1.0 points above" in words[-2]
+    two = [*runs("trial-3", GOOD, 100), *runs("trial-5", GOOD, 200)]
+    assert "No plain design was trained beside" in " ".join(findings(confirmation(two, seeds=5)))
 
 
 def test_single_seeds_have_no_interval() -> None:

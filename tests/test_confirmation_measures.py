@@ -12,6 +12,7 @@ from dynamoe_search.confirmation import (
     ACCURACY,
     MEASURES,
     Confirmation,
+    Measure,
     Measured,
     as_plain,
     carrying,
@@ -19,7 +20,7 @@ from dynamoe_search.confirmation import (
     findings,
     measure_of,
 )
-from dynamoe_search.intervals import Difference, Interval
+from dynamoe_search.intervals import Difference, Interval, mean_interval
 
 PERPLEXITY, BITS, LOSS = (
     MEASURES[name] for name in ("perplexity", "bits_per_byte", "validation_loss")
@@ -189,9 +190,21 @@ def test_words() -> None:
     assert LOSS.interval_text(Interval(mean=2.0, low=1.9, high=2.1, number=5)) == (
         "2.000 (1.900 to 2.100)"
     )
-    assert PERPLEXITY.width_text(math.log(1.02)) == "2.0 %"
-    assert ACCURACY.width_text(0.02) == "2.0 points"
+    assert PERPLEXITY.width_text(math.log(1.02)) == "±2.0 %"
+    assert PERPLEXITY.width_text(math.log(2.84)) == "a factor of 2.84 each way"
+    assert ACCURACY.width_text(0.02) == "±2.0 points"
     assert PERPLEXITY.shown(math.inf) < math.inf
+
+
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=6), st.sampled_from(list(MEASURES.values())))
+def test_no_interval_goes_beyond_what_is_possible(values: list[float], measure: Measure) -> None:
+    found = mean_interval(values)
+    level, gain = measure.possible(found), measure.possible_gain(found)
+    most = 1.0 if measure == ACCURACY else math.inf
+    assert 0 <= level.low <= level.high <= most
+    assert -most <= gain.low <= gain.high <= most
+    assert level.low == max(found.low, 0.0)
+    assert (level.mean, gain.mean, level.number) == (found.mean, found.mean, found.number)
 
 
 @pytest.mark.parametrize("measure", [PERPLEXITY, BITS, LOSS])

@@ -58,6 +58,12 @@ def test_routers_that_look_at_later_tokens_are_refused(tmp_path: Path, kind: str
         ),
         (["data.name=digits", "model.backbone=mlp"], "study.objectives", "needs text"),
         (["train.augment=true"], "train.augment", "is for images"),
+        (["model.patch_size=8"], "model.patch_size", "used only with model.backbone vit"),
+        (
+            ["data.max_train=100", "data.epoch_size=101"],
+            "data.epoch_size",
+            "at most the training part, which has 100 sequences",
+        ),
         (["model.num_heads=32"], "model.num_heads", "into even parts (32)"),
         (["model.backbone=mlp-lm", "model.moe_every=2"], "model.moe_every", "only with"),
         (

@@ -1,8 +1,10 @@
 """`--help` and `import dynamoe_search` answer at once, because they load none of the heavy libraries."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +67,21 @@ def test_commands_without_models_load_no_torch(arguments: tuple[str, ...]) -> No
 def test_reading_loads_no_torch(arguments: tuple[str, ...]) -> None:
     found = loaded_by(running(*arguments, "--storage", "sqlite:///no-such-folder/x.db"))
     assert not found & {"torch", "torchvision", "ray"}
+
+
+@pytest.mark.parametrize("arguments", [("gc", "--dry-run"), ("gc",)], ids=" ".join)
+def test_removing_files_loads_no_torch(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    old = tmp_path / "cache" / "dynamoe-search" / "tokens" / ("a" * 32)
+    old.mkdir(parents=True)
+    os.utime(old, (1, 1))
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    made = f"from dynamoe_search.store import Store\nStore.open({url!r}).close()\n"
+    found = loaded_by(made + running(*arguments, "--storage", url))
+    assert not found & {"torch", "torchvision", "ray"}
+    assert old.exists() == ("--dry-run" in arguments)  # it came as far as that
 
 
 @pytest.mark.parametrize(

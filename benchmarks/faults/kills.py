@@ -362,9 +362,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.monotonic()
+    first = quick_study() if options.quick_study else small_studies()[0]
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/first.db"
-        victims.import_what_is_needed(lambda: small_studies()[0].run(url))
+        victims.import_what_is_needed(lambda: first.run(url))
         bench = Bench(Path(folder), options.seed)
         for line in rounds(bench, options):
             print(line, file=sys.stderr, flush=True)

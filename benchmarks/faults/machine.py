@@ -407,7 +407,7 @@ def main() -> None:
     torch.set_num_threads(1)
     began, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
-        first = small_studies()[0]
+        first = quick_study() if options.quick else small_studies()[0]
         url = f"sqlite:///{folder}/first.db"
         victims.import_what_is_needed(lambda: first.run(url))
         machine = Machine(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.faults import victims
 from benchmarks.faults.small_studies import NAME, SmallStudy, done_twice, facts
@@ -97,31 +97,48 @@ class Site:
 
         assert victims.wait(victims.fork(run)) == -signal.SIGKILL
 
-    def start(self, *options: str, environment: Mapping[str, str] | None = None) -> "Running":
-        """Starts the real command `resume`, and returns its process."""
-        command = [sys.executable, "-m", "dynamoe_search", "resume", NAME]
-        return Running([*command, "--storage", self.url, "--quiet", *options], environment)
+    def start(self, *, environment: Mapping[str, str] | None = None) -> "Running":
+        """Starts the command `resume`, and returns its process.
+
+        Args:
+            environment: More variables, for which it has to be a new process.
+        """
+        if self._is_forked and environment is None:
+            return self._forked(lambda: None)
+        words = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `Running.wait`
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "dynamoe_search", *self._resume],
+            stdout=subprocess.DEVNULL,
+            stderr=words,
+            env={**os.environ, **(environment or {})},
+        )
+        return Running(process, words)
 
     def resume(self) -> Ended:
         """Runs the command `resume` to its end."""
-        return self.resume_with(lambda: None) if self._is_forked else self.start().wait()
+        return self.start().wait()
 
     def resume_with(self, prepare: Callable[[], None]) -> Ended:
         """Runs the command in a forked process in which something is done first, such as setting a trap."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "stderr"
-            code = victims.wait(victims.fork(lambda: self._command(path, prepare)))
-            return Ended(code=code, words=path.read_text())
+        return self._forked(prepare).wait()
 
-    def _command(self, path: Path, prepare: Callable[[], None]) -> None:
+    @property
+    def _resume(self) -> list[str]:
+        return ["resume", NAME, "--storage", self.url, "--quiet"]
+
+    def _forked(self, prepare: Callable[[], None]) -> "Running":
+        words = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `Running.wait`
+        child = victims.fork(lambda: self._command(words.fileno(), prepare))
+        return Running(_Forked(child), words)
+
+    def _command(self, words: int, prepare: Callable[[], None]) -> None:
         from dynamoe_search.cli.app import main  # noqa: PLC0415 - reads the environment
 
-        with path.open("w") as file:
-            os.dup2(file.fileno(), 2)
+        os.dup2(words, 2)
         with Path(os.devnull).open("w") as file:
             os.dup2(file.fileno(), 1)
         prepare()
-        sys.argv = ["dynamoe-search", "resume", NAME, "--storage", self.url, "--quiet"]
+        sys.argv = ["dynamoe-search", *self._resume]
         main()
 
     def count(self, query: str) -> int:
@@ -161,22 +178,41 @@ def _write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
+class _Forked:
+    """A forked process, with what `Running` needs of `Popen`."""
+
+    def __init__(self, child: int) -> None:
+        self._child = child
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            found, status = os.waitpid(self._child, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if found else None
+        return self._code
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("resume", timeout)
+            time.sleep(0.01)
+        return code
+
+    def kill(self) -> None:
+        os.kill(self._child, signal.SIGKILL)
+
+
 class Running:
-    """A process of the real program.
+    """A process of the program.
 
     Args:
-        command: Its words.
-        environment: More variables.
+        process: It.
+        words: The file that its stderr goes to.
     """
 
-    def __init__(self, command: list[str], environment: Mapping[str, str] | None = None) -> None:
-        self._words = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `wait`
-        self.process = subprocess.Popen(  # noqa: S603
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=self._words,
-            env={**os.environ, **(environment or {})},
-        )
+    def __init__(self, process: Any, words: IO[str]) -> None:
+        self.process, self._words = process, words
 
     @property
     def is_alive(self) -> bool:

@@ -1,6 +1,6 @@
 """What an audit asks, and how the answers follow from numbers. No torch, no SQL."""
 
-from dynamoe_search.auditing.claims import judge_claims
+from dynamoe_search.auditing.claims import LEAST_UPDATES, judge_claims
 from dynamoe_search.auditing.findings import CLAIMS, FINDINGS, POINTS_OF_TEXT, Finding, Margins
 from dynamoe_search.auditing.observations import (
     AuditPlan,
@@ -14,6 +14,7 @@ from dynamoe_search.auditing.observations import (
 __all__ = [
     "CLAIMS",
     "FINDINGS",
+    "LEAST_UPDATES",
     "POINTS_OF_TEXT",
     "AuditPlan",
     "Curve",

@@ -23,6 +23,7 @@ from dynamoe_search.cli import (
     machine,
     report,
     results,
+    searches,
     studies,
     watching,
 )
@@ -85,8 +86,9 @@ class Commands(TyperGroup):
                 args, prog_name or PROGRAM, complete_var, False, windows_expand_args, **extra
             )
         except typer.TyperException as error:
-            words = error.format_message().replace("Value error, ", "")
-            message = printable(" ".join(words.split()))
+            from dynamoe_search.cli.bad_values import words_of
+
+            message = printable(" ".join(words_of(error).split()))
             typer.echo(f"error: {message} {_where_help_is(error)}", err=True)
             code = error.exit_code
         except typer.Abort:
@@ -141,6 +143,7 @@ def root(
 
 
 for panel, module in (
+    ("Studies", searches),
     ("Studies", studies),
     ("Studies", crew),
     ("Studies", watching),

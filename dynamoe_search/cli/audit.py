@@ -63,6 +63,10 @@ def audit(
     from dynamoe_search.store import Store
 
     names = tuple(name.strip() for name in (claims or "").split(",") if name.strip())
+    if claims is not None and not names:
+        raise typer.BadParameter(
+            f"--claims must name claims such as schedule,variation, got {claims!r}"
+        )
     again = _again(study, claims, seeds, epochs, margin, storage)
     with Store.open(storage, create=False) as store:
         store.study(study)  # before anything that loads torch
@@ -130,9 +134,12 @@ def _cost(planned: "Audit") -> str:
     pace = (
         "" if planned.seconds is None else f", {seconds(planned.seconds)} at the study's own pace"
     )
+    is_too_short = "settling" in plan.claims and plan.adaptive is None
+    missing = f"; {epochs} cannot decide the claim settling, so nothing is trained for it"
     return (
         f"{len(plan.designs)} designs{controls}, {seeds} seeds each, {epochs}: "
         f"{planned.most_epochs:,} candidate-epochs at most{pace}; what is done already is not done again"
+        f"{missing if is_too_short else ''}"
     )
 
 

@@ -1,6 +1,7 @@
 """The command that trains a front again to see what is left of it: confirm."""
 
 from collections.abc import Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -146,7 +147,7 @@ def _show(found: "Confirmed") -> None:
 
     assert found.confirmation is not None
     first = found.confirmation
-    screens.console().print(_table(first, _title(first.measure)))
+    screens.console().print(_table(first, _title(first)))
     if found.scaled is not None and found.carrying is not None:
         typer.echo()
         again = f"The same at {found.carrying.factor} times the {found.carrying.by}"
@@ -157,8 +158,9 @@ def _show(found: "Confirmed") -> None:
             "A gain of 3 % is a perplexity that is 3 % lower; means and intervals are taken of its logarithm."
         )
     if found.num_front is not None and found.num_front > len(found.chosen):
+        were = "was" if len(found.chosen) == 1 else "were"
         say(
-            f"The front has {found.num_front} members; {len(found.chosen)} of them were confirmed, spread evenly "
+            f"The front has {found.num_front} members; {len(found.chosen)} of them {were} confirmed, spread evenly "
             f"(--limit {found.num_front} takes all)."
         )
     for sentence in findings(first, found.carrying):
@@ -168,9 +170,11 @@ def _show(found: "Confirmed") -> None:
     )
 
 
-def _title(measure: "Measure") -> str:
+def _title(found: "Confirmation") -> str:
+    measure = found.measure
     what = f"Test {measure.words}" + (" in points" if measure.is_maximised else ", lower is better")
-    return f"{what}, with 95 % intervals over the seeds"
+    has_intervals = not all(isnan(one.test.low) for one in found.designs)
+    return f"{what}, " + ("with 95 % intervals over the seeds" if has_intervals else "means alone")
 
 
 def _table(one: "Confirmation", title: str) -> Any:

@@ -36,22 +36,22 @@ def check(
 
     try:
         loaded = read_study(file, changes or ())  # before anything that loads torch
+
+        from dynamoe_search.data import find_data
+        from dynamoe_search.search import estimate
+
+        where = find_data(loaded.spec.data)
+        expected = estimate(
+            loaded.spec,
+            trust_code=trust_code,
+            measure=measure and where is not None,
+            device=device,
+        )
     except SpecError as error:
         if as_json:
             problems = [asdict(problem) for problem in error.problems]
-            screens.print_json({"ok": False, "file": error.source, "problems": problems})
+            screens.print_json({"ok": False, "file": file, "problems": problems})
         raise
-
-    from dynamoe_search.data import find_data
-    from dynamoe_search.search import estimate
-
-    where = find_data(loaded.spec.data)
-    expected = estimate(
-        loaded.spec,
-        trust_code=trust_code,
-        measure=measure and where is not None,
-        device=device,
-    )
     if as_json:
         screens.print_json(
             {
@@ -106,7 +106,7 @@ def schema(as_json: AsJson = True) -> None:  # noqa: ARG001 - the schema is JSON
 
 
 def schedules(
-    layers: Annotated[int, typer.Option("--layers", min=1, max=64, help="Layers.")] = 8,
+    layers: Annotated[int, typer.Option("--layers", min=1, max=64, help="MoE layers.")] = 8,
     min_experts: Annotated[
         int, typer.Option("--min-experts", min=1, max=256, help="Experts where it is lowest.")
     ] = 2,
@@ -114,12 +114,16 @@ def schedules(
         int, typer.Option("--max-experts", min=1, max=256, help="Experts where it is highest.")
     ] = 8,
     ramp: Annotated[
-        Literal["linear", "cosine", "quadratic"], typer.Option("--ramp", help="Way between them.")
+        Literal["linear", "cosine", "quadratic"],
+        typer.Option("--ramp", help="How the number rises and falls."),
     ] = "linear",
     cycles: Annotated[int, typer.Option("--cycles", min=1, max=16, help="Periods of a wave.")] = 1,
     match: Annotated[
         Literal["max", "total"],
-        typer.Option("--match", help="Shapes share their highest count or their sum."),
+        typer.Option(
+            "--match",
+            help="What all shapes have alike: the highest number (max), or the sum over the layers (total).",
+        ),
     ] = "max",
     total: Annotated[
         int | None,

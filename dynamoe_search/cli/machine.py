@@ -20,8 +20,8 @@ from dynamoe_search.cli.options import (
 )
 from dynamoe_search.cli.words import say, seconds
 
-if TYPE_CHECKING:  # loads torch
-    from dynamoe_search.data.cached_texts import CachedText
+if TYPE_CHECKING:
+    from dynamoe_search.cached_texts import CachedText
 
 USUAL_CACHE_DAYS = 30.0
 _PACKAGES = (
@@ -148,7 +148,7 @@ def _devices() -> Iterator[Finding]:
     except (ImportError, OSError) as error:
         yield Finding(name="cpu", value=str(error), ok=False, cure="pip install torch")
         return
-    yield Finding(name="cpu", value=f"{torch.get_num_threads()} threads")
+    yield Finding(name="cpu", value=_counted(torch.get_num_threads(), "thread", "threads"))
     if not torch.cuda.is_available():
         built = (
             f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "CPU torch"
@@ -164,6 +164,10 @@ def _devices() -> Iterator[Finding]:
         properties = torch.cuda.get_device_properties(index)
         memory = properties.total_memory / 2**30
         yield Finding(name=f"cuda:{index}", value=f"{properties.name}, {memory:.0f} GiB")
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def _data_sets() -> Iterator[Finding]:
@@ -188,7 +192,9 @@ def _database(storage: str | None) -> Finding:
     try:
         with Store.open(storage) as store:
             count = len(store.studies())
-            return Finding(name="database", value=f"{store.url}, {count} studies")
+            return Finding(
+                name="database", value=f"{store.url}, {_counted(count, 'study', 'studies')}"
+            )
     except StorageError as error:
         return Finding(name="database", value=str(error), ok=False, cure="--storage URL")
 
@@ -223,9 +229,9 @@ def gc(
 
     Cached texts are made again when they are needed; those that came over the network are downloaded again.
     """
+    from dynamoe_search.cached_texts import find_cached, remove_cached, unused
     from dynamoe_search.cli import screens
     from dynamoe_search.cli.words import size
-    from dynamoe_search.data.cached_texts import find_cached, remove_cached, unused
     from dynamoe_search.store import Store
     from dynamoe_search.store.garbage import find_garbage, remove_garbage
 

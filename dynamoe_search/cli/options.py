@@ -19,8 +19,17 @@ FILES_VARIABLE = "DYNAMOE_SEARCH_FILES"
 LOGS_VARIABLE = "DYNAMOE_SEARCH_LOGS"
 """The logs of a worker that another process started, as JSON: their URLs may hold passwords."""
 _MOST_CONFIG_BYTES = 10_000_000  # of an exported model; a usual one has a few thousand
+MOST = 1_000_000_000
+"""Of trials and epochs, as in study files."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SCALES = {"": 1.0, "%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+
+
+def countable(number: int | None) -> int | None:
+    """Returns a number as it is, if it is none that no database keeps."""
+    if number is not None and number > MOST:
+        raise typer.BadParameter(f"must be at most {MOST:,}, got {number}")
+    return number
 
 
 def duration(text: str) -> float:
@@ -121,7 +130,12 @@ Study = Annotated[
 ]
 Trial = Annotated[
     int,
-    typer.Argument(metavar="TRIAL", help="Number of the trial, as in `front`.", show_default=False),
+    typer.Argument(
+        metavar="TRIAL",
+        help="Number of the trial, as in `front`.",
+        callback=countable,
+        show_default=False,
+    ),
 ]
 StudyFile = Annotated[
     str,
@@ -224,6 +238,7 @@ Trials = Annotated[
         "--trials",
         min=1,
         help="Candidates of the whole study, the finished ones included.",
+        callback=countable,
         show_default=False,
     ),
 ]
@@ -243,6 +258,7 @@ Epochs = Annotated[
         "--epochs",
         min=1,
         help="Training budget: epochs of all candidates of the study together.",
+        callback=countable,
         show_default=False,
     ),
 ]

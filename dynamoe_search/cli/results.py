@@ -69,7 +69,8 @@ def front(
     knee: Annotated[
         bool,
         typer.Option(
-            "--knee", help="Only the member that bulges farthest towards the good corner."
+            "--knee",
+            help="Only the member at the knee: a little more of one objective costs much of another from there on.",
         ),
     ] = False,
     storage: Storage = None,

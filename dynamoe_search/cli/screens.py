@@ -198,12 +198,14 @@ def show_candidate(record: CandidateRecord, progress: Sequence[Progress] = ()) -
 
 
 def _model_words(model: ModelConfig) -> dict[str, Any]:
-    """Returns the settings of a network, without those that only networks of the other kind of data have."""
-    unread: tuple[str, ...] = ()
-    if model.backbone in LANGUAGE_BACKBONES:
-        unread = ("patch_size",)
-    elif model.backbone in IMAGE_BACKBONES:
-        unread = ("moe_every", "expert", "tie_embeddings")
+    """Returns the settings of a network, without those that only others of our networks have."""
+    unread: list[str] = []
+    if model.backbone in IMAGE_BACKBONES:
+        unread += ["moe_every", "expert", "tie_embeddings"]
+    if model.backbone in ("mlp", *LANGUAGE_BACKBONES):
+        unread.append("patch_size")
+    if model.backbone in ("mlp", "mlp-lm"):
+        unread.append("num_heads")
     return {name: value for name, value in asdict(model).items() if name not in unread}
 
 
@@ -293,6 +295,7 @@ def show_estimate(file: str, spec: "StudySpec", where: str | None, expected: "Es
                 "study": spec.study.name,
                 "question": spec.study.description or None,
                 "data": f"{spec.data.name}: {where or missing}",
+                **_text_words(expected),
                 "candidates": expected.trials,
                 "cohorts": expected.cohorts,
                 "epochs of all candidates": expected.epochs,
@@ -307,6 +310,20 @@ def show_estimate(file: str, spec: "StudySpec", where: str | None, expected: "Es
         out.print(f"note: {printable(note)}", markup=False)
 
 
+def _text_words(expected: "Estimate") -> dict[str, str]:
+    """Returns what a text is made of; of images nothing."""
+    text = expected.text
+    if text is None:
+        return {}
+    most = "at most " if text.tokens is None and text.tokenizer == "bpe" else ""
+    words = {"tokenizer": f"{text.tokenizer}, {most}{text.vocab_size:,} different tokens"}
+    if text.tokens is None or text.bytes_per_token is None:
+        return words | {"tokens": f"not known, so sizes are guesses: {text.unknown_because}"}
+    parts = (("train", "for training"), ("validation", "validation"), ("test", "test"))
+    counts = ", ".join(f"{text.tokens[part]:,} {name}" for part, name in parts)
+    return words | {"tokens": f"{counts}; {text.bytes_per_token:.3g} bytes each on average"}
+
+
 def show_speed(found: "Speed") -> None:
     """Prints what packs of several sizes come to, and which size to choose."""
     rows = [
@@ -319,14 +336,14 @@ def show_speed(found: "Speed") -> None:
         for pack in found.packs
     ]
     first = found.packs[0].size
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
     against = "one at a time" if first == 1 else f"{first} together"
     out = console()
     out.print(
         table(["together", "ms per step", "candidate-steps per second", f"against {against}"], rows)
     )
     out.print(
-        f"{found.device}, {found.threads} threads, {found.backend} experts; "
-        f"best cohort size here: {found.best}",
+        f"{found.device}, {threads}, {found.backend} experts; best cohort size here: {found.best}",
         markup=False,
     )
     out.print(f"set it with:  --set search.cohort_size={found.best}", markup=False)

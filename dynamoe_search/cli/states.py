@@ -18,10 +18,14 @@ def worker_words(workers: Sequence[Worker]) -> str:
 
 
 def time_words(times: Mapping[str, float]) -> str:
-    """Returns what the time went into: `train 80%, store 20% of 2 m 10 s`; nothing below half a percent."""
+    """Returns a time and what it went into: `130 s (train 80 %, store 20 %)`; nothing below half a percent."""
     total = sum(times.values())
-    parts = [f"{name} {own / total:.0%}" for name, own in times.items() if own >= 0.005 * total]
-    return f"{', '.join(parts)} of {seconds(total)}" if total else ""
+    parts = [
+        f"{name} {100 * own / total:.0f} %"
+        for name, own in times.items()
+        if own >= 0.005 * total and own
+    ]
+    return f"{seconds(total)} ({', '.join(parts)})" if total else ""
 
 
 def show_status(
@@ -49,15 +53,15 @@ def show_status(
                 "state": state,
                 "candidates": f"{spent.complete} complete, {spent.failed} failed, "
                 f"{_pruned(spent.stopped)}{_paused(spent.paused)}"
-                f"{spent.running} in training or next, {_not_begun(record, spent)}of {record.trials}",
+                f"{spent.running} in training or next, {_not_begun(record, spent)}of {record.trials} in all",
                 "on the front": record.num_front,
                 "objectives": ", ".join(
                     f"{name} ({'up' if up else 'down'})"
                     for name, up in zip(record.objectives, record.maximise, strict=True)
                 ),
                 "epochs": _of(f"{spent.epochs:,}", record.max_epochs),
-                "training time": seconds(spent.seconds),
-                "time went into": time_words(times) or None,
+                "candidate time": seconds(spent.seconds),
+                "worker time": time_words(times) or None,
                 "time budget": record.max_seconds
                 and f"{seconds(record.seconds_spent)} of {seconds(record.max_seconds)}",
                 "device": record.settings.device,
@@ -193,4 +197,4 @@ def show_summary(summary: "StudySummary", *, by_workers: bool = False) -> None:
     out.print(f"front: {members}, hypervolume {summary.hypervolume:.4f}", markup=False)
     if summary.times:
         whose = " of all workers together" if by_workers else ""
-        out.print(f"time: {time_words(summary.times)}{whose}", markup=False)
+        out.print(f"worker time: {time_words(summary.times)}{whose}", markup=False)

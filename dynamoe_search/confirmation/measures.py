@@ -10,12 +10,13 @@ loss always come to the same verdict, and so do bits per byte, a multiple of the
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 from dynamoe_search.intervals import Difference, Interval
 
 MeasureName = Literal["accuracy", "perplexity", "bits_per_byte", "validation_loss"]
+_Estimate = TypeVar("_Estimate", bound=Interval | Difference)
 _MOST_NATS = 700.0  # beyond it a perplexity is no number, see `records.language_metrics`
 
 
@@ -78,6 +79,16 @@ class Measure:
         """Returns a gain as people know it: of perplexities the share by which the better one is lower."""
         return -math.expm1(min(-gain, _MOST_NATS)) if self.name == "perplexity" else gain
 
+    def possible(self, found: Interval) -> Interval:
+        """Returns an interval whose ends are none beyond what a value can be."""
+        most = 1.0 if self.name == "accuracy" else math.inf
+        return _within(found, 0.0, most)
+
+    def possible_gain(self, found: _Estimate) -> _Estimate:
+        """Returns an interval whose ends are none beyond what a gain can be."""
+        most = 1.0 if self.name == "accuracy" else math.inf
+        return _within(found, -most, most)
+
     def text(self, value: float) -> str:
         """Returns a value in words, without a unit: 93.4 (points) for an accuracy of 0.934."""
         if math.isnan(value):
@@ -103,20 +114,32 @@ class Measure:
         """Returns a mean with its interval in words: `93.4 (92.9 to 93.9)`."""
         if math.isnan(found.low):
             return self.text(found.mean)
-        return f"{self.text(found.mean)} ({self.text(found.low)} to {self.text(found.high)})"
+        ends = self.possible(found)
+        return f"{self.text(found.mean)} ({self.text(ends.low)} to {self.text(ends.high)})"
 
     def gains_text(self, found: Interval | Difference) -> str:
         """Returns a mean gain with its interval and unit in words: `+1.5 (-0.2 to +3.2) points`."""
         if math.isnan(found.low):
             return f"{self.gain_text(found.mean)}{self.unit}"
-        ends = f"{self.gain_text(found.low)} to {self.gain_text(found.high)}"
-        return f"{self.gain_text(found.mean)} ({ends}){self.unit}"
+        ends = self.possible_gain(found)
+        between = f"{self.gain_text(ends.low)} to {self.gain_text(ends.high)}"
+        return f"{self.gain_text(found.mean)} ({between}){self.unit}"
 
     def width_text(self, half: float) -> str:
-        """Returns half of an interval's width in words, with its unit."""
-        if self.name == "perplexity":
-            return f"{100 * math.expm1(min(half, _MOST_NATS)):.1f}{self.unit}"
-        return f"{self.gain_text(half, signed=False)}{self.unit}"
+        """Returns half of an interval's width in words: `±1.5 points`, or a factor where ± would mislead."""
+        if self.name != "perplexity":
+            return f"±{self.gain_text(half, signed=False)}{self.unit}"
+        more = math.expm1(min(half, _MOST_NATS))
+        return (
+            f"±{100 * more:.1f}{self.unit}"
+            if more < 0.5
+            else f"a factor of {1 + more:.3g} each way"
+        )
+
+
+def _within(found: _Estimate, least: float, most: float) -> _Estimate:
+    low, high = (min(max(end, least), most) for end in (found.low, found.high))  # a NaN stays one
+    return replace(found, low=low, high=high)
 
 
 ACCURACY = Measure(

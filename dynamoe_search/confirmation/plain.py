@@ -36,8 +36,9 @@ def as_plain(found: Confirmation) -> dict[str, Any]:
 
 
 def _design(one: DesignResult, measure: Measure) -> dict[str, Any]:
+    possible = measure.possible(one.test)
     test = asdict(one.test) | {
-        name: measure.shown(getattr(one.test, name)) for name in ("mean", "low", "high")
+        name: measure.shown(getattr(possible, name)) for name in ("mean", "low", "high")
     }
     searched = None if one.searched is None else measure.shown(one.searched)
     own = {"test": test, "validation": measure.shown(one.validation), "searched": searched}
@@ -47,5 +48,6 @@ def _design(one: DesignResult, measure: Measure) -> dict[str, Any]:
 def _difference(found: Difference | None, measure: Measure) -> dict[str, Any] | None:
     if found is None:
         return None
-    shown = {name: measure.shown_gain(getattr(found, name)) for name in ("mean", "low", "high")}
+    possible = measure.possible_gain(found)
+    shown = {name: measure.shown_gain(getattr(possible, name)) for name in ("mean", "low", "high")}
     return asdict(found) | shown

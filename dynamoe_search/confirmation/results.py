@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from dynamoe_search.confirmation.measures import ACCURACY, Measure
 from dynamoe_search.intervals import (
@@ -28,12 +28,15 @@ from dynamoe_search.records import CandidateRecord, TestResult
 MORE_PARAMS = 1.05
 """A plain design may use so many times the activated parameters of the design that it is compared with."""
 ALPHA = 0.05
+LEAST_VALUES = 3
+"""Values that an interval needs here: that of two is 12.7 standard errors to each side, and says nothing."""
 PLAIN_ROUTERS = ("dense", "top-k", "random-k")
 CARRIES = 0.5
 """Kendall's tau from which a ranking carries over: three of four pairs stand in the same order."""
 
 Kind = Literal["member", "baseline"]
 Answer = Literal["yes", "no", "not decided"]
+_Estimate = TypeVar("_Estimate", Interval, Difference)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,11 +88,12 @@ class Place:
 
     Its rivals are all designs, plain ones too, with at most its activated parameters. `stays`: none of them is better
     in the mean. `within noise`: one is, but that may be chance. `beaten`: one is, and that is not chance; corrected for
-    the number of rivals, so that a member is called beaten wrongly in at most 5 of 100 confirmations.
+    the number of rivals, so that a member is called beaten wrongly in at most 5 of 100 confirmations. `open`: one is,
+    and there are too few seeds to say more.
     """
 
     design: str
-    verdict: Literal["stays", "within noise", "beaten"]
+    verdict: Literal["stays", "within noise", "beaten", "open"]
     by: str | None = None
     difference: Difference | None = None  # what the other one gains on it
     p: float | None = None  # corrected for the number of rivals, by Holm
@@ -97,7 +101,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confirmation:
-    """All that one set of runs says."""
+    """All that one set of runs says; of a single design there are neither gains nor places."""
 
     designs: tuple[DesignResult, ...]  # by activated parameters
     gains: tuple[Gain, ...]
@@ -199,7 +203,7 @@ def confirmation(
         key=lambda one: (one.activated_params, one.design),
     )
     sides = _Sides(runs=by_design, measure=measure, step=step)
-    members = [one for one in designs if one.kind == "member"]
+    members = [one for one in designs if one.kind == "member" and len(designs) > 1]
     return Confirmation(
         designs=tuple(designs),
         gains=tuple(_gain(one, designs, sides) for one in members),
@@ -250,7 +254,8 @@ def carrying(
         by=by,
         agreement=agreement,
         answer=_decided(
-            agreement.low > CARRIES, all(agreement.high < one for one in (CARRIES, *within))
+            seeds >= LEAST_VALUES and agreement.low > CARRIES,
+            seeds >= LEAST_VALUES and all(agreement.high < one for one in (CARRIES, *within)),
         ),
         within=within,
         kept=len(left[0] & left[1]),
@@ -274,13 +279,21 @@ def _decided(is_so: bool, is_not_so: bool) -> Answer:
     return "yes" if is_so else "no" if is_not_so else "not decided"
 
 
+def _if_enough(found: _Estimate) -> _Estimate:
+    """Returns an interval, or the mean alone if too few values stand behind it: then nothing is certain."""
+    if found.number >= LEAST_VALUES:
+        return found
+    open_ends = replace(found, low=math.nan, high=math.nan)
+    return replace(open_ends, p=1.0) if isinstance(open_ends, Difference) else open_ends
+
+
 def _result(name: str, found: Mapping[int, Measured], seeds: int, step: float) -> DesignResult:
     runs = [found[replicate] for replicate in sorted(found)]
     return DesignResult(
         design=name,
         kind=runs[0].kind,
         is_plain=runs[0].is_plain,
-        test=mean_interval([run.test for run in runs], resolution=step),
+        test=_if_enough(mean_interval([run.test for run in runs], resolution=step)),
         validation=math.fsum(run.validation for run in runs) / len(runs),
         activated_params=math.fsum(run.activated_params for run in runs) / len(runs),
         missing=seeds - len(runs),
@@ -304,7 +317,7 @@ class _Sides:
     def gain(self, pairs: Sequence[tuple[Measured, Measured]]) -> Difference:
         """Returns by how much the first runs are better than the second ones, pair by pair."""
         gains = [self.measure.gain(one.test, other.test) for one, other in pairs]
-        return paired_difference(gains, [0.0] * len(gains), resolution=self.step)
+        return _if_enough(paired_difference(gains, [0.0] * len(gains), resolution=self.step))
 
     def best(self, some: Sequence[DesignResult], without: int | None = None) -> DesignResult:
         """Returns the design with the best mean on the validation part over the seeds, one of them left out."""
@@ -368,10 +381,7 @@ def _place(member: DesignResult, designs: Sequence[DesignResult], sides: _Sides)
     if not ahead:
         return Place(design=member.design, verdict="stays")
     p, _, other, difference = min(ahead, key=lambda item: item[:3])
-    return Place(
-        design=member.design,
-        verdict="beaten" if p < ALPHA else "within noise",
-        by=other,
-        difference=difference,
-        p=p,
-    )
+    verdict: Literal["beaten", "within noise", "open"] = "beaten" if p < ALPHA else "within noise"
+    if difference.number < LEAST_VALUES:
+        verdict = "open"
+    return Place(design=member.design, verdict=verdict, by=other, difference=difference, p=p)

@@ -3,15 +3,18 @@
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from dynamoe_search.confirmation.measures import Measure
 from dynamoe_search.confirmation.results import (
     ALPHA,
     CARRIES,
+    LEAST_VALUES,
     Carrying,
     Confirmation,
     Gain,
 )
-from dynamoe_search.intervals import holm, mean_interval
+from dynamoe_search.intervals import Interval, holm, mean_interval
 
 _MOST_NAMED = 6
 
@@ -25,6 +28,13 @@ def findings(found: Confirmation, scaled: Carrying | None = None) -> list[str]:
     """
     if not found.designs:
         return ["No run came to its end, so nothing can be said; the command status tells why."]
+    if len(found.designs) == 1:
+        alone = (
+            f"{found.designs[0].design} is compared with nothing: confirm more members, or leave out "
+            "--no-baselines, which trains plain designs beside it."
+        )
+        about_scale = _of_scale(scaled) if scaled is not None else ()
+        return [*_of_runs(found), *_of_noise(found), *_of_flattery(found), alone, *about_scale]
     return [
         *_of_runs(found),
         *_of_noise(found),
@@ -38,8 +48,8 @@ def findings(found: Confirmation, scaled: Carrying | None = None) -> list[str]:
 def _of_runs(found: Confirmation) -> Iterator[str]:
     unit = "tokens" if found.is_text else "examples"
     yield (
-        f"{len(found.designs)} designs were trained with {found.seeds} fresh seeds each and measured on the "
-        f"{found.examples:,} {unit} of the test part."
+        f"{_counted(len(found.designs), 'design')} {_were(len(found.designs))} trained with {found.seeds} fresh seeds "
+        f"each and measured on the {found.examples:,} {unit} of the test part."
     )
     if missing := [one for one in found.designs if one.missing]:
         names = _named([f"{one.design} ({one.missing})" for one in missing])
@@ -53,6 +63,10 @@ def _of_noise(found: Confirmation) -> Iterator[str]:
     widths = [one.test.high - one.test.low for one in found.designs]
     known = [width for width in widths if not math.isnan(width)]
     if not known:
+        yield (
+            f"With fewer than {LEAST_VALUES} seeds chance cannot be told from a difference, so no interval is given "
+            "and every difference is left open: --seeds 5 shows large ones, --seeds 10 moderate ones."
+        )
         return
     how_wide = measure.width_text(statistics.median(known) / 2)
     moved = (
@@ -62,11 +76,11 @@ def _of_noise(found: Confirmation) -> Iterator[str]:
         middle = statistics.median(one.test.mean for one in found.designs)
         spread = 1.96 * math.sqrt(max(0.0, middle * (1 - middle)) / found.examples)
         moved = (
-            f"would move every {measure.words} by up to ±{measure.width_text(spread)}, but all designs much alike, "
+            f"would move every {measure.words} by up to {measure.width_text(spread)}, but all designs much alike, "
             "so that differences hold better than levels"
         )
     yield (
-        f"Chance: the 95 % interval of a design's mean over the seeds is ±{how_wide} wide in the middle. "
+        f"Chance: the 95 % interval of a design's mean over the seeds is {how_wide}, in the middle of the designs. "
         f"Another test part of this size {moved}."
     )
 
@@ -81,23 +95,30 @@ def _of_flattery(found: Confirmation) -> Iterator[str]:
     ]
     if not more:
         return
-    worth = measure.gains_text(mean_interval(more))
+    mean = mean_interval(more)
+    worth = measure.gains_text(mean) if mean.number >= LEAST_VALUES else _mean_alone(measure, mean)
     side = "above" if measure.is_maximised else "better than"
     yield (
-        f"On the validation part the search's own {measure.plural} of {len(more)} members lie {worth} {side} those "
-        "with fresh seeds, on average: what the seed and being chosen were worth."
+        f"On the validation part the search's own {measure.plural} of {_counted(len(more), 'member')} lie {worth} "
+        f"{side} those with fresh seeds, on average: what the seed and being chosen were worth."
     )
+
+
+def _mean_alone(measure: Measure, found: Interval) -> str:
+    return measure.gains_text(replace(found, low=math.nan, high=math.nan))
 
 
 def _of_front(found: Confirmation) -> Iterator[str]:
     verdicts = [one.verdict for one in found.places]
     if not verdicts:
         return
+    stay, unsure, beaten = (verdicts.count(one) for one in ("stays", "within noise", "beaten"))
+    left_open = verdicts.count("open")
+    about_open = f"; of {left_open} so few seeds cannot tell" if left_open else ""
     yield (
-        f"Of {len(verdicts)} members of the front {len(verdicts) - verdicts.count('beaten')} are left: "
-        f"{verdicts.count('stays')} are behind no design that uses no more parameters, "
-        f"{verdicts.count('within noise')} are behind one by no more than chance explains; "
-        f"{verdicts.count('beaten')} are beaten."
+        f"Of {_counted(len(verdicts), 'member')} of the front {_are(stay + unsure)} left: {_are(stay)} behind no "
+        f"design that uses no more parameters, {_are(unsure)} behind one by no more than chance explains; "
+        f"{_are(beaten)} beaten{about_open}."
     )
     for one in found.places:
         if one.verdict == "beaten" and one.difference is not None:
@@ -111,6 +132,11 @@ def _of_gains(found: Confirmation) -> Iterator[str]:
     gains = found.gains
     if not gains:
         return
+    if not any(one.is_plain for one in found.designs):
+        yield (
+            "No plain design was trained beside the members, so no gain can be told; leave out --no-baselines for that."
+        )
+        return
     if all(one.baseline is None for one in gains):
         yield (
             "No plain design uses as few activated parameters as a member of the front, so there is nothing to "
@@ -120,9 +146,9 @@ def _of_gains(found: Confirmation) -> Iterator[str]:
     with_rival = [one for one in gains if one.baseline is not None]
     better, worse = _certain(with_rival)
     yield (
-        f"Against the best plain design with at most 1.05 times the activated parameters, {better} of "
-        f"{len(with_rival)} members are better, {worse} are worse, and {len(with_rival) - better - worse} "
-        "are not decided with these seeds, corrected for the number of members."
+        f"Against the best plain design with at most 1.05 times the activated parameters, of "
+        f"{_counted(len(with_rival), 'member')} {_are(better)} better, {_are(worse)} worse, and "
+        f"{_are(len(with_rival) - better - worse)} not decided with these seeds, corrected for the number of members."
     )
     for one in with_rival:
         if one.answer != "not decided" and one.difference is not None:
@@ -148,14 +174,14 @@ def _of_scale(found: Carrying) -> Iterator[str]:
     what = f"{found.factor} times the {found.by}"
     agreement = found.agreement
     if math.isnan(agreement.tau):
-        yield f"Whether the ranking carries over to {what} cannot be said of {agreement.number} designs."
+        yield f"Whether the ranking carries over to {what} cannot be said of {_counted(agreement.number, 'design')}."
         return
     share = round(100 * (1 + agreement.tau) / 2)
     own, other = found.within
     yield (
         f"Does the ranking carry over to {what}? {found.answer.capitalize()}: Kendall's tau is {agreement.tau:.2f} "
         f"({agreement.low:.2f} to {agreement.high:.2f}), so {share} % of the pairs of {agreement.number} designs stand "
-        f"in the same order; {found.kept} of {found.members} members are beaten at neither scale."
+        f"in the same order; of {_counted(found.members, 'member')} {_are(found.kept)} beaten at neither scale."
     )
     if not math.isnan(own) and not math.isnan(other):
         yield (
@@ -167,6 +193,18 @@ def _of_scale(found: Carrying) -> Iterator[str]:
                 else "; so close designs can agree with no ranking."
             )
         )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
+
+
+def _are(number: int) -> str:
+    return "1 is" if number == 1 else f"{number} are"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def _named(names: Sequence[str]) -> str:

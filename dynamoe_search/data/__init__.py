@@ -12,6 +12,7 @@ from dynamoe_search.data.splits import (
     DataInfo,
     ImageData,
     Split,
+    TextFacts,
     held_out_test,
     part_sizes,
     search_parts,
@@ -19,18 +20,17 @@ from dynamoe_search.data.splits import (
 from dynamoe_search.data.text import (
     TextData,
     TextSplit,
-    describe_text,
     load_test_text,
     load_text,
 )
+from dynamoe_search.data.text_sizes import describe_text
 from dynamoe_search.data.torchvision_compat import import_torchvision
 from dynamoe_search.data.user_files import find_user_files, read_folder, read_npz
 from dynamoe_search.data.vision import VISION_SETS, find_vision_set, read_vision_set
-from dynamoe_search.data.vocabularies import Tokenizer, load_tokenizer, save_tokenizer
+from dynamoe_search.data.vocabularies import Tokenizer, load_tokenizer
 from dynamoe_search.specs.sections import DataSection
+from dynamoe_search.specs.sizes import NUM_EXAMPLES
 from dynamoe_search.specs.vocabulary import TEXT_NAMES
-
-_NUM_DIGITS = 1797
 
 SearchData: TypeAlias = ImageData | TextData
 """What a search may see of a data set, of either kind."""
@@ -83,19 +83,24 @@ def find_data(section: DataSection) -> str | None:
     return None if found is None else str(found)
 
 
-def describe(section: DataSection) -> DataInfo:
+def describe(section: DataSection, *, quickly: bool = False) -> DataInfo:
     """Gives the size of a data set: from what is published of a named one, else by reading it.
+
+    Args:
+        section: The `[data]` section of a study file.
+        quickly: Whether to guess where a vocabulary would have to be made from a long text first.
 
     Raises:
         DataError: A part would be empty, or the user's own data cannot be read.
     """
     if section.name in TEXT_NAMES:
-        return describe_text(section)
+        return describe_text(section, quickly=quickly)
     if section.name == "digits":
-        shape, num_classes, num_examples = (1, 8, 8), 10, _NUM_DIGITS
+        shape, num_classes, num_examples = (1, 8, 8), 10, NUM_EXAMPLES["digits"]
     elif section.name in VISION_SETS:
         known = VISION_SETS[section.name]
-        shape, num_classes, num_examples = known.input_shape, known.num_classes, known.num_train
+        shape, num_classes = known.input_shape, known.num_classes
+        num_examples = NUM_EXAMPLES[section.name]
     else:
         raw = _read(section)
         shape, num_classes, num_examples = raw.input_shape, raw.num_classes, len(raw.y)
@@ -126,6 +131,7 @@ __all__ = [
     "SearchData",
     "Split",
     "TextData",
+    "TextFacts",
     "TextSplit",
     "Tokenizer",
     "describe",
@@ -134,5 +140,4 @@ __all__ = [
     "load_data",
     "load_test",
     "load_tokenizer",
-    "save_tokenizer",
 ]

@@ -32,6 +32,7 @@ class Corpus(Protocol):
 
     source: str
     content_hash: str  # SHA-256 of everything that was looked through
+    num_bytes: int  # of all documents, as they stand in their source
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -64,7 +65,9 @@ class EmbeddedDocs:
             ) from error
         texts = _without_repeats([topics[name] for name in sorted(topics)])
         self._texts = [part for text in texts for part in _cut(text)][:max_documents]
-        self.content_hash = hashlib.sha256("\0".join(self._texts).encode()).hexdigest()
+        content = "\0".join(self._texts).encode()
+        self.content_hash = hashlib.sha256(content).hexdigest()
+        self.num_bytes = len(content)
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -136,6 +139,7 @@ class FileCorpus:
             if len(self) == max_documents:
                 break
         self.content_hash = digest.hexdigest()
+        self.num_bytes = sum(self._ends) - sum(self._starts)
 
     def __len__(self) -> int:
         return len(self._owners)

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+from dynamoe_search.cached_texts import MANIFEST, cache_folder
 from dynamoe_search.data.corpora import MAX_RECORD_BYTES, FileCorpus, text_in
-from dynamoe_search.data.images import READ_ERRORS, in_one_line
+from dynamoe_search.data.images import READ_ERRORS
 from dynamoe_search.data.language_extra import import_extra, without_retry_messages
-from dynamoe_search.data.token_cache import MANIFEST, cache_folder, key_of, mark_used, writing
+from dynamoe_search.data.token_cache import key_of, mark_used, writing
 from dynamoe_search.data.vision import user_path
 from dynamoe_search.data.vocabularies import Tokenizer
-from dynamoe_search.errors import DataError
+from dynamoe_search.errors import DataError, in_one_line
 from dynamoe_search.specs.sections import DataSection
 
 RECYCLING_THE_WEB = "facebook/recycling_the_web"

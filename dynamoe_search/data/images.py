@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from sklearn.datasets import load_digits
 
-from dynamoe_search.errors import DataError
+from dynamoe_search.errors import DataError, in_one_line
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -78,11 +78,6 @@ def reading(where: object) -> Iterator[None]:
         raise
     except READ_ERRORS as error:
         raise DataError(f"cannot read {where}: {in_one_line(error)}") from error
-
-
-def in_one_line(error: BaseException) -> str:
-    """Gives the text of an error without line breaks, or its kind where it has no text."""
-    return " ".join(str(error).split()) or f"not in the expected format ({type(error).__name__})"
 
 
 def read_digits() -> RawImages:
@@ -162,7 +157,6 @@ __all__ = [
     "Array",
     "RawImages",
     "check_images",
-    "in_one_line",
     "read_digits",
     "reading",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor
 from dynamoe_search.data.images import Array, RawImages
 from dynamoe_search.errors import DataError
 from dynamoe_search.specs.sections import DataSection
+from dynamoe_search.specs.sizes import divided
 
 _CHUNK_EXAMPLES = 1024
 
@@ -49,6 +50,25 @@ class ImageData:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TextFacts:
+    """What a text is made of.
+
+    Attributes:
+        tokenizer: What turns it into tokens.
+        vocab_size: Different tokens; at most so many of a vocabulary that is still to be made.
+        tokens: Of `train`, `validation` and `test`; None if they are not known.
+        bytes_per_token: UTF-8 bytes that a token of the validation part stands for; None if not known.
+        unknown_because: Why numbers are missing; then sizes are guesses.
+    """
+
+    tokenizer: str
+    vocab_size: int
+    tokens: dict[str, int] | None = None
+    bytes_per_token: float | None = None
+    unknown_because: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataInfo:
     """The size of a data set, for estimates."""
 
@@ -57,11 +77,17 @@ class DataInfo:
     num_train: int
     num_validation: int
     epoch_size: int | None = None  # training examples of an epoch; none means all
+    text: TextFacts | None = None  # of text that was described rather than loaded
 
     @property
     def per_epoch(self) -> int:
         """Training examples that an epoch visits."""
         return min(self.epoch_size or self.num_train, self.num_train)
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether the data were not looked at."""
+        return self.text is not None and self.text.unknown_because is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,9 +125,7 @@ def part_sizes(
     Raises:
         DataError: A part would be empty.
     """
-    test = 0 if has_test else max(1, round(num_examples * section.test_fraction))
-    validation = max(1, round((num_examples - test) * section.validation_fraction))
-    train = num_examples - test - validation
+    train, validation, test = divided(num_examples, section, has_test=has_test)
     if train < 1:
         cure = (
             "" if num_examples < 3 else ", or lower data.validation_fraction or data.test_fraction"
@@ -291,6 +315,7 @@ __all__ = [
     "PartSizes",
     "Split",
     "Standardizer",
+    "TextFacts",
     "held_out_test",
     "part_indices",
     "part_sizes",

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from dynamoe_search.data.corpora import Corpus
 from dynamoe_search.data.images import Array
-from dynamoe_search.data.sources import STREAMED, find_text, open_corpus
-from dynamoe_search.data.splits import DataInfo, part_indices, part_sizes
+from dynamoe_search.data.sources import STREAMED, open_corpus
+from dynamoe_search.data.splits import part_indices, part_sizes
 from dynamoe_search.data.token_cache import PARTS, Manifest, TokenStreams, cached_streams, key_of
 from dynamoe_search.data.vocabularies import (
-    GPT2_VOCAB_SIZE,
     Tokenizer,
     from_json,
     open_tokenizer,
@@ -30,8 +29,6 @@ from dynamoe_search.data.vocabularies import (
 )
 from dynamoe_search.errors import DataError
 from dynamoe_search.specs.sections import DataSection
-
-_DOCUMENT_BYTES = 3000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -103,9 +100,10 @@ def load_text(section: DataSection) -> TextData:
     Raises:
         DataError: The text is missing, broken or too short, its tokenizer cannot be had, or the cache not be written.
     """
-    corpus, tokenizer, tokens = _tokenised(section)
-    train = _sequences(tokens, "train", section)
-    validation = _sequences(tokens, "validation", section)
+    opened = open_text(section)
+    tokenizer, tokens = tokens_of(section, opened)
+    train = sequences(tokens, "train", section)
+    validation = sequences(tokens, "validation", section)
     if section.max_train is not None:
         train = TextSplit(tokens=train.tokens[: section.max_train])
     manifest = tokens.manifest
@@ -115,7 +113,7 @@ def load_text(section: DataSection) -> TextData:
         validation=validation,
         sequence_length=section.sequence_length,
         vocab_size=tokenizer.vocab_size,
-        source=corpus.source,
+        source=opened.corpus.source,
         tokenizer=tokenizer,
         bytes_per_token=manifest.num_bytes["validation"] / len(tokens.streams["validation"]),
         unigram_loss=unigram_loss(train.tokens, validation.tokens, tokenizer.vocab_size),
@@ -130,55 +128,8 @@ def load_test_text(section: DataSection) -> TextSplit:
     Raises:
         DataError: As for `load_text`.
     """
-    _, _, tokens = _tokenised(section)
-    return _sequences(tokens, "test", section)
-
-
-def describe_text(section: DataSection) -> DataInfo:
-    """Gives the size of a text, by reading it; of what would have to be streamed first, a rough guess.
-
-    Raises:
-        DataError: As for `load_text`.
-    """
-    if section.name in STREAMED and find_text(section) is None:
-        return _guess(section)
-    _, tokenizer, tokens = _tokenised(section)
-    return _info(
-        section,
-        tokenizer.vocab_size,
-        len(_sequences(tokens, "train", section).tokens),
-        len(_sequences(tokens, "validation", section).tokens),
-    )
-
-
-def _info(section: DataSection, vocab_size: int, num_train: int, num_validation: int) -> DataInfo:
-    return DataInfo(
-        input_shape=(section.sequence_length,),
-        num_classes=vocab_size,
-        num_train=num_train if section.max_train is None else min(num_train, section.max_train),
-        num_validation=num_validation,
-        epoch_size=section.epoch_size,
-    )
-
-
-def _guess(section: DataSection) -> DataInfo:
-    """Gives the size of a text that is not here yet, if a document has 3,000 bytes and a byte pair stands for 4."""
-    per_token = 1 if section.tokenizer == "bytes" else 4
-    limits = [] if section.max_tokens is None else [section.max_tokens]
-    if section.max_documents is not None:
-        limits.append(section.max_documents * _DOCUMENT_BYTES // per_token)
-    sizes = {"bytes": 257, "gpt2": GPT2_VOCAB_SIZE, "bpe": section.vocab_size}
-    if not limits:
-        raise DataError("what is streamed needs data.max_documents or data.max_tokens")
-    searched = 1 - section.test_fraction
-    train = searched * (1 - section.validation_fraction)
-    sequences = min(limits) / section.sequence_length
-    return _info(
-        section,
-        sizes[section.tokenizer],
-        max(1, round(sequences * train)),
-        max(1, round(sequences * (searched - train))),
-    )
+    _, tokens = tokens_of(section, open_text(section))
+    return sequences(tokens, "test", section)
 
 
 def unigram_loss(train: Tensor, validation: Tensor, vocab_size: int) -> float:
@@ -205,7 +156,21 @@ def _counts(sequences: Tensor, vocab_size: int) -> Array:
     return counts
 
 
-def _tokenised(section: DataSection) -> tuple[Corpus, Tokenizer, TokenStreams]:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OpenedText:
+    """A text that was looked through, but is not yet tokens."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer | None  # None if it is trained on the training part
+    key: str  # of its tokens in the cache
+
+
+def open_text(section: DataSection) -> OpenedText:
+    """Gives a text and its tokenizer, if that exists before the text is read.
+
+    Raises:
+        DataError: As for `load_text`.
+    """
     known = None if section.tokenizer == "bpe" else open_tokenizer(section)
     corpus = open_corpus(section, known)
     key = key_of(
@@ -216,9 +181,18 @@ def _tokenised(section: DataSection) -> tuple[Corpus, Tokenizer, TokenStreams]:
             "max_tokens": section.max_tokens,
         }
     )
-    tokens = cached_streams(key, lambda folder: _write(folder, corpus, known, section))
-    tokenizer = known or from_json(tokens.manifest.tokenizer, corpus.source)
-    return corpus, tokenizer, tokens
+    return OpenedText(corpus=corpus, tokenizer=known, key=key)
+
+
+def tokens_of(section: DataSection, opened: OpenedText) -> tuple[Tokenizer, TokenStreams]:
+    """Gives the tokenizer of a text and the tokens of its parts, from the cache if they are there.
+
+    Raises:
+        DataError: As for `load_text`.
+    """
+    corpus, known = opened.corpus, opened.tokenizer
+    tokens = cached_streams(opened.key, lambda folder: _write(folder, corpus, known, section))
+    return known or from_json(tokens.manifest.tokenizer, corpus.source), tokens
 
 
 def _write(
@@ -269,8 +243,12 @@ def _parts(num_documents: int, section: DataSection) -> dict[str, Array]:
     return {name: getattr(parts, name) for name in PARTS}
 
 
-def _sequences(tokens: TokenStreams, part: str, section: DataSection) -> TextSplit:
-    """Cuts a stream into sequences; what is left at its end is too short for one and left out."""
+def sequences(tokens: TokenStreams, part: str, section: DataSection) -> TextSplit:
+    """Cuts the stream of a part into sequences; what is left at its end is too short for one and left out.
+
+    Raises:
+        DataError: There is not one.
+    """
     stream, length = tokens.streams[part], section.sequence_length
     if len(stream) <= length:
         raise DataError(
@@ -288,12 +266,14 @@ def _hash(tokenizer: Tokenizer, manifest: Manifest, train: TextSplit, validation
 
 
 __all__ = [
+    "OpenedText",
     "TextData",
     "TextSplit",
-    "describe_text",
-    "find_text",
     "load_test_text",
     "load_text",
     "open_corpus",
+    "open_text",
+    "sequences",
+    "tokens_of",
     "unigram_loss",
 ]

@@ -18,17 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from pydantic import TypeAdapter, ValidationError
 
-from dynamoe_search.data.images import Array, in_one_line
-from dynamoe_search.errors import DataError
+from dynamoe_search.cached_texts import MANIFEST, cache_folder
+from dynamoe_search.data.images import Array
+from dynamoe_search.errors import DataError, in_one_line
 
 _LOOKS = 40
 PARTS = ("train", "validation", "test")
 _FORMAT = 1
-MANIFEST = "manifest.json"
-"""Of every entry; its time is when the entry was last used."""
 _CHUNK_TOKENS = 1 << 20
 
 
@@ -54,15 +52,15 @@ class TokenStreams:
     manifest: Manifest
 
 
-def cache_folder() -> Path:
-    """Gives the per-user folder for what can be made again; on Linux ~/.cache/dynamoe-search (see XDG_CACHE_HOME)."""
-    return platformdirs.user_cache_path("dynamoe-search")
-
-
 def key_of(ingredients: Mapping[str, object]) -> str:
     """Gives the name of a cache entry: a checksum of all that its content depends on."""
     text = json.dumps(dict(ingredients) | {"format": _FORMAT}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def is_cached(key: str) -> bool:
+    """Tells whether there are streams under a key; they may be damaged."""
+    return (cache_folder() / "tokens" / key / MANIFEST).is_file()
 
 
 def cached_streams(key: str, write: Callable[[Path], Manifest]) -> TokenStreams:
@@ -194,12 +192,11 @@ def _to_npy(raw: Path) -> str:
 
 
 __all__ = [
-    "MANIFEST",
     "PARTS",
     "Manifest",
     "TokenStreams",
-    "cache_folder",
     "cached_streams",
+    "is_cached",
     "key_of",
     "mark_used",
     "writing",

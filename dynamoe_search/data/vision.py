@@ -23,11 +23,10 @@ from dynamoe_search.data.images import (
     Array,
     RawImages,
     check_images,
-    in_one_line,
     reading,
 )
 from dynamoe_search.data.torchvision_compat import import_torchvision
-from dynamoe_search.errors import DataError
+from dynamoe_search.errors import DataError, in_one_line
 from dynamoe_search.specs.sections import DataSection
 from dynamoe_search.specs.vocabulary import DataName
 
@@ -41,23 +40,19 @@ class VisionSet:
 
     class_name: str  # in torchvision.datasets
     input_shape: tuple[int, int, int]  # (C, H, W)
-    num_train: int
     num_classes: int = 10
     system_folders: tuple[Path, ...] = ()  # where a package manager puts it
     is_idx: bool = True  # four files of the MNIST family
 
 
 VISION_SETS: dict[DataName, VisionSet] = {
-    "mnist": VisionSet(class_name="MNIST", input_shape=(1, 28, 28), num_train=60_000),
+    "mnist": VisionSet(class_name="MNIST", input_shape=(1, 28, 28)),
     "fashion-mnist": VisionSet(
         class_name="FashionMNIST",
         input_shape=(1, 28, 28),
-        num_train=60_000,
         system_folders=(Path("/usr/share/datasets/fashion-mnist"),),
     ),
-    "cifar10": VisionSet(
-        class_name="CIFAR10", input_shape=(3, 32, 32), num_train=50_000, is_idx=False
-    ),
+    "cifar10": VisionSet(class_name="CIFAR10", input_shape=(3, 32, 32), is_idx=False),
 }
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dynamoe_search.data.images import in_one_line, reading
+from dynamoe_search.data.images import reading
 from dynamoe_search.data.language_extra import import_extra, without_retry_messages
 from dynamoe_search.data.vision import user_path
-from dynamoe_search.errors import DataError
+from dynamoe_search.errors import DataError, in_one_line
 from dynamoe_search.specs.sections import DataSection
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -255,20 +255,11 @@ def from_json(text: str | bytes, where: object) -> Tokenizer:
         return BytePairTokenizer(engine, stored.name)
 
 
-def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Writes a tokenizer to `folder`/tokenizer.json, without pickle.
-
-    Raises:
-        OSError: There is no room, or no permission.
-    """
-    (folder / TOKENIZER_FILE).write_text(tokenizer.to_json() + "\n", encoding="utf-8")
-
-
 def load_tokenizer(folder: str | Path, vocab_size: int | None = None) -> Tokenizer:
-    """Gives the tokenizer that `save_tokenizer` wrote.
+    """Gives the tokenizer of an exported language model.
 
     Args:
-        folder: The folder of an exported language model.
+        folder: The folder of the model.
         vocab_size: How many tokens the model was made for, to be compared.
 
     Raises:
@@ -295,6 +286,5 @@ __all__ = [
     "from_json",
     "load_tokenizer",
     "open_tokenizer",
-    "save_tokenizer",
     "train_byte_pairs",
 ]

@@ -18,9 +18,9 @@ from pydantic.json_schema import models_json_schema
 from dynamoe_search.errors import SpecError
 from dynamoe_search.presets.files import find_study, preset_names, preset_text, presets_folder
 from dynamoe_search.presets.overrides import apply_overrides
-from dynamoe_search.presets.problems import explain, readable
+from dynamoe_search.presets.problems import explain, readable, with_origins
 from dynamoe_search.presets.toml import parse_toml, to_toml, to_toml_value
-from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs import StudySpec, useless
 
 __all__ = [
     "LoadedStudy",
@@ -76,6 +76,7 @@ def read_study(source: str, overrides: Sequence[str] = (), name: str | None = No
     _anchor_path(raw)
     try:
         spec = StudySpec.model_validate(raw)
+        problems += with_origins(useless(spec), changed)
     except ValidationError as error:
         problems += explain(error, raw, changed)
     if problems:

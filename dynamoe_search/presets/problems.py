@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from dynamoe_search.errors import Problem
 from dynamoe_search.presets.toml import to_toml_value
-from dynamoe_search.specs import FloatRange, StudySpec, conflicts
+from dynamoe_search.specs import FloatRange, StudySpec, conflicts, useless
 
 _TAGS = ("value", "choice", "range")  # names of the three forms, which pydantic adds to the path
 _LONGEST = 60
@@ -55,6 +55,13 @@ def explain(
         if details["type"] != "conflicts"
     ]
     problems += _conflicts_of_sound_sections(raw)
+    return with_origins(problems, changed)
+
+
+def with_origins(
+    problems: Iterable[Problem], changed: Mapping[tuple[str, ...], str]
+) -> list[Problem]:
+    """Returns problems that say of which option their value came, if it was one; see `explain`."""
     return [_with_origin(problem, changed) for problem in problems]
 
 
@@ -90,7 +97,9 @@ def _conflicts_of_sound_sections(raw: Mapping[str, Any]) -> Iterator[Problem]:
                 sound[name] = section.model_validate(raw.get(name))
         except ValidationError:
             broken.append(name)
-    yield from conflicts(StudySpec.model_construct(**sound), without=broken)
+    study = StudySpec.model_construct(**sound)
+    yield from conflicts(study, without=broken)
+    yield from useless(study, without=broken)
 
 
 def _explain_one(details: ErrorDetails, raw: Mapping[str, Any]) -> Problem:

@@ -75,7 +75,11 @@ TRIALS = TableKind(
         *_DESIGN,
         _column("learning_rate", "float", "peak learning rate"),
         _column("epochs*", "int", "epochs that it was trained"),
-        _column("seconds", "float", "its share of the training time of its packs"),
+        _column(
+            "seconds",
+            "float",
+            "candidate time: its share of what training and evaluating its packs took",
+        ),
         _column("pack_size", "int", "candidates that were trained together"),
         _column("pack_mode", "text", "`vmap`, or `loop` where vmap refused the module"),
         _column("device", "text", "where it was trained"),
@@ -170,7 +174,7 @@ HYPERVOLUME = TableKind(
         _column("finished*", "int", "candidates with an outcome so far"),
         _TRIAL,
         _column("epochs*", "int", "candidate-epochs trained so far"),
-        _column("seconds", "float", "training time so far"),
+        _column("seconds", "float", "candidate time so far"),
         _column("hypervolume*", "float", "share of the box between ideal and reference, 0 to 1"),
     ),
 )
@@ -210,7 +214,11 @@ CONFIRMATION = TableKind(
         ),
         _column("gain_low", "float", "lower end of its 95 % interval"),
         _column("gain_high", "float", "upper end of its 95 % interval"),
-        _column("verdict*", "text", "of a member: `stays`, `within noise` or `beaten`"),
+        _column(
+            "verdict*",
+            "text",
+            "of a member: `stays`, `within noise`, `beaten`, or `open` with fewer than three seeds",
+        ),
         _column("beaten_by", "text", "the design that is ahead of it"),
     ),
 )

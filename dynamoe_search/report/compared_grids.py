@@ -31,7 +31,7 @@ def summary(compared: Comparison) -> Grid:
         "study_",
         "#candidates",
         "#epochs",
-        "#training time",
+        "#candidate time",
         "#front",
         f"#best {label(upwards)}",
         f"#lowest {label(across)}",

@@ -19,7 +19,10 @@ def confirmed_rows(one: Confirmed) -> Iterator[Row]:
     places = {place.design: place for place in one.found.places}
     for design in one.found.designs:
         gain, place = gains.get(design.design), places.get(design.design)
-        difference = gain.difference if gain is not None else None
+        test = measure.possible(design.test)
+        difference = None
+        if gain is not None and gain.difference is not None:
+            difference = measure.possible_gain(gain.difference)
         yield {
             "study": one.study,
             "factor": one.factor,
@@ -28,11 +31,11 @@ def confirmed_rows(one: Confirmed) -> Iterator[Row]:
             "kind": design.kind,
             "activated_params": design.activated_params,
             "measure": measure.name,
-            "test": measure.shown(design.test.mean),
-            "test_low": measure.shown(design.test.low),
-            "test_high": measure.shown(design.test.high),
+            "test": measure.shown(test.mean),
+            "test_low": measure.shown(test.low),
+            "test_high": measure.shown(test.high),
             "test_words": measure.text(design.test.mean),
-            "interval_words": _between(measure, design.test),
+            "interval_words": _between(measure, test),
             "validation": measure.shown(design.validation),
             "seeds": design.test.number,
             "best_plain": gain.baseline if gain is not None else None,

@@ -325,7 +325,7 @@ def importance(data: StudyData) -> Figure:
 
 
 def time(data: StudyData) -> Figure:
-    """Returns training time by model and by what became of the candidates."""
+    """Returns candidate time by model and by what became of the candidates."""
     rows = series.times(data)[:12][::-1]
     figure, axes = _one(1.1 + 0.32 * len(rows))
     left = [0.0] * len(rows)

@@ -127,7 +127,7 @@ def importance(data: StudyData) -> Grid:
 
 
 def times(data: StudyData) -> Grid:
-    """Returns training time by model."""
+    """Returns candidate time by model."""
     rows = (
         [
             cells.text(row.model),
@@ -138,8 +138,8 @@ def times(data: StudyData) -> Grid:
         ]
         for row in series.times(data)
     )
-    labels = ("model_", "#candidates", "#epochs", "#training time", "#time per epoch")
-    return cells.grid("Training time by model.", labels, rows)
+    labels = ("model_", "#candidates", "#epochs", "#candidate time", "#time per epoch")
+    return cells.grid("Candidate time by model.", labels, rows)
 
 
 def failures(data: StudyData) -> Grid:

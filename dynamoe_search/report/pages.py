@@ -108,7 +108,7 @@ def _facts(data: StudyData) -> list[tuple[str, str]]:
         ("state", data.record.state),
         ("candidates", f"{found or 'none'} of {data.record.trials:,}"),
         ("epochs trained", f"{data.epochs:,}"),
-        ("training time", words.seconds(data.seconds)),
+        ("candidate time", words.seconds(data.seconds)),
         ("data", data.spec.data.name if data.spec else words.NONE),
         ("device", data.record.settings.device),
         ("last change", words.moment(data.record.updated_at)),
@@ -164,7 +164,7 @@ def _alts(data: StudyData) -> dict[str, str]:
         "tables/progress.csv has the numbers.",
         "fanova": "Bars: importance of parameters over all candidates, as in the table below.",
         "ped": "Bars: importance of parameters among the best quarter, as in the table below.",
-        "time": "Bars: training time by model, as in the table below.",
+        "time": "Bars: candidate time by model, as in the table below.",
     }
 
 

@@ -144,7 +144,7 @@ def _ends(data: StudyData, group: str, members: Sequence[series.Curve]) -> dict[
 
 
 def time(data: StudyData) -> Plot:
-    """Returns training time by model and by what became of the candidates."""
+    """Returns candidate time by model and by what became of the candidates."""
     rows = series.times(data)[:12][::-1]
     traces = [
         {

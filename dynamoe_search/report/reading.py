@@ -191,7 +191,7 @@ def epochs_of(record: CandidateRecord, reports: Sequence[Progress]) -> int:
 
 
 def seconds_of(record: CandidateRecord, reports: Sequence[Progress]) -> float:
-    """Returns the training time of a candidate, 0 where it is unknown."""
+    """Returns the time of a candidate, 0 where it is unknown."""
     if record.outcome is not None:
         spent = record.outcome.seconds
         return spent if math.isfinite(spent) else 0.0

@@ -165,7 +165,7 @@ class TimeRow:
 
 
 def times(data: StudyData) -> list[TimeRow]:
-    """Returns the training time by the shape of the model, the most expensive first."""
+    """Returns the candidate time by the shape of the model, the most expensive first."""
     groups: dict[str, list[CandidateRecord]] = defaultdict(list)
     for record in data.candidates:
         model = record.candidate.model

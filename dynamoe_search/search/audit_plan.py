@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dynamoe_search.auditing import AuditPlan, Curve, PlannedDesign
+from dynamoe_search.auditing import LEAST_UPDATES, AuditPlan, Curve, PlannedDesign
 from dynamoe_search.errors import UsageError
 from dynamoe_search.records import (
     AdaptiveConfig,
@@ -59,6 +59,8 @@ def plan_audit(
 ) -> AuditPlan:
     """Returns what an audit trains; a design that several claims need stands there once.
 
+    For `settling` nothing is trained if so short a training could not answer it, see `epochs_to_settle`.
+
     Args:
         spec: The parent's file.
         claims: Keys of the claims that are asked.
@@ -83,7 +85,8 @@ def plan_audit(
         curves = [Curve(label=kind, design=routers[kind], rivals=rivals) for kind in dynamic]
     if "activated" in asked:
         curves += designs.front_curves(front)
-    adaptive = designs.adaptive(epochs * steps_per_epoch) if "settling" in asked else None
+    steps = epochs * steps_per_epoch
+    adaptive = designs.adaptive(steps) if "settling" in asked and designs.settle(steps) else None
     return AuditPlan(
         designs=tuple(PlannedDesign(name=name, candidate=one) for name, one in designs.all.items()),
         shapes=shapes,
@@ -94,6 +97,14 @@ def plan_audit(
         claims=tuple(claims),
         is_text=is_text,
     )
+
+
+def epochs_to_settle(spec: StudySpec, *, epochs: int, steps_per_epoch: int) -> int:
+    """Returns after how many epochs, at least those given, it can be judged whether adaptive experts settle."""
+    designs = _Designs(spec, epochs)
+    while not designs.settle(epochs * steps_per_epoch):
+        epochs += 1
+    return epochs
 
 
 def _check(spec: StudySpec, most_experts: int) -> None:
@@ -178,7 +189,22 @@ class _Designs:
         return curves
 
     def adaptive(self, num_steps: int) -> str:
-        """Adds top-any with experts that come and go, in periods of which twelve fit into the training.
+        """Adds top-any with experts that come and go, see `_adaptation`."""
+        like = self._build("top-any", "uniform", "max")
+        return self._add("top-any, adaptive", replace(like, adaptive=self._adaptation(num_steps)))
+
+    def settle(self, num_steps: int) -> bool:
+        """Tells whether the first and the last third of a training both have the updates that `settling` needs."""
+        config = self._adaptation(num_steps)
+        steps = range(config.update_at, num_steps + 1, config.period)
+        thirds = (
+            sum(3 * one <= num_steps for one in steps),
+            sum(3 * one > 2 * num_steps for one in steps),
+        )
+        return min(thirds) >= LEAST_UPDATES
+
+    def _adaptation(self, num_steps: int) -> AdaptiveConfig:
+        """Returns how experts come and go, in periods of which twelve fit into the training.
 
         The parent's own periods are taken if nine of them fit, which gives every third of the training its updates.
         """
@@ -188,7 +214,7 @@ class _Designs:
         if num_steps < 9 * period:
             period = max(3, num_steps // UPDATES)
             start, update = period // 3, 2 * period // 3  # as published: 300 and 600 of 900
-        config = AdaptiveConfig(
+        return AdaptiveConfig(
             max_experts=max(slots, self.most),
             period=period,
             record_from=start,
@@ -197,8 +223,6 @@ class _Designs:
             remove=own.remove,
             new_expert=own.new_expert,
         )
-        like = self._build("top-any", "uniform", "max")
-        return self._add("top-any, adaptive", replace(like, adaptive=config))
 
     def _add(self, name: str, candidate: Candidate) -> str:
         """Returns the name under which the design stands; that of an equal one if there is one."""

@@ -15,6 +15,7 @@ from typing import Any
 from dynamoe_search.auditing import (
     CLAIMS,
     FINDINGS,
+    LEAST_UPDATES,
     AuditPlan,
     Finding,
     Hardness,
@@ -28,7 +29,7 @@ from dynamoe_search.data import describe
 from dynamoe_search.errors import UsageError
 from dynamoe_search.records import Candidate, StudyRecord, from_json, to_json
 from dynamoe_search.search.audit_evidence import gather
-from dynamoe_search.search.audit_plan import plan_audit, random_control
+from dynamoe_search.search.audit_plan import epochs_to_settle, plan_audit, random_control
 from dynamoe_search.search.designed import (
     DesignedRun,
     create_designed,
@@ -39,8 +40,11 @@ from dynamoe_search.search.designed import (
 )
 from dynamoe_search.search.events import OnEvent, ignore, never
 from dynamoe_search.specs import StudySpec
+from dynamoe_search.specs.sections import MOST
 from dynamoe_search.specs.vocabulary import TEXT_NAMES
 from dynamoe_search.store import Store
+
+_MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +53,7 @@ class AuditRequest:
 
     Attributes:
         claims: Keys of `auditing.CLAIMS`, in the order in which they are answered; none means all.
-        seeds: Replicates of every design, at least 2.
+        seeds: Replicates of every design, 2 to 1,000.
         epochs: Of every run; None means those of the parent.
         margin: Smallest difference of accuracy that is of interest, in points; of text, of the loss in hundredths of
             a nat.
@@ -107,21 +111,22 @@ def prepare_audit(store: Store, parent: str, request: AuditRequest) -> Audit:
     Raises:
         DataError: The data cannot be described.
         UsageError: There is no such study, it was not made by a search or has a backbone of the user's own, a claim is
-            unknown, or seeds, epochs or margin are out of range.
+            unknown, or seeds, epochs or margin are out of range, or epochs too few for a claim that was named.
     """
     record = store.study(parent)
     _check(record, request)
     spec = StudySpec.model_validate_json(record.spec_json)
     claims = tuple(key for key in CLAIMS if not request.claims or key in request.claims)
     epochs = request.epochs or spec.train.epochs
-    per_epoch = describe(spec.data).per_epoch
-    plan = plan_audit(
-        spec,
-        claims,
-        epochs=epochs,
-        steps_per_epoch=-(-per_epoch // spec.train.batch_size),
-        front=store.front(parent),
-    )
+    steps = -(-describe(spec.data).per_epoch // spec.train.batch_size)
+    plan = plan_audit(spec, claims, epochs=epochs, steps_per_epoch=steps, front=store.front(parent))
+    if "settling" in request.claims and plan.adaptive is None:
+        enough = epochs_to_settle(spec, epochs=epochs, steps_per_epoch=steps)
+        after = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        raise UsageError(
+            f"the claim settling cannot be judged after {after}: experts come and go fewer than {LEAST_UPDATES} times "
+            f"in the first or the last third of the training; --epochs {enough} is enough, or name other claims only"
+        )
     runs = (len(plan.designs) + len(plan.controls)) * request.seeds
     spent = store.spent(parent)
     pace = spent.seconds / spent.epochs if spent.epochs else None
@@ -148,8 +153,10 @@ def _check(record: StudyRecord, request: AuditRequest) -> None:
         raise UsageError(
             f"an audit needs at least 2 seeds to tell effects from chance, got {request.seeds}"
         )
-    if request.epochs is not None and request.epochs < 1:
-        raise UsageError(f"--epochs must be at least 1, got {request.epochs}")
+    if request.seeds > _MOST_SEEDS:
+        raise UsageError(f"--seeds must be at most {_MOST_SEEDS:,}, got {request.seeds}")
+    if request.epochs is not None and not 1 <= request.epochs <= MOST:
+        raise UsageError(f"--epochs must be at least 1 and at most {MOST:,}, got {request.epochs}")
     if not 0 < request.margin <= 100:
         raise UsageError(f"--margin must be above 0 and at most 100 points, got {request.margin}")
 

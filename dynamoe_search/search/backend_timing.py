@@ -21,7 +21,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from dynamoe_search import __version__
-from dynamoe_search.data.token_cache import cache_folder, key_of
+from dynamoe_search.cached_texts import cache_folder
+from dynamoe_search.data.token_cache import key_of
 from dynamoe_search.moe.activations import Activation, inner_width
 from dynamoe_search.moe.experts import Backend, pool_forward
 from dynamoe_search.moe.layouts import PoolLayout

@@ -39,6 +39,7 @@ def create_study(
     Raises:
         DataError: The data cannot be read.
         DeviceError: This machine has no such device.
+        SpecError: The file does not go with the data.
         UsageError: The name is taken, or the backbone cannot be imported.
     """
     space = Space(spec)

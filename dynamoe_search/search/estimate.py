@@ -1,11 +1,11 @@
 """What a study will cost, before it runs: the numbers that `check` prints."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from dynamoe_search.data import DataInfo, describe
-from dynamoe_search.errors import InputError, UsageError
+from dynamoe_search.data import DataInfo, TextFacts, describe
+from dynamoe_search.errors import InputError, Problem, SpecError, UsageError
 from dynamoe_search.moe.accounting import count_parameters
 from dynamoe_search.moe.backbones import BACKBONES, build_model
 from dynamoe_search.moe.formulas import formula_counts, formula_flops, num_tokens
@@ -14,8 +14,9 @@ from dynamoe_search.search.designs import KIND, SHAPE, build_candidate, decide
 from dynamoe_search.search.distributions import middle_value
 from dynamoe_search.search.notes import notes
 from dynamoe_search.search.pilot import PILOT_STEPS, measured_seconds
+from dynamoe_search.search.planner import most_in_leg
 from dynamoe_search.search.space import Space
-from dynamoe_search.specs import StudySpec, values_of
+from dynamoe_search.specs import StudySpec, too_long_epochs, values_of
 from dynamoe_search.training.token_losses import PART_LOGITS
 
 _BYTES = 4  # of a number in fp32
@@ -34,11 +35,12 @@ class Estimate:
         cohorts: How many groups of candidates are proposed and trained together.
         epochs: Candidate-epochs.
         parameters_max: Parameters of the largest design.
-        memory_bytes: Of a full cohort of largest designs in training, with the data.
+        memory_bytes: Of a full leg of largest designs in training, with the data.
         disk_bytes: Database and weights.
         seconds: Time of the whole study, None if not measured.
         basis: What the time stands on, in words.
         notes: What else is worth knowing, one sentence each.
+        text: What a text is made of; None for images.
     """
 
     trials: int
@@ -50,6 +52,7 @@ class Estimate:
     seconds: float | None
     basis: str
     notes: tuple[str, ...]
+    text: TextFacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,16 +79,18 @@ def estimate(
 
     Raises:
         DataError: The data cannot be described or, with `measure`, read.
-        UsageError: The largest design cannot be built, see `largest_design`.
+        SpecError, UsageError: The largest design cannot be built, see `largest_design`.
     """
     space = Space(spec)
-    info = describe(spec.data)
+    info = describe(spec.data, quickly=True)
     largest = largest_design(space, info, trust_code=trust_code)
     trials = most_trials(space)
-    cohort = min(trials, spec.search.cohort_size)
+    together = min(trials, most_in_leg(spec.search.cohort_size))
     stored = largest.parameters + largest.embedding
     seconds, basis = None, "not measured"
-    if measure:
+    if measure and info.is_guess:
+        basis = "not measured, since there are no tokens yet"
+    elif measure:
         seconds = measured_seconds(space, info, trials, device=device, trust_code=trust_code)
         basis = f"{2 * PILOT_STEPS} training steps of the first cohort, extrapolated"
     return Estimate(
@@ -93,11 +98,12 @@ def estimate(
         cohorts=math.ceil(trials / spec.search.cohort_size),
         epochs=trials * spec.train.epochs,
         parameters_max=largest.parameters,
-        memory_bytes=cohort * candidate_bytes(spec, largest) + data_bytes(info),
+        memory_bytes=together * candidate_bytes(spec, largest) + data_bytes(info),
         disk_bytes=trials * _ROW_BYTES + _FRONT_MEMBERS * stored * _BYTES,
         seconds=seconds,
         basis=basis,
         notes=tuple(notes(space, info, trials)),
+        text=info.text,
     )
 
 
@@ -114,9 +120,11 @@ def largest_design(space: Space, info: DataInfo, *, trust_code: bool = False) ->
 
     Raises:
         UsageError: The backbone is the user's own and `trust_code` is false, or it cannot be built
-            for these data; or the patches of a `vit` do not fit the images.
+            for these data.
+        SpecError: The patches of a `vit` do not fit the images, or an epoch is longer than the training part.
     """
-    _check_patches(space.spec, info)
+    if problems := list(_misfits(space.spec, info)):
+        raise SpecError(space.spec.study.name, problems)
     kinds = dict.fromkeys((*space.kinds, "top-k"))
     return _largest([_largest_of_kind(space, kind) for kind in kinds], info, trust_code=trust_code)
 
@@ -160,15 +168,16 @@ def _largest(counts: list[Candidate], info: DataInfo, *, trust_code: bool) -> La
     )
 
 
-def _check_patches(spec: StudySpec, info: DataInfo) -> None:
-    if spec.model.backbone != "vit":
-        return
-    _, height, width = info.input_shape
-    patch = spec.model.patch_size
-    if height % patch or width % patch:
-        raise UsageError(
-            f"model.patch_size must divide the image ({height} x {width}), got {patch}"
-        )
+def _misfits(spec: StudySpec, info: DataInfo) -> Iterator[Problem]:
+    """Yields what the study file says that does not go with these data."""
+    if not info.is_guess:
+        yield from too_long_epochs(spec.data, info.num_train)
+    if spec.model.backbone == "vit":
+        _, height, width = info.input_shape
+        patch = spec.model.patch_size
+        if height % patch or width % patch:
+            allowed = f"must divide the image ({height} x {width})"
+            yield Problem(path="model.patch_size", got=str(patch), allowed=allowed)
 
 
 def _built_size(candidate: Candidate, info: DataInfo, *, trust_code: bool) -> int:

@@ -5,6 +5,7 @@ import torch
 from dynamoe_search.data import DataInfo
 from dynamoe_search.moe.activations import inner_width
 from dynamoe_search.search.estimate import LargestDesign, candidate_bytes, data_bytes
+from dynamoe_search.search.planner import most_in_leg
 from dynamoe_search.specs import StudySpec, values_of
 
 _USABLE = 0.8  # of the free memory; the rest is for the allocator's gaps and for the kernels
@@ -40,8 +41,17 @@ def fitting_cohort(
 
 
 def most_that_fit(asked: int, free: int, each: int, shared: int) -> int:
-    """Returns how many of `asked` candidates of `each` bytes fit into `free` ones beside `shared`, at least one."""
-    return max(1, min(asked, int(_USABLE * free - shared) // each))
+    """Returns the largest cohort of at most `asked` candidates whose legs fit into the free memory; one at least.
+
+    Args:
+        asked: Candidates.
+        free: Bytes.
+        each: Bytes of a candidate.
+        shared: Bytes that are needed whoever is trained.
+    """
+    fit = int(_USABLE * free - shared) // each
+    sizes = range(asked, 1, -1)
+    return next((size for size in sizes if most_in_leg(size) <= fit), 1)
 
 
 def cuda_bytes(spec: StudySpec, largest: LargestDesign) -> int:

@@ -26,6 +26,9 @@ _KNOWN_FROM = 8
 """Candidates at a rung from which on the share that went on says something."""
 _USUAL_SHARE = 0.8
 """How many go on past a rung of which nothing is known."""
+_LEFT_OVER = 4
+"""The last of a group join the leg before if they are at most a cohort divided by this: alone they would cost as much
+as many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +40,7 @@ class Position:
         rungs: Epochs after which candidates are compared, ascending; below `epochs`.
         epochs: Of a candidate that is trained to its end.
         trials: How many candidates are asked for.
-        cohort_size: How many are proposed at a time, and trained in one leg at most.
+        cohort_size: How many are proposed at a time, and trained in one leg, see `most_in_leg`.
         max_epochs: Budget in candidate-epochs, None for no limit.
         open_legs: Legs in training, or left behind.
         dead: Numbers of the open legs whose worker is no more.
@@ -100,6 +103,11 @@ Step: TypeAlias = TakeOver | Propose | Train | Wait | Over
 def rung_of(epochs: int, rungs: Sequence[int]) -> int:
     """Returns the last rung that a candidate with so many epochs behind it has reached; 0 if none."""
     return max((rung for rung in rungs if rung <= epochs), default=0)
+
+
+def most_in_leg(cohort_size: int) -> int:
+    """Returns how many candidates a leg has at most: a cohort, and a quarter of one if nobody is left over then."""
+    return cohort_size + cohort_size // _LEFT_OVER
 
 
 def plan(position: Position) -> Step:
@@ -285,7 +293,8 @@ class _Planner:
     def _train(self, members: Sequence[Standing], start: int, key: str) -> Step | None:
         """Opens a leg with those who have the best chance, as many as fit into a leg and the budget."""
         end = self._end(start)
-        number = min(len(members), self.position.cohort_size)
+        size = self.position.cohort_size
+        number = len(members) if len(members) <= most_in_leg(size) else size
         if self.left < number * (end - start):
             number = int(self.left // (end - start))
             if not number and self.left >= 1 and self.position.rungs:

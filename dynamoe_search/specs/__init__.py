@@ -13,7 +13,7 @@ from dynamoe_search.specs.sections import (
     StudySection,
     TrainSection,
 )
-from dynamoe_search.specs.study import StudySpec, conflicts
+from dynamoe_search.specs.study import StudySpec, conflicts, too_long_epochs, useless
 
 __all__ = [
     "AdaptiveSection",
@@ -32,5 +32,7 @@ __all__ = [
     "Within",
     "conflicts",
     "is_fixed",
+    "too_long_epochs",
+    "useless",
     "values_of",
 ]

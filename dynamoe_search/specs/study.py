@@ -22,8 +22,11 @@ from dynamoe_search.specs.sections import (
     StudySection,
     TrainSection,
 )
+from dynamoe_search.specs.sizes import most_train
 from dynamoe_search.specs.vocabulary import (
     BOUNDS_KEPT_BY_RIVALS,
+    IMAGE_BACKBONES,
+    LANGUAGE_BACKBONES,
     LOSS_NAMES,
     PRUNED_ON,
     ROUTER_LOSSES,
@@ -79,6 +82,52 @@ def conflicts(spec: StudySpec, without: Collection[str] = ()) -> Iterator[Proble
     for sections, check in _CHECKS:
         if not set(sections) & set(without):
             yield from check(spec)
+
+
+def useless(spec: StudySpec, without: Collection[str] = ()) -> Iterator[Problem]:
+    """Yields what a study file says to no effect. Studies that were stored with it can still be read.
+
+    Args:
+        spec: The study.
+        without: Sections that cannot be relied on.
+    """
+    for sections, check in _USELESS:
+        if not set(sections) & set(without):
+            yield from check(spec)
+
+
+def _patch_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    others = [name for name in (*IMAGE_BACKBONES, *LANGUAGE_BACKBONES) if name != "vit"]
+    is_changed = spec.model.patch_size != ModelSection.model_fields["patch_size"].default
+    if is_changed and spec.model.backbone in others:
+        yield Problem(
+            path="model.patch_size",
+            got=str(spec.model.patch_size),
+            allowed=f"is used only with model.backbone vit; here it is {spec.model.backbone}",
+        )
+
+
+def _epoch_conflicts(spec: StudySpec) -> Iterator[Problem]:
+    most = most_train(spec.data)
+    if most is not None:
+        yield from too_long_epochs(spec.data, most)
+
+
+def too_long_epochs(data: DataSection, num_train: int) -> Iterator[Problem]:
+    """Yields an epoch that is longer than the training part.
+
+    Args:
+        data: The section.
+        num_train: Examples, or sequences, of the training part.
+    """
+    if data.epoch_size is not None and data.epoch_size > num_train > 0:
+        unit = "sequences" if data.name in TEXT_NAMES else "examples"
+        yield Problem(
+            path="data.epoch_size",
+            got=str(data.epoch_size),
+            allowed=f"must be at most the training part, which has {num_train:,} {unit}; without it an epoch is all "
+            "of them",
+        )
 
 
 def _head_conflicts(spec: StudySpec) -> Iterator[Problem]:
@@ -313,3 +362,8 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[StudySpec], Iterator[Problem]]],
     (("search", "study"), _pruner_conflicts),
 )
 """Every check between values, with the sections that it reads."""
+
+_USELESS: tuple[tuple[tuple[str, ...], Callable[[StudySpec], Iterator[Problem]]], ...] = (
+    (("model",), _patch_conflicts),
+    (("data",), _epoch_conflicts),
+)

@@ -7,6 +7,16 @@ from dynamoe_search.errors import UsageError
 from dynamoe_search.pareto import knee_point
 from dynamoe_search.records import CandidateRecord, FrontMember
 
+ROW_MEASURES = (
+    "accuracy",
+    "validation_loss",
+    "perplexity",
+    "bits_per_byte",
+    "activated_params",
+    "total_params",
+)
+"""Measures that every row of a front has by name; whatever else was measured stands in its `metrics`."""
+
 
 def require_model(record: CandidateRecord, study: str) -> None:
     """Raises `UsageError` if a candidate was not trained to its end, so that it has no model.
@@ -75,14 +85,15 @@ def knee(
 
 
 def front_row(member: FrontMember) -> dict[str, Any]:
-    """Returns a member as plain values under stable names, for JSON, CSV and tables."""
+    """Returns a member as plain values under stable names, for JSON, CSV and tables.
+
+    The names are the same whatever the study is about: what only text has is None for images.
+    """
     measured = measures(member)
     candidate = member.candidate
     return {
         "trial": member.trial,
-        "accuracy": measured.get("accuracy"),
-        "activated_params": measured.get("activated_params"),
-        "total_params": measured.get("total_params"),
+        **{name: measured.get(name) for name in ROW_MEASURES},
         "experts_per_layer": list(member.experts_per_layer),
         "experts_per_layer_at_start": list(candidate.experts_per_layer),
         "router": candidate.router.kind,

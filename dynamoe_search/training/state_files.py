@@ -140,9 +140,9 @@ class StateFolder:
         for folder in self.path.glob("*"):
             if folder.name.isascii() and folder.name.isdecimal() and folder.is_dir():
                 own = found[int(folder.name)]
-                for path in folder.glob("*"):
+                for file in folder.glob("*"):
                     with contextlib.suppress(FileNotFoundError):  # another worker may remove it now
-                        own[path] = bytes_in(path)
+                        own[file] = bytes_in(file)
         return dict(found)
 
     def keep_one(self, files: Collection[AnyPath], epoch: int, checksum: str) -> None:

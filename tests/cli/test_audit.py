@@ -5,11 +5,12 @@ import json
 import pytest
 
 from dynamoe_search.auditing import CLAIMS
+from dynamoe_search.search.audits import AuditRequest, prepare_audit
 from dynamoe_search.store import Store
 from tests.cli.conftest import Run
 from tests.finished import copy_of
 
-SMALL = ("--seeds", 2, "--epochs", 1, "--claims", "settling,schedule")
+SMALL = ("--seeds", 2, "--epochs", 4, "--claims", "settling,schedule")
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,7 @@ def test_an_audit_prints_a_line_per_question_and_says_how_it_was_judged(
     assert [one["key"] for one in content["claims"]] == ["schedule", "settling"]
     assert content["studies"] == ["tiny.audit"]
     lines = {(one["claim"], one["subject"]): one for one in content["findings"]}
-    assert (
-        lines["settling", "top-any, adaptive"]["effect"] is None
-    )  # too few updates: nothing known
-    assert lines["settling", "top-any, adaptive"]["verdict"] == "not decided"
+    assert lines["settling", "top-any, adaptive"]["n"] == 2
     with Store.open(audited) as store:
         assert len(store.legs("tiny.audit")) == legs
 
@@ -59,12 +57,29 @@ def test_an_audit_prints_a_line_per_question_and_says_how_it_was_judged(
     assert max(len(line) for line in narrow.stdout.splitlines()) <= 80
 
 
+def test_what_cannot_be_judged_is_told_before_anything_is_trained(cli: Run, searched: str) -> None:
+    for claims in ("settling", "schedule,settling"):
+        done = cli("audit", "tiny", "--claims", claims, "--epochs", 1, "--storage", searched)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "settling cannot be judged after 1 epoch:" in done.stderr
+        assert "--epochs 4 is enough" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    with Store.open(searched) as store:
+        assert [one.name for one in store.studies()] == ["tiny"]
+        planned = prepare_audit(store, "tiny", AuditRequest(epochs=1))
+    assert planned.plan.adaptive is None  # nobody insisted on it, so the others are asked
+    assert "top-any, adaptive" not in {one.name for one in planned.plan.designs}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("tiny", "--claims", "speed"), f"unknown claim 'speed'; use {', '.join(CLAIMS)}"),
         (("tiny", "--seeds", 1), "at least 2 seeds"),
         (("tiny", "--epochs", 0), "--epochs must be at least 1"),
+        (("tiny", "--epochs", 10**20), "--epochs must be at least 1 and at most 1,000,000,000"),
+        (("tiny", "--seeds", 10**6), "--seeds must be at most 1,000"),
+        (("tiny", "--claims", ","), "--claims must name claims such as schedule,variation"),
         (("tiny", "--margin", "-1"), "--margin must be above 0"),
         (("nobody",), "nobody"),
     ],

@@ -144,10 +144,13 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "unknown option": ("run digits --trails 3", "No such option"),
     "missing argument": ("run", "Missing argument"),
     "too many arguments": ("list all", "unexpected extra argument"),
-    "no trials": ("run digits --trials 0", "greater than or equal to 1"),
-    "trials in words": ("run digits --trials many", "valid integer"),
-    "no epochs": ("run digits --epochs 0", "greater than or equal to 1"),
-    "time in words": ("run digits --timeout soon", "is no length of time"),
+    "no trials": (
+        "run digits --trials 0",
+        "error: --trials must be a whole number of at least 1, got '0' (see dynamoe-search run",
+    ),
+    "trials in words": ("run digits --trials many", "--trials must be a whole number of at least"),
+    "no epochs": ("run digits --epochs 0", "--epochs must be a whole number of at least 1"),
+    "time in words": ("run digits --timeout soon", "error: --timeout: 'soon' is no length of time"),
     "time without unit": ("run digits --timeout 1h30", "without a unit"),
     "no time": ("run digits --timeout 0", "longer than nothing"),
     "bad name": ("run digits --name a/b", "study.name"),
@@ -160,7 +163,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "storage without studies": ("list --storage {other}", "no studies"),
     "storage that is not there": ("front tiny --storage {new}", "there is no database"),
     "name that is taken": ("run {file} --storage {searched}", "resume"),
-    "no threads": ("run digits --threads 0", "greater than or equal to 1"),
+    "no threads": ("run digits --threads 0", "--threads must be a whole number of at least 1"),
     "fewer trials than are done": (
         "resume tiny --trials 2 --storage {searched}",
         "has 6 finished trials already",
@@ -171,7 +174,10 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "stop of nothing": ("stop nothing --storage {searched}", "nothing"),
     "delete of nothing": ("delete nothing --yes --storage {searched}", "nothing"),
     "trial that is not there": ("show tiny 999 --storage {searched}", "999"),
-    "trial in words": ("show tiny best --storage {searched}", "valid integer"),
+    "trial in words": (
+        "show tiny best --storage {searched}",
+        "TRIAL must be a whole number, got 'best'",
+    ),
     "export of nothing": ("export tiny 999 --out {folder}/out --storage {searched}", "999"),
     "export without a folder": ("export tiny 1 --storage {searched}", "--out"),
     "bound without number": ("front tiny --at-most accuracy --storage {searched}", "=NUMBER"),
@@ -181,6 +187,23 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "schedule upside down": ("schedules --min-experts 9 --max-experts 2", "min_experts"),
     "total without match": ("schedules --total 9", "--match total"),
     "training of a range": ("train {file}", "fix them"),
+    "more epochs than a database keeps": (
+        "run digits --epochs 99999999999999999999 --storage {new}",
+        "--epochs must be at most 1,000,000,000, got 99999999999999999999",
+    ),
+    "a trial that no database keeps": (
+        "show tiny 99999999999999999999 --storage {searched}",
+        "TRIAL must be at most 1,000,000,000",
+    ),
+    "half a GPU too many": (
+        "run digits --gpus-per-worker 1.5",
+        "--gpus-per-worker must be a number from 0 to 1, got '1.5'",
+    ),
+    "layers beyond the range": (
+        "schedules --layers 65",
+        "--layers must be a whole number from 1 to 64, got '65'",
+    ),
+    "a seed that is none": ("sample x --seed -1", "--seed must be a whole number from 0 to 4,294"),
     "preset that is not there": ("presets cifar", "did you mean cifar10?"),
 }
 

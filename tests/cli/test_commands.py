@@ -16,13 +16,22 @@ from tests.finished import copy_of
 FRONT_KEYS = {
     "trial",
     "accuracy",
+    "validation_loss",
+    "perplexity",
+    "bits_per_byte",
     "activated_params",
     "total_params",
     "experts_per_layer",
     "experts_per_layer_at_start",
     "router",
+    "schedule",
+    "mean_k_per_layer",
+    "reference",
+    "objectives",
+    "metrics",
     "params",
 }
+"""Of `front --json`, for images and for text; what reads it counts on them."""
 
 
 @pytest.fixture
@@ -60,10 +69,19 @@ def test_list_and_status_as_json(cli: Run, searched: str) -> None:
     assert status["spec"]["study"]["name"] == "tiny"
 
 
+def test_status_has_a_word_for_each_of_its_times(cli: Run, searched: str) -> None:
+    shown = cli("status", "tiny", "--storage", searched).stdout
+    assert shown.count("candidate time") == shown.count("worker time") == 1
+    assert shown.count(" time ") == 2
+    spent = json.loads(cli("status", "tiny", "--json", "--storage", searched).stdout)
+    assert 0 < spent["spent"]["seconds"] < sum(spent["times"].values())
+
+
 def test_front_in_all_formats_has_the_same_points_as_the_database(cli: Run, searched: str) -> None:
     rows = json.loads(cli("front", "tiny", "--json", "--storage", searched).stdout)
     assert rows
-    assert all(row.keys() >= FRONT_KEYS for row in rows)
+    assert all(row.keys() == FRONT_KEYS for row in rows)
+    assert all(row["perplexity"] is None for row in rows)
     with sqlite3.connect(searched.removeprefix("sqlite:///")) as connection:
         stored = {
             number for (number,) in connection.execute("SELECT trial_number FROM dynamoe_front")

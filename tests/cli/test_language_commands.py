@@ -10,6 +10,7 @@ import pytest
 from dynamoe_search.search import weights
 from dynamoe_search.store import Store
 from tests.cli.conftest import Run, invoke
+from tests.cli.test_commands import FRONT_KEYS
 
 STUDY = """
 [study]
@@ -80,6 +81,26 @@ def test_no_command_speaks_of_images(
     assert not IMAGES.search(text)
     if arguments[0] != "list":
         assert "perplexity" in text
+
+
+def test_the_front_of_text_has_the_keys_of_one_of_images(cli: Run, words: tuple[Path, str]) -> None:
+    rows = json.loads(cli("front", "words", "--json", "--storage", words[1]).stdout)
+    assert rows
+    for row in rows:
+        assert row.keys() == FRONT_KEYS
+        assert row["perplexity"] == row["objectives"]["perplexity"] == row["metrics"]["perplexity"]
+        assert row["accuracy"] == row["metrics"]["accuracy"]
+
+
+def test_check_tells_what_the_text_is_made_of(cli: Run, words: tuple[Path, str]) -> None:
+    options = ("--no-measure", "--set", "data.tokenizer=bpe", "--set", "data.vocab_size=300")
+    shown = cli("check", words[0], *options).stdout
+    assert re.search(r"(?m)^tokenizer +byte pairs of the training part, 300 different", shown)
+    assert re.search(r"(?m)^tokens +[\d,]+ for training, [\d,]+ validation, [\d,]+ test;", shown)
+    text = json.loads(cli("check", words[0], *options, "--json").stdout)["text"]
+    assert text["vocab_size"] == 300
+    assert 1 < text["bytes_per_token"] < 4
+    assert text["tokens"].keys() == {"train", "validation", "test"}
 
 
 def test_export_tells_the_perplexity_and_how_to_let_it_write(

@@ -6,9 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamoe_search.data import describe
 from dynamoe_search.data.splits import Standardizer, part_indices, part_sizes
 from dynamoe_search.errors import DataError
 from dynamoe_search.specs.sections import DataSection
+from dynamoe_search.specs.sizes import most_train
 
 fractions = st.floats(0.01, 0.6)
 
@@ -102,3 +104,23 @@ def test_numbers_that_overflow_are_refused(largest: float, dtype: type) -> None:
     standardize = Standardizer(x, is_flat=False, source="own")
     with pytest.raises(DataError, match="own: the pixels are too large"):
         standardize(x, np.zeros(5, dtype=np.int64))
+
+
+@given(
+    st.sampled_from(["digits", "mnist", "cifar10"]),
+    st.floats(0.01, 0.9),
+    st.floats(0.01, 0.9),
+    st.none() | st.integers(1, 60_000),
+)
+def test_a_file_knows_how_many_training_examples_a_named_set_has(
+    name: str, validation: float, test: float, most: int | None
+) -> None:
+    section = DataSection.model_validate(
+        {
+            "name": name,
+            "validation_fraction": validation,
+            "test_fraction": test,
+            "max_train": most,
+        }
+    )
+    assert most_train(section) == describe(section).num_train

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Engine
 from tokenizers import models, normalizers, pre_tokenizers
 
-from dynamoe_search.data import load_tokenizer, save_tokenizer
+from dynamoe_search.data import load_tokenizer
 from dynamoe_search.data.corpora import pieces_of
 from dynamoe_search.data.vocabularies import (
+    TOKENIZER_FILE,
     ByteTokenizer,
     Tokenizer,
     open_tokenizer,
@@ -41,7 +42,7 @@ def all_kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
     }
     for name, tokenizer in list(made.items()):
         (folder / name).mkdir(exist_ok=True)
-        save_tokenizer(folder / name, tokenizer)
+        (folder / name / TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
         made[f"{name} loaded"] = load_tokenizer(folder / name, tokenizer.vocab_size)
     return made
 
@@ -163,7 +164,7 @@ def test_nothing_is_downloaded_if_that_is_forbidden() -> None:
 
 
 def test_tokenizer_of_another_size_than_the_model_is_refused(tmp_path: Path) -> None:
-    save_tokenizer(tmp_path, ByteTokenizer())
+    (tmp_path / TOKENIZER_FILE).write_text(ByteTokenizer().to_json())
     with pytest.raises(DataError, match=r"has 257 tokens, and the model .* made for 50,257"):
         load_tokenizer(tmp_path, 50_257)
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamoe_search.auditing import CLAIMS, AuditPlan
+from dynamoe_search.auditing import CLAIMS, LEAST_UPDATES, AuditPlan
 from dynamoe_search.errors import UsageError
 from dynamoe_search.moe.adaptive import is_update_due
 from dynamoe_search.records import FrontMember, LayerRouting
-from dynamoe_search.search.audit_plan import DYNAMIC, plan_audit, random_control
+from dynamoe_search.search.audit_plan import DYNAMIC, epochs_to_settle, plan_audit, random_control
 from dynamoe_search.specs import StudySpec
 from tests.conftest import TINY
 
@@ -119,6 +119,21 @@ def test_adaptive_experts_get_room_for_their_updates() -> None:
         steps = 3 * steps_per_epoch
         due = [step for step in range(1, steps + 1) if is_update_due(step, own)]
         assert min(sum(3 * s <= steps for s in due), sum(3 * s > 2 * steps for s in due)) >= 3
+
+
+@given(st.integers(1, 60), st.integers(1, 40))
+def test_a_plan_adapts_experts_only_if_their_settling_can_be_judged(
+    epochs: int, steps_per_epoch: int
+) -> None:
+    length = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
+    enough = epochs_to_settle(spec(), **length)
+    assert (plan(("settling",), **length).adaptive is None) == (enough > epochs)
+    (design,) = plan(("settling",), **length | {"epochs": enough}).designs
+    steps, own = enough * steps_per_epoch, design.candidate.adaptive
+    assert own is not None
+    due = [step for step in range(1, steps + 1) if is_update_due(step, own)]
+    thirds = sum(3 * s <= steps for s in due), sum(3 * s > 2 * steps for s in due)
+    assert min(thirds) >= LEAST_UPDATES
 
 
 def test_the_control_keeps_everything_but_the_router() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dynamoe_search.data import describe
-from dynamoe_search.errors import DeviceError, UsageError
+from dynamoe_search.errors import DeviceError, SpecError, UsageError
 from dynamoe_search.moe.formulas import formula_counts
 from dynamoe_search.presets import preset_names, read_study
 from dynamoe_search.search import create_study, estimate
@@ -129,10 +129,10 @@ def test_patches_that_do_not_fit_the_image_are_refused_before_the_study_is_creat
     tiny_spec: MakeSpec, storage_url: str
 ) -> None:
     spec = tiny_spec(model={"backbone": "vit", "patch_size": 3})
-    with pytest.raises(UsageError, match=r"patch_size must divide the image \(8 x 8\), got 3"):
+    with pytest.raises(SpecError, match=r"patch_size: got 3; must divide the image \(8 x 8\)"):
         estimate(spec)
     with Store.open(storage_url) as store:
-        with pytest.raises(UsageError, match="patch_size"):
+        with pytest.raises(SpecError, match="patch_size"):
             create_study(store, spec, source="test", device="cpu")
         assert store.studies() == []
 

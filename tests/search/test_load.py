@@ -7,7 +7,7 @@ import pytest
 from tests.benches import bench
 
 SMALL = (
-    *("--ramp", "1", "--window", "6", "--epoch-seconds", "0.5"),
+    *("--ramp", "1", "--window", "4", "--epoch-seconds", "0.5"),
     *("--cohort", "4", "--patience", "180"),
 )
 

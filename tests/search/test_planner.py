@@ -20,6 +20,7 @@ from dynamoe_search.search.planner import (
     TakeOver,
     Train,
     Wait,
+    most_in_leg,
     plan,
     rung_of,
 )
@@ -107,9 +108,22 @@ class Game:
             key = self.keys[ordinal * 7 % len(self.keys)]
             self.candidates[100 + ordinal] = standing(ordinal, cohort=step.cohort, pack_key=key)
 
+    def left_over(self, step: Train) -> list[int]:
+        """Those who could have gone on with a leg."""
+        busy = {trial for leg in self.legs.values() for trial in leg.trials} | set(step.trials)
+        return [
+            one.trial
+            for one in self.candidates.values()
+            if (one.epochs, one.pack_key) == (step.start, step.pack_key)
+            and one.trial not in busy
+            and (self.goes(one) or one.reference is not None or not step.start)
+        ]
+
     def open(self, step: Train) -> Leg:
         members = [self.candidates[trial] for trial in step.trials]
-        assert 0 < len(members) <= self.cohort_size
+        assert 0 < len(members) <= most_in_leg(self.cohort_size)
+        if len(members) > self.cohort_size and self.max_epochs is None:
+            assert not self.left_over(step)
         assert {one.epochs for one in members} == {step.start}
         assert {one.pack_key for one in members} == {step.pack_key}
         assert not {trial for leg in self.legs.values() for trial in leg.trials} & set(step.trials)
@@ -166,12 +180,25 @@ def test_legs_are_whole_while_candidates_are_proposed() -> None:
     game = Game(trials=40)
     assert game.play() == Over(reason="trials")
     last_new = max(leg.number for leg in game.history if leg.start == 0)
-    assert {len(leg.trials) for leg in game.history[: last_new + 1]} == {4}
+    assert {len(leg.trials) for leg in game.history[: last_new + 1]} <= {4, 5}
     assert any(leg.start for leg in game.history[:last_new])
     complete = {one.ordinal for one in game.candidates.values() if one.status == "complete"}
     assert complete == set(range(0, 40, 3))
     paused = [one for one in game.candidates.values() if one.status == "paused"]
     assert {one.epochs for one in paused} == {1}
+
+
+def test_a_few_who_would_be_left_over_join_the_leg_before() -> None:
+    game = Game(trials=5, cohort_size=8, goes=lambda _: True)
+    for ordinal in range(21):
+        game.candidates[100 + ordinal] = standing(ordinal, status="paused", epochs=5)
+    game.play()
+    assert [len(leg.trials) for leg in game.history] == [8, 8, 5]
+    for ordinal in range(18):
+        game.candidates[100 + ordinal] = standing(ordinal, status="paused", epochs=5)
+    game.history.clear()
+    game.play()
+    assert [len(leg.trials) for leg in game.history] == [8, 10]
 
 
 def test_nobody_goes_on_while_there_are_few_rivals_to_judge_by() -> None:

@@ -13,8 +13,14 @@ from dynamoe_search.search import check_study, export_candidate, weights
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.store.garbage import find_garbage
-from tests.search.test_resume_checkpoints import Steps, everything, killed, resume, spec_with
-from tests.search.test_runner import run
+from tests.search.interrupting import (
+    Steps,
+    everything,
+    killed_after_steps,
+    resume,
+    run,
+    spec_with,
+)
 
 MakeSpec = Callable[..., StudySpec]
 FILES = "DYNAMOE_SEARCH_FILES"
@@ -110,8 +116,8 @@ def test_a_killed_study_goes_on_from_its_last_step(
     monkeypatch.setenv(
         FILES, f"local://{tmp_path / 'files'}"
     )  # as any storage: no rename, half files are seen
-    killed(storage_url, spec, 4)
-    killed(storage_url, spec, 4)
+    killed_after_steps(storage_url, spec, 4)
+    killed_after_steps(storage_url, spec, 4)
     assert resume(storage_url) <= num_steps - 2 * 3
     assert everything(storage_url) == expected
     assert_same_weights(front(storage_url), models)

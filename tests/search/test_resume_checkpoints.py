@@ -1,100 +1,31 @@
 """Killed processes that go on from checkpoints: the same study to the last bit, and hardly a step is trained again."""
 
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from dynamoe_search.records import FrontMember
-from dynamoe_search.search import EpochFinished, Event, LegStarted, run_study
+from dynamoe_search.search import Event
 from dynamoe_search.search import weights as stored_weights
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.store.garbage import find_garbage
-from tests.search.test_runner import Crash, Facts, facts, run
+from tests.search.interrupting import (
+    PRUNERS,
+    SEARCH,
+    SECTIONS,
+    Crash,
+    Steps,
+    everything,
+    killed_after_steps,
+    resume,
+    run,
+    spec_with,
+)
 
 MakeSpec = Callable[..., StudySpec]
-
-EPOCHS = 4
-SECTIONS: dict[str, Any] = {
-    "study": {"trials": 8, "references": ["dense", "top-2"]},
-    "data": {"max_train": 128},
-    "model": {"d_model": 8, "dropout": 0.1},
-    "schedule": {"shape": ["uniform", "descending"], "max_experts": {"low": 2, "high": 4}},
-    "router": {"kind": ["top-any", "top-p"]},
-    "adaptive": {
-        "enabled": True,
-        "max_experts": 5,
-        "period": 3,
-        "record_from": 0,
-        "update_at": 2,
-        "new_expert": "fresh",
-    },
-    "train": {"learning_rate": {"low": 3e-4, "high": 3e-2, "log": True}, "epochs": EPOCHS},
-}
-SEARCH = {"cohort_size": 5, "startup_trials": 4, "sampler": "tpe"}
-PRUNERS: dict[str, dict[str, Any]] = {
-    "none": {"kind": "none"},
-    "pareto": {"kind": "pareto", "min_records": 2},
-    "stop": {"kind": "pareto", "min_records": 2, "pause": False},
-}
-
-
-def spec_with(tiny_spec: MakeSpec, pruner: str) -> StudySpec:
-    return tiny_spec(**SECTIONS, search=SEARCH | {"pruner": PRUNERS[pruner]})
-
-
-class Steps:
-    """Counts training steps; asks to stop, or crashes, after so many."""
-
-    def __init__(self, stop_after: int | None = None, crash_after: int | None = None) -> None:
-        self.count = 0
-        self._stop_after, self._crash_after = stop_after, crash_after
-        self._is_training = False
-
-    def on_event(self, event: Event) -> None:
-        self._is_training = isinstance(event, LegStarted | EpochFinished)
-
-    def should_stop(self) -> bool:
-        self.count += self._is_training
-        if self._crash_after is not None and self.count >= self._crash_after:
-            raise Crash
-        return self._stop_after is not None and self.count >= self._stop_after
-
-
-def resume(url: str, steps: Steps | None = None) -> int:
-    """Goes on with a study, with a checkpoint after every step; returns how many steps that took."""
-    steps = steps or Steps()
-    with Store.open(url) as store:
-        run_study(
-            store,
-            "tiny",
-            on_event=steps.on_event,
-            should_stop=steps.should_stop,
-            checkpoint_seconds=0,
-        )
-    return steps.count
-
-
-def everything(url: str) -> tuple[Facts, list[Any], tuple[FrontMember, ...]]:
-    """All that must not depend on interruptions, besides weights."""
-    with Store.open(url) as store:
-        ends = [
-            (
-                one.reason,
-                one.message,
-                one.outcome and (one.outcome.epochs, one.outcome.expert_events),
-            )
-            for one in store.candidates("tiny")
-        ]
-        return facts(url), ends, tuple(store.front("tiny"))
 
 
 def front_weights(url: str) -> dict[int, dict[str, torch.Tensor]]:
@@ -141,36 +72,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[StudySpec
 Undisturbed = Callable[[StudySpec], tuple[str, int]]
 
 
-def killed(url: str, spec: StudySpec, step: int) -> None:
-    """Runs a study in a process of its own and kills it after so many steps."""
-    script = f"""
-import os, signal
-from dynamoe_search.search import create_study, run_study
-from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
-from tests.search.test_resume_checkpoints import Steps
-
-class Killer(Steps):
-    def should_stop(self):
-        super().should_stop()
-        if self.count >= {step}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return False
-
-killer = Killer()
-with Store.open({url!r}) as store:
-    spec = StudySpec.model_validate_json({spec.model_dump_json()!r})
-    if not store.studies():
-        create_study(store, spec, source="test", device="cpu", num_threads=1)
-    run_study(
-        store, "tiny", on_event=killer.on_event, should_stop=killer.should_stop, checkpoint_seconds=0
-    )
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", PRUNERS)
 @pytest.mark.parametrize("step", [1, 4, 7])
@@ -179,7 +80,7 @@ def test_a_killed_study_goes_on_from_its_last_step(
 ) -> None:
     spec = spec_with(tiny_spec, pruner)
     url, num_steps = undisturbed(spec)
-    killed(storage_url, spec, step)
+    killed_after_steps(storage_url, spec, step)
     assert folder_of(storage_url).exists() or step == 1  # killed before its first checkpoint
     with Store.open(storage_url) as store:
         assert find_garbage(store) == []
@@ -199,7 +100,7 @@ def test_a_study_that_is_killed_again_and_again_ends(
     spec = spec_with(tiny_spec, "pareto")
     url, num_steps = undisturbed(spec)
     for _ in range(3):
-        killed(storage_url, spec, 4)
+        killed_after_steps(storage_url, spec, 4)
     assert resume(storage_url) <= num_steps - 3 * 3
     assert_same(storage_url, url)
 

@@ -16,7 +16,7 @@ from dynamoe_search.search.rungs import Rungs, changed, to_store
 from dynamoe_search.search.sampling import Known
 from dynamoe_search.specs import PrunerSection, StudySpec
 from dynamoe_search.store import Store
-from tests.search.test_runner import Crash, Facts, facts, run
+from tests.search.interrupting import Crash, Facts, facts, run
 
 MakeSpec = Callable[..., StudySpec]
 

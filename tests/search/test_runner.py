@@ -1,9 +1,5 @@
 """The loop of a study, with the real trainer on tiny studies of digits."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +9,6 @@ import optuna
 import pytest
 
 from dynamoe_search.errors import DataError, UsageError
-from dynamoe_search.records import CandidateRecord
 from dynamoe_search.search import (
     CandidateFinished,
     EpochFinished,
@@ -24,7 +19,6 @@ from dynamoe_search.search import (
     Limits,
     StudyEnded,
     StudyStarted,
-    StudySummary,
     create_study,
     export_candidate,
     run_study,
@@ -34,9 +28,9 @@ from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
+from tests.search.interrupting import Crash, facts, killed_after_trial, run
 
 MakeSpec = Callable[..., StudySpec]
-Facts = list[dict[str, Any]]
 
 SECTIONS: dict[str, Any] = {
     "study": {"trials": 5, "references": ["dense", "top-2"]},
@@ -48,43 +42,10 @@ SECTIONS: dict[str, Any] = {
 }
 
 
-class Crash(BaseException):
-    """What a killed process looks like from inside."""
-
-
 def small(tiny_spec: MakeSpec, **sections: dict[str, Any]) -> StudySpec:
     """A search over a few settings, five trials in two cohorts."""
     names = SECTIONS.keys() | sections.keys()
     return tiny_spec(**{name: SECTIONS.get(name, {}) | sections.get(name, {}) for name in names})
-
-
-def run(url: str, spec: StudySpec, **options: Any) -> StudySummary:
-    """Creates the study if it is new, and runs it."""
-    with Store.open(url) as store:
-        if spec.study.name not in [record.name for record in store.studies()]:
-            create_study(store, spec, source="test", device="cpu", num_threads=1)
-        return run_study(store, spec.study.name, **options)
-
-
-def facts(url: str, name: str = "tiny") -> Facts:
-    """Everything of a study that must not depend on interruptions; seconds do."""
-
-    def of(record: CandidateRecord) -> dict[str, Any]:
-        outcome = record.outcome
-        assert outcome is not None
-        return {
-            "trial": record.trial,
-            "cohort": record.cohort,
-            "candidate": record.candidate,
-            "params": record.params,
-            "status": record.status,
-            "values": record.values,
-            "metrics": outcome.metrics,
-            "routing": outcome.routing,
-        }
-
-    with Store.open(url) as store:
-        return [of(record) for record in store.candidates(name)]
 
 
 @pytest.fixture(scope="module")
@@ -207,24 +168,7 @@ def test_a_killed_process_changes_nothing(
     undisturbed: tuple[str, list[Event]], storage_url: str, tiny_spec: MakeSpec
 ) -> None:
     spec = small(tiny_spec)
-    script = f"""
-import os, signal
-from dynamoe_search.search import CandidateFinished, create_study, run_study
-from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
-
-def kill(event):
-    if isinstance(event, CandidateFinished) and event.record.trial == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-with Store.open({storage_url!r}) as store:
-    spec = StudySpec.model_validate_json({spec.model_dump_json()!r})
-    create_study(store, spec, source="test", device="cpu", num_threads=1)
-    run_study(store, "tiny", on_event=kill)
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
+    killed_after_trial(storage_url, spec, 3)
     assert run(storage_url, spec).complete == 5
     assert facts(storage_url) == facts(undisturbed[0])
 

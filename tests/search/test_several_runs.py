@@ -24,8 +24,7 @@ from dynamoe_search.search import (
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from tests.search.test_resume_checkpoints import SEARCH, SECTIONS, Steps, everything
-from tests.search.test_runner import run
+from tests.search.interrupting import SEARCH, SECTIONS, Steps, everything, run
 
 MakeSpec = Callable[..., StudySpec]
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 
 from dynamoe_search.errors import UsageError
@@ -34,11 +34,8 @@ from dynamoe_search.moe.backbones.mlp_lm import MLPLanguageModel
 from dynamoe_search.moe.backbones.vit import ViTMoE
 from dynamoe_search.moe.layer import MoELayer
 from dynamoe_search.moe.routers import build_router
-from dynamoe_search.moe.routing import Routing
 from dynamoe_search.records import Candidate, ModelConfig
 from dynamoe_search.seeding import derive_seed
-
-Output = tuple[Tensor, list[Routing]]
 
 
 class Backbone(Protocol):

@@ -2,6 +2,7 @@
 
 Every entry can be made again: tokens from their text, documents from where they were streamed. An entry is used
 whenever it is read, which sets the time of its manifest. Nothing but what this program writes there is looked at.
+No torch here, so that whoever only removes files need not load it.
 """
 
 import os
@@ -14,12 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dynamoe_search.data.images import in_one_line
-from dynamoe_search.data.token_cache import MANIFEST, cache_folder
-from dynamoe_search.errors import DataError
+from dynamoe_search.errors import DataError, in_one_line
 
+MANIFEST = "manifest.json"
+"""Of every entry; its time is when the entry was last used."""
 KINDS = ("tokens", "documents")
 LEFT_BEHIND_SECONDS = 86_400.0
 """A half-written entry that nobody touched for so long is nobody's any more."""
@@ -53,6 +55,11 @@ class CachedText:
     source: str
     num_bytes: int
     idle_seconds: float
+
+
+def cache_folder() -> Path:
+    """Returns the per-user folder for what can be made again; on Linux ~/.cache/dynamoe-search (see XDG_CACHE_HOME)."""
+    return platformdirs.user_cache_path("dynamoe-search")
 
 
 def find_cached(now: float | None = None) -> list[CachedText]:
@@ -155,4 +162,4 @@ def _source(path: Path) -> str:
         return ""
 
 
-__all__ = ["CachedText", "find_cached", "remove_cached", "unused"]
+__all__ = ["MANIFEST", "CachedText", "cache_folder", "find_cached", "remove_cached", "unused"]

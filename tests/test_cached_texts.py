@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dynamoe_search.cached_texts import CachedText, find_cached, remove_cached, unused
 from dynamoe_search.data import TextData, load_data
-from dynamoe_search.data.cached_texts import CachedText, find_cached, remove_cached, unused
 from dynamoe_search.errors import DataError
 from dynamoe_search.specs.sections import DataSection
 from tests.data.text_files import text_section
