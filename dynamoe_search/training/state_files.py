@@ -132,10 +132,10 @@ class StateFolder:
         """Returns the files of each candidate that has a folder, with their bytes; on remote storage of one listing."""
         found: dict[int, dict[AnyPath, int]] = defaultdict(dict)
         if isinstance(self.path, RemotePath):
-            for path, size in self.path.files().items():
-                owner, *below = path.relative_to(self.path).parts
+            for place, size in self.path.files().items():
+                owner, *below = place.relative_to(self.path).parts
                 if below and owner.isascii() and owner.isdecimal():
-                    found[int(owner)][path] = size
+                    found[int(owner)][place] = size
             return dict(found)
         for folder in self.path.glob("*"):
             if folder.name.isascii() and folder.name.isdecimal() and folder.is_dir():

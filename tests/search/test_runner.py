@@ -22,6 +22,7 @@ from dynamoe_search.search import (
     create_study,
     export_candidate,
     run_study,
+    weights,
 )
 from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
@@ -77,8 +78,12 @@ def test_a_study_ends_with_its_trials_and_a_front(undisturbed: tuple[str, list[E
     with Store.open(url) as store:
         assert store.study("tiny").state == "finished"
         members = {member.trial for member in store.front("tiny")}
-        kept = {path.stem for path in (store.files_of("tiny") / "models").iterdir()}
-        assert kept == {str(trial) for trial in members}
+        kept = set((store.files_of("tiny") / "models").iterdir())
+        records = store.candidates("tiny", trials=members)
+        assert kept == {
+            weights.path_of(store.files_of("tiny") / "models", one.trial, one.weights)
+            for one in records
+        }
         study = optuna.load_study(study_name="tiny", storage=store.storage_for_optuna())
         assert {trial.number for trial in study.best_trials} == members
         assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
