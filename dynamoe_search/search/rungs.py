@@ -42,15 +42,21 @@ class Rungs:
         self.records: dict[int, dict[int, RungRecord]] = {rung: {} for rung in self.ladder}
         """By rung and ordinal."""
         self._known: dict[int, int] = {}  # epochs that are in the records, by ordinal
+        self._settled: dict[int, Standing] = {}  # who was not behind, by ordinal
         self._columns: dict[int, Rung] = {}  # by rung, as last judged
         self._changed = set(self.ladder)  # rungs of which the records changed since
 
     def is_behind(self, one: Standing) -> bool:
         """Whether a candidate has reached a rung that the records do not know of, or failed since."""
+        if self._settled.get(one.ordinal) is one:  # most are over, and the same object every time
+            return False
         if one.status == "failed":
-            return any(one.ordinal in records for records in self.records.values())
-        reached = rung_of(one.epochs, self.ladder)
-        return reached > self._known.get(one.ordinal, 0)
+            is_behind = any(one.ordinal in records for records in self.records.values())
+        else:
+            is_behind = rung_of(one.epochs, self.ladder) > self._known.get(one.ordinal, 0)
+        if not is_behind:
+            self._settled[one.ordinal] = one
+        return is_behind
 
     def take(self, one: Standing, reports: Iterable[Progress]) -> None:
         """Takes over what a candidate reported.
