@@ -23,6 +23,7 @@ from dynamoe_search.cli import (
     machine,
     report,
     results,
+    searches,
     studies,
     watching,
 )
@@ -142,6 +143,7 @@ def root(
 
 
 for panel, module in (
+    ("Studies", searches),
     ("Studies", studies),
     ("Studies", crew),
     ("Studies", watching),

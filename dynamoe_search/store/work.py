@@ -136,7 +136,7 @@ class WorkMethods(OpenStore):
 
     def note_times(self, name: str, worker: str, times: Mapping[str, float]) -> None:
         """Keeps what a worker's time has gone into so far, in seconds by activity."""
-        study = self._optuna_study(name)
+        study = self._trials.known(name) or self._optuna_study(name)
         rounded = {activity: round(seconds, 3) for activity, seconds in times.items()}
         self._patiently(lambda: self._trials.keep_times(study, worker, rounded))
 

@@ -30,6 +30,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> str:
     return finish(
         tmp_path_factory.mktemp("parent"),
         router={"kind": "top-any"},
+        data={"name": "digits", "max_train": 128},
         train={"epochs": 1, "batch_size": 16},
     )
 
