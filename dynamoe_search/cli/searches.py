@@ -163,7 +163,7 @@ def _search(
         screens.show_front(
             summary.front, record.objectives, store.candidates(study, status=("complete",))
         )
-    states.show_summary(summary, by_workers=team is not None)
+    states.show_summary(summary)
     if summary.reason in ("interrupt", "stop"):
         say(f"stopped; go on with: {again}", err=True)
         raise typer.Exit(1)

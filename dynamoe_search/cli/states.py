@@ -177,13 +177,8 @@ _REASONS = {
 }
 
 
-def show_summary(summary: "StudySummary", *, by_workers: bool = False) -> None:
-    """Prints how a run ended, in a few lines.
-
-    Args:
-        summary: Where the study stands now.
-        by_workers: Whether the time is that of several processes together.
-    """
+def show_summary(summary: "StudySummary") -> None:
+    """Prints how a run ended, in a few lines."""
     out = console()
     out.print(
         f"\n{printable(summary.name)}: {_REASONS[summary.reason]}; {summary.complete} of {summary.trials} "
@@ -196,5 +191,4 @@ def show_summary(summary: "StudySummary", *, by_workers: bool = False) -> None:
     members = "1 member" if num == 1 else f"{num} members"
     out.print(f"front: {members}, hypervolume {summary.hypervolume:.4f}", markup=False)
     if summary.times:
-        whose = " of all workers together" if by_workers else ""
-        out.print(f"worker time: {time_words(summary.times)}{whose}", markup=False)
+        out.print(f"worker time: {time_words(summary.times)}", markup=False)

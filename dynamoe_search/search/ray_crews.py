@@ -92,7 +92,7 @@ class RayCluster:
         """
         try:
             answer = self._next(_CONNECT_SECONDS)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UsageError):  # Ray's own end may take half a minute
             self._kill()
             raise
         if answer is None:

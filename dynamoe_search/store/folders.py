@@ -53,12 +53,12 @@ def unusable(act: str, folder: AnyPath, error: OSError) -> StorageError:
         folder: Where.
         error: What came of it.
     """
-    is_away = isinstance(error, PlaceError) and error.may_pass
-    cure = (
-        "check that this machine reaches the storage"
-        if is_away
-        else "mend the permissions, make room"
-    )
+    if isinstance(error, PlaceError) and error.may_pass:
+        cure = "check that this machine reaches the storage"
+    elif isinstance(folder, Path):
+        cure = "mend the permissions, make room"
+    else:
+        cure = "mend the permissions, make the bucket"
     return StorageError(
         f"{platform.node()} cannot {act} the files of the study in {folder} ({error.strerror or error}); "
         f"{cure}, or name another place in {FILES_VARIABLE}, the same on all machines"
