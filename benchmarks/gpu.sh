@@ -1,42 +1,110 @@
 #!/usr/bin/env bash
-# All tests and benchmarks that need a CUDA device, in one call of under 9 minutes (the limits below add up to that).
-# Not yet run on a GPU. Missing Python packages are taken from the folder of wheels in $WHEELS, if it is set.
-#   bash benchmarks/gpu.sh [OUTPUT FOLDER]
+# All tests and benchmarks that need a CUDA device, in one call of under 9 minutes, whatever fails or hangs.
+# Not yet run on a GPU. Without one the same steps run very small, which shows that this script works.
+#
+#   bash benchmarks/gpu.sh [FOLDER]
+#
+# FOLDER gets summary.txt and one log per step, eight files, written as they come. What a machine without a network lacks
+# is taken from folders: Python packages from the wheels in $WHEELS, the four files of Fashion-MNIST from $IMAGES; without
+# those, digits are searched instead. $LIMIT is how many seconds there are in all.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+limit_of_all="${LIMIT:-530}"
 out="${1:-build/gpu}"
-mkdir -p "$out"
-if [ -n "${WHEELS:-}" ]; then
-    python3 -m pip install -q --no-index --no-deps --upgrade --target build/site "$WHEELS"/*.whl
-    export PYTHONPATH="$PWD/build/site:${PYTHONPATH:-}"
-fi
-export PYTHONPATH="$PWD:${PYTHONPATH:-}" OMP_WAIT_POLICY=PASSIVE
-python3 -c 'import torch; print(torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device: running small on the CPU")'
+mkdir -p "$out" build
+out="$(cd "$out" && pwd)"
+: >"$out/summary.txt"
+: >"$out/machine.log"
 failed=0
+
 run() { # run SECONDS NAME COMMAND...: the rest goes on if one fails or takes too long
-    local limit="$1" name="$2"
+    local limit="$1" name="$2" begin="$SECONDS" left=$((limit_of_all - SECONDS)) code
     shift 2
-    echo "== $name"
-    timeout "$limit" "$@" 2>&1 | tee "$out/$name.log" || { echo "$name failed"; failed=1; }
+    if [ "$limit" -gt "$left" ]; then limit="$left"; fi
+    if [ "$limit" -lt 5 ]; then
+        echo "$name: no time left" | tee -a "$out/summary.txt"
+        failed=1
+        return
+    fi
+    echo "== $name, at most $limit s"
+    timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1 </dev/null # no pipe: who outlives its parent would hold it
+    code=$?
+    tail -n 40 "$out/$name.log"
+    echo "$name: rc $code after $((SECONDS - begin)) of $limit s" | tee -a "$out/summary.txt"
+    if [ "$code" -ne 0 ]; then failed=1; fi
 }
-run 130 tests python3 -m pytest -q -m gpu tests/training
-if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    step=(--packs 1 4 16 32 64 100 --steps 16 --rounds 5 --backends grouped dense)
+
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:${PYTHONPATH:-}" OMP_WAIT_POLICY=PASSIVE
+if [ -n "${WHEELS:-}" ]; then
+    timeout -k 5 60 python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
+        --target build/site "$WHEELS"/*.whl >"$out/machine.log" 2>&1 || cat "$out/machine.log"
+    PYTHONPATH="$PWD/build/site:$PYTHONPATH"
+fi
+if [ -n "${IMAGES:-}" ]; then # where the program looks for data
+    mkdir -p build/home/dynamoe-search
+    ln -sfn "$(cd "$IMAGES" && pwd)" build/home/dynamoe-search/data
+    export XDG_DATA_HOME="$PWD/build/home"
+fi
+
+timeout -k 5 90 python3 - >>"$out/machine.log" 2>&1 <<'PYTHON'
+import platform
+import traceback
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def what_fails():
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+
+
+print(f"torch {torch.__version__}, Python {platform.python_version()}")
+if torch.cuda.is_available():
+    print("HAS A GPU", torch.cuda.get_device_name(), torch.cuda.mem_get_info())
+with what_fails():
+    from dynamoe_search.data.vision import find_vision_set
+    from dynamoe_search.specs import DataSection
+
+    if find_vision_set(DataSection(name="fashion-mnist")):
+        print("HAS FASHION-MNIST")
+with what_fails():
+    from benchmarks.speed.rivals import hugging_face
+
+    hugging_face(48, 1, "grouped_mm")(torch.randn(4, 1, 28, 28))
+    print("HAS TRANSFORMERS")
+PYTHON
+grep -E '^(torch|HAS)' "$out/machine.log" | tee -a "$out/summary.txt"
+has() { grep -q "^HAS $1" "$out/machine.log"; }
+
+data=(--data digits --max-train 1024)
+study=digits
+if has FASHION-MNIST; then data=(--data fashion-mnist) study=fashion-mnist; fi
+if has "A GPU"; then
+    step=(--packs 1 16 64 100 --steps 16 --rounds 4 --backends grouped dense)
     steps=(--packs 1 16 64 100 --widths 64 128 --steps 32)
-    bench=(fashion-mnist --packs 1,16,64,100 --time 30s)
-    whole=(--minutes 2 --cohort 48 --trials 48)
-    sharing=(--processes 1 16 --packs 16 64 100 --seconds 4)
-else # only to see that this script works
+    bench=("$study" --packs 1,16,64,100 --time 20s)
+    whole=("${data[@]}" --minutes 1.2 --cohort 24 --trials 24)
+    sharing=(--processes 16 --packs 16 64 100 --seconds 4)
+else
     step=(--packs 2 --widths 16 --steps 1 --rounds 1 --active 1.5)
     steps=(--packs 1 2 --widths 16 --steps 2 --rounds 1)
     bench=(digits --packs 1,2 --time 1s)
-    whole=(--minutes 1 --trials 4 --epochs 1 --max-train 256 --cohort 4 --width 16)
-    sharing=(--processes 1 2 --packs 2 --width 16 --active 1.5 --seconds 0.2)
+    whole=(--data digits --minutes 1.2 --trials 4 --epochs 1 --max-train 256 --cohort 4 --width 16)
+    sharing=(--processes 2 --packs 2 --width 16 --active 1.5 --seconds 0.2)
 fi
-if ! python3 -c 'import transformers' 2>/dev/null; then step+=(--without-transformers); fi
-run 120 step python3 -m benchmarks.speed.step "${step[@]}" --out "$out/step.md"
-run 70 sharing python3 -m benchmarks.speed.sharing "${sharing[@]}" --out "$out/sharing.md"
-run 60 steps python3 -m benchmarks.steps "${steps[@]}"
-run 45 bench python3 cli.py bench "${bench[@]}"
-run 110 whole_study python3 -m benchmarks.speed.whole_study "${whole[@]}" --folder "$out/whole" --out "$out/whole_study.md"
+if ! has TRANSFORMERS; then step+=(--without-transformers); fi
+
+run 130 tests python3 -m pytest -q -m gpu --durations 10 tests/training/test_cuda.py
+run 110 step python3 -m benchmarks.speed.step "${step[@]}"
+run 90 sharing python3 -m benchmarks.speed.sharing "${sharing[@]}"
+run 40 steps python3 -m benchmarks.steps "${steps[@]}"
+run 40 bench python3 cli.py bench "${bench[@]}"
+rm -rf build/whole
+run 90 whole_study python3 -m benchmarks.speed.whole_study "${whole[@]}" --folder build/whole
+echo "== summary"
+cat "$out/summary.txt"
 exit "$failed"

@@ -14,6 +14,7 @@ import time
 
 import torch
 
+from benchmarks.speed.machine import Page
 from dynamoe_search.data import ImageData, Split
 from dynamoe_search.records import Candidate
 from dynamoe_search.search.designs import candidate_from
@@ -91,7 +92,8 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     data = random_data(BATCH * options.steps)
     settings = TrainSettings(num_slots=8, device=device)
-    lines = [
+    page = Page(None)
+    head = [
         "# Candidate-steps per second by pack size",
         "",
         _conditions(name),
@@ -99,6 +101,7 @@ def main() -> None:
         "| d_model | candidates | ms per step | candidate-steps per second | against one at a time |",
         "| --: | --: | --: | --: | --: |",
     ]
+    page.add(head)
     for width in options.widths:
         populations = {
             num: Population(candidates(num, width), data, settings) for num in options.packs
@@ -113,10 +116,9 @@ def main() -> None:
         for num, own in times.items():
             rate = num / statistics.median(own)
             milliseconds = statistics.median(own) * 1e3
-            lines.append(
-                f"| {width} | {num} | {milliseconds:.1f} | {rate:.0f} | {rate / alone:.1f}x |"
+            page.add(
+                [f"| {width} | {num} | {milliseconds:.1f} | {rate:.0f} | {rate / alone:.1f}x |"]
             )
-    sys.stdout.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamoe_search.search import weights
-from dynamoe_search.store import Store, legs, writing
+from dynamoe_search.store import Store, legs, optuna_rows, writing
 from dynamoe_search.store.trials import Trials
 from dynamoe_search.training import checkpoints, durable_files, state_files
 
@@ -86,29 +86,6 @@ def _after(owner: Any, name: str) -> Callable[[Trap], None]:
     return lambda trap: wrap(owner, name, after=_always(trap))
 
 
-def _tell(which: str) -> Callable[[Trap], None]:
-    """Sets a trap before the first tell after a transaction, or before a later one."""
-
-    def install(trap: Trap) -> None:
-        told = 0
-
-        def committed(*_: Any, **__: Any) -> None:
-            nonlocal told
-            told = 0
-
-        def telling(*_: Any, **__: Any) -> None:
-            nonlocal told
-            told += 1
-            if (told == 1) == (which == "first"):
-                trap()
-
-        wrap(Store, "close_leg", before=committed)
-        wrap(Store, "stop_paused", before=committed)
-        wrap(Trials, "tell", before=telling)
-
-    return install
-
-
 def _renaming(part: str, moment: str) -> Callable[[Trap], None]:
     """Sets a trap around the rename of files below a folder of this name."""
 
@@ -129,14 +106,14 @@ AT_FIRST = "a study half created"
 
 POINTS: dict[str, dict[str, Callable[[Trap], None]]] = {
     "in an ask: Optuna's row written, ours not": {
-        "before our row": _before(writing, "insert_candidate"),
-        "our row not committed": _after(writing, "insert_candidate"),
+        "before our rows": _before(writing, "insert_candidates"),
+        "our rows not committed": _after(writing, "insert_candidates"),
     },
     "between the values and the mark: committed here, Optuna not told": {
-        "before the first tell": _tell("first"),
-        "within a tell": _after(Trials, "_describe"),
+        "before Optuna is told": _before(Trials, "finish"),
+        "within the tell": _before(optuna_rows, "_set_states"),
+        "told, not committed": _after(Trials, "finish"),
     },
-    "between two tells": {"before a later tell": _tell("later")},
     "in a rung's transaction": {
         "outcomes written": _after(writing, "write_ended"),
         "standings written, not committed": _after(legs, "close_leg"),

@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.pages import tell
 from benchmarks.speed.contestants import Contestant, others, ours
-from benchmarks.speed.machine import conditions
+from benchmarks.speed.machine import Page, conditions
 
 _ONE = "the same, tuned"  # the rival that a process trains
 _AT_ONCE = 8  # steps between two looks at the clock
@@ -82,16 +81,8 @@ def main() -> None:
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = (options.width, options.active, options.seconds, device)
-    rows = []
-    for num in options.processes:
-        rates = shared(num, *network)
-        name = f"expert loop, tuned, {num} processes with a candidate each"
-        rows.append((name, sum(rates), statistics.median(rates)))
-    for num in options.packs:
-        rate = packed(num, *network)
-        rows.append((f"dynamoe_search, {num} together in one process", rate, rate / num))
-    base = rows[len(options.processes) - 1][1]
-    lines = [
+    page = Page(options.out)
+    head = [
         "# Processes that share a device against one packed process",
         "",
         conditions("benchmarks.speed.sharing", device),
@@ -99,9 +90,21 @@ def main() -> None:
         "",
         "| who | candidate-steps per second | of one candidate | against the most processes |",
         "| :-- | --: | --: | --: |",
-        *(f"| {name} | {rate:.0f} | {one:.1f} | {rate / base:.1f}x |" for name, rate, one in rows),
     ]
-    tell("\n".join(lines) + "\n", options.out)
+    page.add(head)
+    rates = {num: shared(num, *network) for num in options.processes}
+    base = sum(rates[options.processes[-1]])
+    for num, own in rates.items():
+        name = f"expert loop, tuned, {num} processes with a candidate each"
+        page.add([_row(name, sum(own), statistics.median(own), base)])
+    for num in options.packs:
+        rate = packed(num, *network)
+        name = f"dynamoe_search, {num} together in one process"
+        page.add([_row(name, rate, rate / num, base)])
+
+
+def _row(name: str, rate: float, one: float, base: float) -> str:
+    return f"| {name} | {rate:.0f} | {one:.1f} | {rate / base:.1f}x |"
 
 
 if __name__ == "__main__":

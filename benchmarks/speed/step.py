@@ -15,9 +15,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pages import tell
 from benchmarks.speed.contestants import LOOP, Contestant, others, ours
-from benchmarks.speed.machine import conditions
+from benchmarks.speed.machine import Page, conditions
 
 
 def _synchronize(device: str) -> None:
@@ -74,7 +73,8 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    lines = [
+    page = Page(options.out)
+    head = [
         "# The training step against what users run today",
         "",
         conditions("benchmarks.speed.step", device),
@@ -83,6 +83,7 @@ def main() -> None:
         "| width | experts per token | who | ms per candidate-step | fastest | steps per second | against the loop |",
         "| --: | --: | :-- | --: | --: | --: | --: |",
     ]
+    page.add(head)
     for width in options.widths:
         for active in options.active:
             contestants = others(
@@ -94,8 +95,7 @@ def main() -> None:
                 for num in options.packs
             ]
             times = measure(contestants, steps=options.steps, rounds=options.rounds, device=device)
-            lines += table(width, contestants, times)
-    tell("\n".join(lines) + "\n", options.out)
+            page.add(table(width, contestants, times))
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def report(options: argparse.Namespace, plain: Timeline, packed: Timeline) -> st
     lines = [
         "# Wall time of a whole search against a plain Optuna script",
         "",
-        conditions("benchmarks.speed.whole_study", "cpu"),
+        conditions("benchmarks.speed.whole_study", "cuda" if torch.cuda.is_available() else "cpu"),
         _words(options, largest),
         "",
         "| search | trials complete | last one after, s | hypervolume | 99 % of the script's after, s |",

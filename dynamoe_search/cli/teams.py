@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -159,7 +160,8 @@ class RayTeam:
             stays_here=self.is_on_sqlite,
             timeout_seconds=work.timeout_seconds,
         )
-        return self.cluster.run(order, work.should_stop, work.on_poll, work.on_news)
+        bury = partial(work.store.bury, work.study)
+        return self.cluster.run(order, work.should_stop, work.on_poll, work.on_news, bury)
 
     def _gpus_for(self, device: str) -> float:
         """Returns how many GPUs each worker of a study takes, after a look at all that must fit.

@@ -1,7 +1,7 @@
 """What stands for a worker on its node: an actor that runs the program as a process of its own.
 
-Its code is sent to the nodes as it is, so it needs nothing there but Python. What it starts is the program of the node:
-`python -m dynamoe_search worker STUDY`, which leaves by itself, with a checkpoint, if the actor is gone.
+Its code is sent to the nodes as it is, so it needs nothing there but Python and Ray. What it starts is the node's own
+program: `python -m dynamoe_search worker STUDY`, which leaves by itself, with a checkpoint, if the actor is gone.
 """
 
 import os
@@ -15,19 +15,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypedDict
 
+import ray
+
 _LAST_LINES = 20
 
 
 class Ended(TypedDict):
-    """How a worker ended: its exit code (None if it was never started), stdout, and the last lines of stderr."""
+    """How a worker ended: its exit code, stdout, and the last lines of stderr."""
 
-    code: int | None
+    code: int
     said: str
     last_lines: list[str]
 
 
 class WorkerHost:
-    """Runs one worker; `leave` may be called while `work` runs.
+    """Runs one worker: `begin`, then `end`, which returns when it has; `leave` may be called at any time.
 
     Args:
         study: Its name, for people who look at Ray's lists.
@@ -39,22 +41,24 @@ class WorkerHost:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._is_leaving = False
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._listener: threading.Thread | None = None
 
     def __repr__(self) -> str:
         return self._name
 
-    def node(self) -> str:
-        """Returns the name of the machine."""
-        return platform.node() or "unknown"
+    def node(self) -> tuple[str, str]:
+        """Returns the name of the machine, and what Ray calls it."""
+        return platform.node() or "unknown", str(ray.get_runtime_context().get_node_id())
 
-    def work(
+    def begin(
         self,
         arguments: Sequence[str],
         environment: Mapping[str, str],
         folder: str,
         secrets: Sequence[str] = (),
-    ) -> Ended:
-        """Runs the worker to its end.
+    ) -> int | None:
+        """Starts the worker and returns its process, None if it is to leave already.
 
         Args:
             arguments: Of the program.
@@ -64,7 +68,7 @@ class WorkerHost:
         """
         with self._lock:
             if self._is_leaving:
-                return Ended(code=None, said="", last_lines=[])
+                return None
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "dynamoe_search", *arguments, "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
@@ -76,17 +80,22 @@ class WorkerHost:
                 errors="replace",
                 start_new_session=True,
             )
-        assert self._process.stdout is not None
         assert self._process.stderr is not None
-        last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        listener = threading.Thread(
-            target=_pass_on, args=(self._process.stderr, last_lines, secrets), daemon=True
+        self._listener = threading.Thread(
+            target=_pass_on, args=(self._process.stderr, self._last_lines, secrets), daemon=True
         )
-        listener.start()
+        self._listener.start()
+        return self._process.pid
+
+    def end(self) -> Ended:
+        """Returns how the worker ended, once it has."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        assert self._listener is not None
         said = self._process.stdout.read()
         code = self._process.wait()
-        listener.join(timeout=5.0)  # a grandchild may hold the pipe
-        return Ended(code=code, said=said, last_lines=list(last_lines))
+        self._listener.join(timeout=5.0)  # a grandchild may hold the pipe
+        return Ended(code=code, said=said, last_lines=list(self._last_lines))
 
     def leave(self, seconds: float) -> None:
         """Asks the worker for a checkpoint and ends it, after some time at the latest."""

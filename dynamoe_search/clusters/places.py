@@ -30,6 +30,7 @@ _COUNT_SECONDS = 5.0
 _PATIENCE_SECONDS = 15.0
 _LEAST_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.5
+_NOTICED_SECONDS = 5.0  # until Ray knows that a node is lost
 _NOT_CLEAN = "interrupt"
 _ERROR = "error: "
 _MOST_LINES = 4
@@ -49,6 +50,8 @@ class _Place:
     ref: Any = None  # to what is awaited of it; None before it is asked for
     since: float = 0.0  # it was asked for, put to work, or is to be asked for
     node: str | None = None  # while the worker is at work
+    node_id: str = ""  # what Ray calls it
+    pid: int | None = None  # of the worker, on its node
     early_deaths: int = 0
     last_lines: tuple[str, ...] = ()  # of the last worker that died here
 
@@ -58,8 +61,8 @@ class Places:
 
     Args:
         order: What is wanted.
-        say: Told `alive` (workers at work, workers that wait for room), `news` and `failure` (a sentence), and
-            `reason` (why a worker ended).
+        say: Told `alive` (workers at work, workers that wait for room), `news` and `failure` (a sentence),
+            `reason` (why a worker ended), and `dead` (machine and process of a worker that is gone with its node).
         is_over: Once set, the workers write a checkpoint and leave.
     """
 
@@ -73,6 +76,9 @@ class Places:
         self._leave_until: float | None = None
         self._has_told_of_waiting = False
         self._num_given_up = 0  # places of those that `_wanted` counts
+        self._lost: list[
+            tuple[str, str, int]
+        ] = []  # node as Ray calls it, its name, process of the worker
         self._secrets = sorted(secrets_in(order.environment), key=len, reverse=True)
         cloudpickle.register_pickle_by_value(hosts)
         self._host = ray.remote(hosts.WorkerHost)
@@ -91,6 +97,9 @@ class Places:
                 self._follow()
                 alive = sum(place.node is not None for place in self._places)
                 self._say("alive", alive=alive, waiting=len(self._places) - alive)
+            if self._lost:
+                time.sleep(_NOTICED_SECONDS)
+                self._tell_of_dead()
         finally:
             for place in self._places:
                 self._kill(place)
@@ -108,6 +117,7 @@ class Places:
         if now < self._count_at:
             return
         self._count_at = now + _COUNT_SECONDS
+        self._tell_of_dead()
         if self._left() <= 0 and any(place.node is None for place in self._places):
             self._say("reason", reason="timeout")
             self._drop_waiting()
@@ -123,6 +133,18 @@ class Places:
             for place in waiting[: max(0, -missing)]:
                 self._remove(place)
         self._tell_of_waiting(now)
+
+    def _tell_of_dead(self) -> None:
+        """Tells of workers that are gone with their node: to others they would look alive for a minute.
+
+        If only their Ray process is gone they leave by themselves, with a checkpoint.
+        """
+        if not self._lost:
+            return
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for node_id, host, pid in [one for one in self._lost if one[0] not in alive]:
+            self._lost.remove((node_id, host, pid))
+            self._say("dead", host=host, pid=pid)
 
     def _left(self) -> float:
         """Returns how many seconds the workers have left."""
@@ -176,19 +198,29 @@ class Places:
             try:
                 value = ray.get(ref)
             except RayError:
+                if place.node is not None and place.pid is not None:
+                    self._lost.append((place.node_id, place.node, place.pid))
                 self._replace(place, "was lost with its node or its Ray process")
                 continue
-            if place.node is None:
-                self._set_to_work(place, str(value))
-            else:
-                self._collect(place, value)
+            self._follow_up(place, value)
 
-    def _set_to_work(self, place: _Place, node: str) -> None:
+    def _follow_up(self, place: _Place, value: Any) -> None:
+        """Acts on what a worker's actor has answered: where it is, which process it began, or how that ended."""
+        if place.node is None:
+            self._set_to_work(place, *value)
+        elif place.pid is not None:
+            self._collect(place, value)
+        elif value is None:
+            self._remove(place)
+        else:
+            place.pid, place.ref = value, place.actor.end.remote()
+
+    def _set_to_work(self, place: _Place, node: str, node_id: str) -> None:
         arguments = ["worker", self._order.study, "--json", *self._order.arguments]
         if (left := self._left()) < float("inf"):
             arguments += ["--timeout", f"{max(left, _LEAST_SECONDS):.3f}"]
-        place.node, place.since = node, time.monotonic()
-        place.ref = place.actor.work.remote(
+        place.node, place.node_id, place.since = node, node_id, time.monotonic()
+        place.ref = place.actor.begin.remote(
             arguments, self._order.environment, self._order.folder, self._secrets
         )
 
@@ -205,11 +237,9 @@ class Places:
             self._drop_waiting()
         elif reason is not None:
             self._replace(place, "was told to leave by somebody else")
-        elif code is not None and code < 0:
+        elif code < 0:
             place.last_lines = _last(ended["last_lines"])
             self._replace(place, f"was killed (signal {-code})")
-        elif code is None:
-            self._remove(place)
         else:
             lines = _last(ended["last_lines"]) or ("it said nothing",)
             self._fail(place, f"ended with status {code}: {' | '.join(lines)}")
@@ -231,7 +261,7 @@ class Places:
                 self._say("news", text=f"{_title(place)} {how}; another takes its place")
             self._kill(place)
             pause = _FIRST_PAUSE_SECONDS * 2 ** max(0, place.early_deaths - 1)
-            place.actor = place.ref = place.node = None
+            place.actor = place.ref = place.node = place.pid = None
             place.since = time.monotonic() + pause  # a lost node is not at once known as such
 
     def _fail(self, place: _Place, how: str) -> None:

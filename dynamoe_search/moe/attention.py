@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynamoe_search.moe.asynchrony import runs_ahead
 from dynamoe_search.moe.candidate_axis import has_candidate_axis, with_candidate_axis
+
+_MOST = 65_535  # sequences that CUDA's kernels for attention take at a time: one side of a grid is no longer
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool = False) -> Tensor:
@@ -48,6 +51,12 @@ class _Attend(torch.autograd.Function):
             with_candidate_axis(x, dim, num)
             for x, dim in zip((query, key, value), in_dims, strict=False)
         ]
-        folded = [x.flatten(0, 1) for x in parts]  # (candidates * batch, heads, tokens, width)
-        out = F.scaled_dot_product_attention(folded[0], folded[1], folded[2], is_causal=is_causal)
+        q, k, v = (x.flatten(0, 1) for x in parts)  # (candidates * batch, heads, tokens, width)
+        size = _MOST if runs_ahead(query.device) else len(q)
+        pieces = [slice(begin, begin + size) for begin in range(0, len(q), size)]
+        outs = [
+            F.scaled_dot_product_attention(q[one], k[one], v[one], is_causal=is_causal)
+            for one in pieces
+        ]
+        out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return out.view(parts[0].shape), 0

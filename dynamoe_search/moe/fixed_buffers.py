@@ -6,7 +6,8 @@ layer, room = rows of a buffer of (token, expert) pairs, which are ordered by ca
 How many pairs there are is known to the device alone. So a buffer has room for as many as there can be, the ends of the
 experts' pairs stay on the device, and rows behind the last pair are *idle*: a grouped product neither reads nor writes
 them. What they hold may be anything, not-a-number too, and never reaches a result: idle rows are set to 0 before rows
-are added up. They point at tokens spread over the pack, so that they do not all wait for the same address.
+are added up. They point at tokens spread over the pack, so that they do not all wait for the same address. Nor does
+every device write the gradient of an expert without a pair (Blackwell does not, pytorch issue 172439): it is set to 0.
 
 Where far fewer pairs are chosen than there can be, whoever trains may lower the room (`PoolLayout.rows`). Pairs without
 room are left out, and what came out is wrong: `PoolLayout.needed` tells, and the step must be made again.
@@ -34,6 +35,7 @@ class Buffer(NamedTuple):
     ends: Tensor  # (experts,) int32, where each expert's pairs end
     gate: Tensor  # (room,) place of the pair's weight in the flattened gate of the pack, or behind it if idle
     idle: Tensor  # (room, 1) bool, rows behind the last pair
+    empty: Tensor  # (experts, 1, 1) bool, who has no pair
     tokens: slice  # where the part's tokens lie among those of the pack
     experts: slice  # where its experts lie in the pool
 
@@ -84,12 +86,14 @@ def _buffer(mask: Tensor, layout: PoolLayout, part: int, begin: int, end: int) -
     token = pair - group * num_tokens
     candidate = owner.index_select(0, group)
     place = (candidate * num_tokens + token) * num_slots + slot.index_select(0, group)
+    ends = counted.view(-1, num_tokens)[:, -1].clamp(max=room).to(torch.int32)
     return Buffer(
         rows=(candidate - begin) * num_tokens + token,
         group=group,
-        ends=counted.view(-1, num_tokens)[:, -1].clamp(max=room).to(torch.int32),
+        ends=ends,
         gate=torch.where(idle, mask.numel() + number, place),
         idle=idle[:, None],
+        empty=(ends.diff(prepend=ends.new_zeros(1)) == 0)[:, None, None],
         tokens=slice(begin * num_tokens, end * num_tokens),
         experts=experts,
     )
@@ -154,12 +158,7 @@ class _FixedExperts(torch.autograd.Function):
             du = activation_gradient(da.mul_(scale), u)
             x = flat[part.tokens].index_select(0, part.rows)
             pools.append(
-                (
-                    F.grouped_mm(x.t(), du, offs=part.ends),
-                    _sums(du, part.ends),
-                    F.grouped_mm(a.t(), d, offs=part.ends),
-                    _sums(d, part.ends),
-                )
+                (_products(x, du, part), _sums(du, part), _products(a, d, part), _sums(d, part))
             )
             back = F.grouped_mm(du, w1[own].transpose(1, 2), offs=part.ends)
             back = back.float().masked_fill_(part.idle, 0.0)
@@ -173,7 +172,11 @@ class _FixedExperts(torch.autograd.Function):
         )
 
 
-def _sums(rows: Tensor, ends: Tensor) -> Tensor:
+def _products(left: Tensor, right: Tensor, part: Buffer) -> Tensor:
+    """Returns left.T @ right of each expert's rows, (experts, left width, right width)."""
+    return F.grouped_mm(left.t(), right, offs=part.ends).masked_fill_(part.empty, 0.0)
+
+
+def _sums(rows: Tensor, part: Buffer) -> Tensor:
     """Returns the sums (experts, width) of each expert's rows, as a product with ones: no idle row enters one."""
-    ones = rows.new_ones(len(rows), _ALIKE)
-    return F.grouped_mm(ones.t(), rows, offs=ends)[:, 0].contiguous()
+    return _products(rows.new_ones(len(rows), _ALIKE), rows, part)[:, 0].contiguous()

@@ -26,15 +26,17 @@ def _threads(num: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num, "parts", initializer=begin)
 
 
-def in_threads(compute: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """Returns `compute` of every part, in order, each computed by one thread without gradients.
+def in_threads(
+    compute: Callable[[Part], Result], parts: Sequence[Part], *, with_gradients: bool = False
+) -> list[Result]:
+    """Returns `compute` of every part, in order, each computed by one thread, without gradients unless asked for.
 
     Under `torch.inference_mode`, which every thread has of its own, the parts are computed in it too.
     """
     num, is_inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
     def alone(part: Part) -> Result:
-        with torch.inference_mode(is_inference), torch.no_grad():
+        with torch.inference_mode(is_inference), torch.set_grad_enabled(with_gradients):
             return compute(part)
 
     if num == 1:

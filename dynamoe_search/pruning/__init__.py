@@ -2,7 +2,7 @@
 
 from dynamoe_search.pruning.forecast import Estimate, estimates
 from dynamoe_search.pruning.rules import Action, Decision, Reason, judge
-from dynamoe_search.pruning.rungs import RungRecord, at_rungs, ladder, usual_rungs
+from dynamoe_search.pruning.rungs import Rung, RungRecord, at_rungs, ladder, usual_rungs
 from dynamoe_search.pruning.studies import ParetoPruner
 from dynamoe_search.pruning.words import in_words
 
@@ -12,6 +12,7 @@ __all__ = [
     "Estimate",
     "ParetoPruner",
     "Reason",
+    "Rung",
     "RungRecord",
     "at_rungs",
     "estimates",

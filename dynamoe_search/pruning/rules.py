@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dynamoe_search.pareto import Bools, Floats, Indices, is_non_dominated
 from dynamoe_search.pruning.moasha import epsilon_net, moasha_places
@@ -66,7 +65,7 @@ class Decision:
 
 def judge(
     settings: PrunerSection,
-    rungs: Mapping[int, Collection[RungRecord]],
+    rungs: Mapping[int, Rung | Collection[RungRecord]],
     standing: Mapping[int, int],
     *,
     constant: tuple[float, float] | None = None,
@@ -75,7 +74,7 @@ def judge(
 
     Args:
         settings: The study's `[search.pruner]`; `none` holds back only what is not finite, `auto` is `pareto`.
-        rungs: By rung, everybody who reached it, each once, in any order.
+        rungs: By rung, everybody who reached it, each once, in any order; or the same as columns.
         standing: By ordinal, the rung at which to decide; each must be among that rung's records.
         constant: Error and loss of a predictor that ignores its input; `pareto` lets nobody go on who is no better
             than it in both, unless that is true of half of the rung.
@@ -88,9 +87,13 @@ def judge(
     decisions = [
         decision
         for rung, ordinals in asked.items()
-        for decision in _judge_rung(settings, rung, Rung.of(rungs[rung]), ordinals, constant)
+        for decision in _judge_rung(settings, rung, _columns(rungs[rung]), ordinals, constant)
     ]
     return sorted(decisions, key=lambda decision: decision.ordinal)
+
+
+def _columns(records: Rung | Collection[RungRecord]) -> Rung:
+    return records if isinstance(records, Rung) else Rung.of(records)
 
 
 def _judge_rung(
@@ -155,7 +158,7 @@ def _pareto(rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
     beats is held back. The smallest model cannot be beaten: it is held back if it is no better than a constant
     predictor, or by the guard if it is among the worst.
     """
-    num_ahead = _num_ahead(rung)
+    num_ahead = rung.num_ahead
     num_before = np.searchsorted(np.sort(num_ahead), num_ahead[rows])
     is_worst = np.zeros(len(rows), dtype=np.bool_)
     if len(rung) >= GUARD_FROM and settings.guard > 0:
@@ -168,7 +171,7 @@ def _pareto(rung: Rung, rows: Indices, settings: PrunerSection) -> _Ruling:
     if not num_ahead[rows].all():
         behind += _places_on_front(rung, num_ahead)[rows]
     held: dict[Reason, Bools] = {"beaten": is_beaten, "worst": is_worst}
-    return _Ruling(_ahead(rung, rows), held, behind / len(rung))
+    return _Ruling(rung.ahead_of(rows), held, behind / len(rung))
 
 
 def _places_on_front(rung: Rung, num_ahead: Indices) -> Floats:
@@ -185,40 +188,6 @@ def _places_on_front(rung: Rung, num_ahead: Indices) -> Floats:
         order = epsilon_net(points / np.where(span > 0, span, 1.0))
         places[front[order]] = np.arange(len(front)) / len(front)
     return places
-
-
-def _ahead(rung: Rung, rows: Indices) -> Bools:
-    """Returns who beats each asked record, (asked, records).
-
-    Better in error and in loss, with no more activated parameters; ties in error or loss beat nobody.
-    """
-    is_ahead = _better(rung, rows)
-    is_ahead &= rung.activated <= rung.activated[rows, None]
-    return is_ahead
-
-
-def _num_ahead(rung: Rung) -> Indices:
-    """Returns how many beat each record, (records,).
-
-    Who is before a record in one number is the beginning of an order, kept as a row of bits; who beats it is before it
-    in all three. A thousand records make a million pairs, but 16,000 words of 64 bits.
-    """
-    rivals = _first_ones(rung.error, "left")
-    rivals &= _first_ones(rung.loss, "left")
-    rivals &= _first_ones(rung.activated, "right")
-    return np.asarray(np.bitwise_count(rivals).sum(axis=1, dtype=np.int64))
-
-
-def _first_ones(values: Floats, side: Literal["left", "right"]) -> NDArray[np.uint64]:
-    """Returns who is before each record as bits, (records, words): who is lower, on the `right` also who is equal."""
-    order = np.argsort(values)
-    number = np.arange(1, len(values) + 1)
-    bits = np.zeros((len(values) + 1, -(-len(values) // 64)), dtype=np.uint64)
-    bits[number, order >> 6] = np.left_shift(np.uint64(1), (order & 63).astype(np.uint64))
-    np.bitwise_or.accumulate(bits, axis=0, out=bits)  # row i: the first i of the order
-    ordered, place = values[order], np.empty(len(values), dtype=np.int64)
-    place[order] = np.searchsorted(ordered, ordered, side)
-    return bits.take(place, axis=0)
 
 
 def _is_useless(rung: Rung, rows: Indices, constant: tuple[float, float]) -> Bools:

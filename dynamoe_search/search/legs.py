@@ -118,7 +118,7 @@ class LegTrainer:
             data=self._data,
             settings=self._settings,
             should_stop=self._watch.after_steps(should_stop),
-            max_pack=self._store.study(self._name).max_pack,
+            max_pack=self._store.max_pack(self._name),
             on_memory=self._remember_memory,
         )
         folder = self._files.of_leg(leg, checkpoint_seconds)

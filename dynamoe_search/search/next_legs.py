@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -29,6 +29,16 @@ _STORED_TOGETHER = 16
 
 _Ending = Literal["enough", "exhausted", "stopped"]
 """Why no more designs were drawn: there were as many as wanted, the space has no other, or somebody asked to stop."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """What is stored of a study at one moment, as far as the next leg depends on it."""
+
+    legs: list[Leg]  # open
+    standings: list[Standing]
+    decisions: list[RungDecision]  # of the paused
+    pulse: Pulse
 
 
 class NextLegs:
@@ -68,6 +78,7 @@ class NextLegs:
         self._first_leg = 0  # the lowest that was open then
         self._at_work: set[str | None] = set()  # who had legs then
         self._look_at = 0.0
+        self._alive: set[str] = set()  # empty: not looked yet
 
     def next(self) -> Leg | Wait | Over:
         """Returns the leg to train, or why there is none; proposes designs that are missing.
@@ -95,19 +106,27 @@ class NextLegs:
         Args:
             drafts: Designs that it has drawn; None if it has not.
         """
+        self._alive = set()  # one look for each turn
+        position = self._position()
         while True:
-            position = self._position()
             step = plan(position)
             match step:
                 case TakeOver():
                     if self._store.take_leg(self._name, self._worker, step.leg.number):
                         return replace(step.leg, worker=self._worker)
+                    self._alive = set()  # somebody was not dead
+                    position = self._position()
                 case Propose():
                     if drafts is None and self._draws_apart(position):
                         return step
-                    if not drafts or not self._add(drafts, step, position.candidates):
-                        self._propose(step, position.candidates)
-                    drafts = None
+                    new = self._add(drafts, step, position.candidates) if drafts else []
+                    new, drafts = new or self._propose(step, position.candidates), None
+                    if (
+                        len(new) == step.number
+                    ):  # whatever else happened meanwhile is seen next time
+                        position = replace(position, candidates=[*position.candidates, *new])
+                    else:
+                        position = self._position()
                 case Train():
                     return self._store.open_leg(
                         self._name,
@@ -128,6 +147,7 @@ class NextLegs:
         pulse = self._store.pulse(self._name, self._first_leg)  # first: the rest may be newer
         if pulse == self._seen and not self._has_died():
             return False
+        self._alive = set()
         position = self._position(is_planning=False)
         if not isinstance(plan(position), Wait):
             return True
@@ -152,42 +172,49 @@ class NextLegs:
         return self._store.study(self._name)
 
     def _position(self, *, is_planning: bool = True) -> Position:
-        # Legs first: one that another worker closes now still counts as open, and its members as busy.
-        legs = self._store.legs(self._name, state="open")
-        standings = self._store.standings(self._name)
-        behind = {one.trial: one for one in standings if self._rungs.is_behind(one)}
-        if behind:
-            reports = by_ordinal(self._store.progress(self._name, trials=behind))
-            for one in behind.values():
-                self._rungs.take(one, reports.get(one.ordinal, ()))
-        paused = [one for one in standings if one.status == "paused"]
+        seen = self._store.at_one_moment(self._look)
         with self._watch.at("prune"):
-            decisions = self._rungs.judge(paused)
+            decisions = self._rungs.judge(one for one in seen.standings if one.status == "paused")
         if is_planning:
-            self._remember(standings, decisions)
-        alive = {one.id for one in self._store.workers(self._name) if one.is_alive} if legs else ()
-        first = min((leg.number for leg in legs), default=_NO_LEG)
-        pulse = self._store.pulse(self._name, first)
+            self._remember(seen, decisions)
         return Position(
-            candidates=standings,
+            candidates=seen.standings,
             rungs=self._rungs.ladder,
             epochs=self._spec.train.epochs,
-            trials=pulse.trials,
+            trials=seen.pulse.trials,
             cohort_size=self._record.settings.cohort_size,
-            max_epochs=pulse.max_epochs,
-            open_legs=legs,
-            dead={leg.number for leg in legs if leg.worker not in alive},
+            max_epochs=seen.pulse.max_epochs,
+            open_legs=seen.legs,
+            dead={leg.number for leg in seen.legs if leg.worker not in self._alive},
             decisions={one.ordinal: one for one in decisions},
-            is_exhausted=is_exhausted(self._record.purpose, pulse.exhausted_at, len(standings)),
+            is_exhausted=is_exhausted(
+                self._record.purpose, seen.pulse.exhausted_at, len(seen.standings)
+            ),
         )
 
-    def _remember(self, standings: Sequence[Standing], decisions: Sequence[Decision]) -> None:
+    def _look(self) -> _Seen:
+        """Reads where the study stands, and lets the rungs know of what was reported since."""
+        store, name = self._store, self._name
+        legs, standings = store.legs(name, state="open"), store.standings(name)
+        behind = {one.trial: one for one in standings if self._rungs.is_behind(one)}
+        if behind:
+            reports = by_ordinal(store.progress(name, trials=behind))
+            for one in behind.values():
+                self._rungs.take(one, reports.get(one.ordinal, ()))
+        if legs and not self._alive:
+            self._alive = {one.id for one in store.workers(name) if one.is_alive}
+        is_anybody_paused = any(one.status == "paused" for one in standings)
+        return _Seen(
+            legs=legs,
+            standings=standings,
+            decisions=store.decisions(name, status=("paused",)) if is_anybody_paused else [],
+            pulse=store.pulse(name, min((leg.number for leg in legs), default=_NO_LEG)),
+        )
+
+    def _remember(self, seen: _Seen, decisions: Sequence[Decision]) -> None:
         """Stores decisions that have changed, so that `status` can say why somebody waits."""
-        if not decisions:
-            return
-        known = self._store.decisions(self._name, status=("paused",))
-        stored = {(one.trial, one.rung): one for one in known}
-        news = changed(self._to_store(standings, decisions), stored)
+        stored = {(one.trial, one.rung): one for one in seen.decisions}
+        news = changed(self._to_store(seen.standings, decisions), stored) if decisions else ()
         if news:
             self._store.decide(self._name, self._worker, news)
 
@@ -222,8 +249,8 @@ class NextLegs:
 
     def _add(
         self, drafts: Sequence[Addition], step: Propose, candidates: Sequence[Standing]
-    ) -> bool:
-        """Adds drafts to a cohort under the next ordinals, but those that others drew; says whether any are left."""
+    ) -> list[Standing]:
+        """Adds drafts to a cohort under the next ordinals, but those that others drew; returns where they stand."""
         hashes = {one.candidate.design_hash: one for one in drafts}
         taken = self._store.known_designs(self._name, hashes)
         fresh = [one for design, one in hashes.items() if design not in taken][: step.number]
@@ -232,8 +259,24 @@ class NextLegs:
             replace(one, candidate=replace(one.candidate, ordinal=ordinal), cohort=step.cohort)
             for ordinal, one in enumerate(fresh, start=first)
         ]
-        self._store.add_candidates(self._name, additions, worker=self._worker)
-        return bool(additions)
+        return self._added(additions)
+
+    def _added(self, additions: Sequence[Addition]) -> list[Standing]:
+        """Adds candidates; returns where they stand."""
+        trials = self._store.add_candidates(self._name, additions, worker=self._worker)
+        return [
+            Standing(
+                trial=trial,
+                ordinal=one.candidate.ordinal,
+                cohort=one.cohort,
+                status="running",
+                epochs=0,
+                checkpoint=None,
+                pack_key=one.candidate.pack_key,
+                reference=one.candidate.reference,
+            )
+            for trial, one in zip(trials, additions, strict=True)
+        ]
 
     def _proposer(self, candidates: Sequence[Standing], who: str = "") -> Proposer:
         """Returns a proposer that knows these candidates, see `Proposer`."""
@@ -248,20 +291,24 @@ class NextLegs:
         with self._watch.at("sample"):
             return self._proposals.proposer(self._rungs, who)
 
-    def _propose(self, step: Propose, candidates: Sequence[Standing]) -> None:
-        """Adds designs to a cohort; whoever is killed before they are stored would propose the same ones again."""
+    def _propose(self, step: Propose, candidates: Sequence[Standing]) -> list[Standing]:
+        """Adds designs to a cohort, fewer if there are no more; returns where they stand.
+
+        Whoever is killed before they are stored would propose the same ones again.
+        """
         proposer = self._proposer(candidates)
-        number = len(candidates)
+        found: list[Standing] = []
         for missing in range(step.number, 0, -_STORED_TOGETHER):
             wanted = min(missing, _STORED_TOGETHER)
             additions, ending = self._additions(proposer, step.cohort, wanted)
-            number += len(additions)
-            self._store.add_candidates(self._name, additions, worker=self._worker)
+            found += self._added(additions)
             if ending == "stopped":  # the cohort is filled up when the study goes on
                 raise Interrupted("stopped between two proposals")
             if ending == "exhausted":
+                number = len(candidates) + len(found)
                 self._store.set_exhausted(self._name, number, worker=self._worker)
-                return
+                break
+        return found
 
     def _additions(
         self, proposer: Proposer, cohort: int, number: int

@@ -28,6 +28,7 @@ _CONNECT_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 _LEAVE_SECONDS = 90.0  # the workers get 60 of them
 _END_SECONDS = 30.0
+_NO_TOKEN = re.compile("InvalidAuthToken|Unauthenticated|authentication token", re.I)
 
 
 @contextmanager
@@ -97,7 +98,8 @@ class RayCluster:
         if answer is None:
             self._kill()
             raise UsageError(
-                f"Ray did not answer at {self._address} within {_CONNECT_SECONDS:.0f} seconds; check the address, "
+                self._about_token()
+                or f"Ray did not answer at {self._address} within {_CONNECT_SECONDS:.0f} seconds; check the address, "
                 "and that Ray runs there (`ray status`)"
             )
         self._has = Cluster(**answer[1])
@@ -108,6 +110,7 @@ class RayCluster:
         should_stop: Callable[[], bool],
         on_poll: Callable[[int, int], None],
         on_news: Callable[[str], None],
+        on_dead: Callable[[str, int], None] = lambda _host, _pid: None,
     ) -> CrewEnd:
         """Has workers placed and returns when all have ended.
 
@@ -116,6 +119,7 @@ class RayCluster:
             should_stop: Asked twice a second; the workers then write a checkpoint and leave.
             on_poll: Told twice a second how many are at work, and how many wait for room.
             on_news: Told in one sentence what happened to a worker.
+            on_dead: Told machine and process of a worker that is gone with its node.
 
         Raises:
             UsageError: The connection to Ray was lost.
@@ -138,6 +142,8 @@ class RayCluster:
                 on_poll(values["alive"], values["waiting"])
             elif kind == "reason":
                 reasons.add(values["reason"])
+            elif kind == "dead":
+                on_dead(values["host"], values["pid"])
             else:
                 on_news(values["text"])
                 if kind == "failure":
@@ -199,5 +205,15 @@ class RayCluster:
             )
         kind, values = told(line)
         if kind == "error":
-            raise UsageError(values["text"])
+            raise UsageError(self._about_token() or values["text"])
         return kind, values
+
+    def _about_token(self) -> str | None:
+        """Returns what to say if the cluster wants a token: Ray itself says only that it could not connect."""
+        self._log.seek(0)
+        if not _NO_TOKEN.search(self._log.read()):
+            return None
+        return (
+            f"the Ray cluster at {self._address} wants the token that it was started with; set RAY_AUTH_MODE=token, "
+            "and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, as on its nodes"
+        )

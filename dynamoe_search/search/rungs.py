@@ -6,7 +6,7 @@ not, so a study that was interrupted decides as if it had not been.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from dynamoe_search.pruning import Decision, RungRecord, at_rungs, judge, ladder
+from dynamoe_search.pruning import Decision, Rung, RungRecord, at_rungs, judge, ladder
 from dynamoe_search.records import Progress, RungDecision, Standing
 from dynamoe_search.search.planner import rung_of
 from dynamoe_search.specs import PrunerSection
@@ -42,6 +42,8 @@ class Rungs:
         self.records: dict[int, dict[int, RungRecord]] = {rung: {} for rung in self.ladder}
         """By rung and ordinal."""
         self._known: dict[int, int] = {}  # epochs that are in the records, by ordinal
+        self._columns: dict[int, Rung] = {}  # by rung, as last judged
+        self._changed = set(self.ladder)  # rungs of which the records changed since
 
     def is_behind(self, one: Standing) -> bool:
         """Whether a candidate has reached a rung that the records do not know of, or failed since."""
@@ -58,13 +60,16 @@ class Rungs:
                 a front, so it holds nobody back.
             reports: All of its reports, in the order of epochs.
         """
-        for known in self.records.values():
-            known.pop(one.ordinal, None)
+        for rung, known in self.records.items():
+            if known.pop(one.ordinal, None) is not None:
+                self._changed.add(rung)
         if one.status == "failed":
             return
         kept = [report for report in reports if report.epoch <= one.epochs]
         for rung, records in at_rungs(kept, self.ladder, by_loss=self.by_loss).items():
             self.records[rung] |= {record.ordinal: record for record in records}
+            if records:
+                self._changed.add(rung)
         self._known[one.ordinal] = one.epochs
 
     def judge(self, standing: Iterable[Standing]) -> list[Decision]:
@@ -74,9 +79,16 @@ class Rungs:
             rung = rung_of(one.epochs, self.ladder)
             if rung and one.reference is None and one.ordinal in self.records[rung]:
                 asked[one.ordinal] = rung
-        return (
-            judge(self._settings, self.by_rung(), asked, constant=self._constant) if asked else []
-        )
+        columns = {rung: self._as_columns(rung) for rung in set(asked.values())}
+        return judge(self._settings, columns, asked, constant=self._constant)
+
+    def _as_columns(self, rung: int) -> Rung:
+        """Returns the records of a rung as columns; what was known of those that are there is kept."""
+        if rung in self._changed:
+            records = self.records[rung].values()
+            self._columns[rung] = Rung.of(records, self._columns.get(rung))
+            self._changed.discard(rung)
+        return self._columns[rung]
 
     def by_rung(self) -> dict[int, tuple[RungRecord, ...]]:
         """Returns the records of every rung."""

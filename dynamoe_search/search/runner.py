@@ -64,6 +64,9 @@ logger = logging.getLogger(__name__)
 _WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 2.0
 _MEGABYTE = 2**20
+_QUICK_SECONDS = 0.05
+_TIDY_SHARE = 0.02
+"""Share of the time for looking through files where that takes longer."""
 
 
 def run_study(
@@ -162,6 +165,7 @@ class _Run:
             store, worker, self._spec, self._rungs, self._trainer, self._tell_of, stopper, watch
         )
         self._front: set[int] | None = None
+        self._tidy_from = 0.0  # when to look through the files again
 
     def until_end(self, checkpoint_seconds: float) -> EndReason:
         """Trains leg after leg and returns why it ended."""
@@ -183,11 +187,13 @@ class _Run:
                 step = self._legs.next()
             except LeaseLostError as error:  # it was silent for so long that it counted as dead
                 logger.warning("%s", error)
+                time.sleep(_LONGEST_WAIT_SECONDS)  # it may have lost its lease for good
                 continue
             except Interrupted:
                 break
             if isinstance(step, Over):
-                self._tidy_up()
+                self._tidy_up(is_last=True)
+                self._refresh_front()  # of others too, who may have died before they did
                 return step.reason
             if isinstance(step, Leg):
                 pause = _WAIT_SECONDS
@@ -230,7 +236,8 @@ class _Run:
         self._tell_of(results.ended)
         self._on_event(LegFinished(leg=leg, stood=results.stood))
         self._tidy_up()
-        self._refresh_front()
+        if any(one.outcome.status == "complete" for one in results.ended):
+            self._refresh_front()
         self._note_times()
 
     def _note_times(self) -> None:
@@ -248,12 +255,22 @@ class _Run:
             self._store.add_progress(self._name, reports, leg)
         self._on_event(EpochFinished(reports=tuple(reports)))
 
-    def _tidy_up(self) -> None:
-        """Removes files that nobody needs; what cannot be removed now is removed after the next leg."""
+    def _tidy_up(self, *, is_last: bool = False) -> None:
+        """Removes files that nobody needs; what is not removed now is removed after a later leg.
+
+        Many workers have many files, and each of them would look through all after every leg: where that takes long, it
+        is done for a small part of the time.
+        """
+        start = time.monotonic()
+        if start < self._tidy_from and not is_last:
+            return
         try:
             self._remove_checkpoints()
         except PlaceError as error:
             logger.warning("no checkpoints were removed: %s", error)
+        end = time.monotonic()
+        if end - start > _QUICK_SECONDS:
+            self._tidy_from = end + (end - start) / _TIDY_SHARE
 
     def _remove_checkpoints(self) -> None:
         """Removes checkpoints that nobody needs, and those of the most hopeless beyond the limit."""

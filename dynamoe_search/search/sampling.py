@@ -8,11 +8,12 @@ and a killed process leaves no half-suggested trial behind.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dynamoe_search.records import Candidate, CandidateRecord
 from dynamoe_search.search.designs import Params, candidate_from, setting
@@ -182,14 +183,24 @@ class Proposer:
         params = {**known.params, **self._dormant(known)}
         state = known.sampler_state
         system = {_GENERATION: state.get("generation", 0)} if self._kind == "nsga2" else {}
-        return create_trial(
+        now = datetime.now(UTC).replace(tzinfo=None)
+        trial = FrozenTrial(  # Optuna's `create_trial` would look at every value once more
+            number=-1,
+            trial_id=-1,
             state=_STATES[known.state],
+            value=None,
+            values=None if known.values is None else [float(value) for value in known.values],
+            datetime_start=now,
+            datetime_complete=now if known.state == "complete" else None,
             params=params,
             distributions=self._space.distributions_of(params),
-            values=None if known.values is None else [float(value) for value in known.values],
-            constraints=dict(known.violations) if known.values is not None else None,
+            user_attrs={},
             system_attrs=system,
+            intermediate_values={},
         )
+        for name, excess in known.violations.items() if known.values is not None else ():
+            trial.set_constraint(name, excess)
+        return trial
 
     def _dormant(self, known: Known) -> Params:
         """NSGA-II crosses whole designs: settings that do not apply to one are kept beside it."""

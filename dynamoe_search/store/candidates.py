@@ -36,8 +36,7 @@ class CandidateMethods(OpenStore):
     ) -> int:
         """Adds a candidate that will be trained and returns its trial number.
 
-        Calling it again for the same ordinal returns the same number, also after a crash between Optuna's row
-        and ours.
+        Calling it again for the same ordinal returns the same number, also after a crash.
 
         Args:
             name: The study.
@@ -59,7 +58,7 @@ class CandidateMethods(OpenStore):
     def add_candidates(
         self, name: str, additions: Sequence[Addition], *, worker: str | None = None
     ) -> list[int]:
-        """Adds several candidates as `add_candidate` does one, all of our rows at once; returns their trial numbers.
+        """Adds several candidates as `add_candidate` does one, all of them or none; returns their trial numbers.
 
         Args:
             name: The study.
@@ -69,26 +68,53 @@ class CandidateMethods(OpenStore):
         Raises:
             LeaseLostError: It is not the worker's turn; no candidate is added.
         """
+        if self._is_clean(name):
+            stored = self._database.transact(
+                lambda found: writing.add_candidates(
+                    found, name, additions, worker, self._trials.insert
+                )
+            )
+        else:
+            stored = self._added_one_by_one(name, additions, worker)
+        return [stored[one.candidate.ordinal] for one in additions]
+
+    def _added_one_by_one(
+        self, name: str, additions: Sequence[Addition], worker: str | None
+    ) -> dict[int, int]:
+        """Adds Optuna's trials with its storage, then ours; returns the trial number of every ordinal."""
         ordinals = [one.candidate.ordinal for one in additions]
         known = self._database.query(lambda found: reading.read_numbers(found, name, ordinals))
         new = [one for one in additions if one.candidate.ordinal not in known]
+        study = self._optuna_study(name)
+        trials: list[int] = []
         if new:
-            study = self._optuna_study(name)
             trials = self._patiently(  # who tries again takes what the attempt before left behind
                 lambda: self._trials.add(study, new, self._left_behind(name, study, worker))
             )
+        made = {one.candidate.ordinal: trial for one, trial in zip(new, trials, strict=True)}
 
-            def insert(found: sa.Connection) -> list[int]:
-                if worker is not None:
-                    workers.require_turn(found, name, worker)
-                return writing.insert_candidates(found, name, trials, new)
+        def numbers(_: sa.Connection, __: str, some: Sequence[Addition]) -> list[int]:
+            return [made[one.candidate.ordinal] for one in some]
 
-            stored = self._database.transact(insert)
-            for trial, kept, one in zip(trials, stored, new, strict=True):
-                known[one.candidate.ordinal] = kept
-                if kept != trial:  # another process added the same ordinal at the same time
-                    self._patiently(partial(self._trials.discard, study, trial))
-        return [known[ordinal] for ordinal in ordinals]
+        stored = self._database.transact(
+            lambda found: writing.add_candidates(found, name, additions, worker, numbers)
+        )
+        for ordinal, trial in made.items():
+            if stored[ordinal] != trial:  # another process added the same ordinal at the same time
+                self._patiently(partial(self._trials.discard, study, trial))
+        return stored
+
+    def _is_clean(self, name: str) -> bool:
+        """Says whether trials can be added together with candidates.
+
+        They cannot if Optuna's tables are of an unknown layout, or while there are trials without candidates, which a
+        crash amid adding them one by one leaves behind: another version of this program may have done so.
+        """
+        if not self._trials.are_known:
+            return False
+        if name not in self._clean and not self._left_behind(name, self._optuna_study(name)):
+            self._clean.add(name)
+        return name in self._clean
 
     def _left_behind(
         self, name: str, study: optuna.Study, worker: str | None = None
@@ -167,7 +193,7 @@ class CandidateMethods(OpenStore):
 
     def numbers(self, name: str, ordinals: Collection[int]) -> dict[int, int]:
         """Returns the trial numbers of ordinals, as far as the study has them."""
-        return self._database.query(lambda found: reading.read_numbers(found, name, ordinals))
+        return self._query(name, lambda found: reading.read_numbers(found, name, ordinals))
 
     def add_progress(self, name: str, reports: Sequence[Progress], leg: Leg | None = None) -> None:
         """Stores what candidates report after an epoch; a candidate that is trained again overwrites.

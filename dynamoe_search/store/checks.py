@@ -13,8 +13,9 @@ from dynamoe_search.records import CandidateRecord, StudyRecord
 from dynamoe_search.store import fronts, legs, reading, tables, workers
 from dynamoe_search.store.database import Database
 from dynamoe_search.store.runs import Watcher
+from dynamoe_search.store.tells import STATES
 from dynamoe_search.store.texts import from_text
-from dynamoe_search.store.trials import STATES, Trials
+from dynamoe_search.store.trials import Trials
 
 _RESTORE = (
     "restore a copy of the file (an upgrade leaves one beside it), "

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -55,6 +56,7 @@ class Database:
         self.is_sqlite = engine.dialect.name == "sqlite"
         self.patience = Patience(lock_seconds)
         self.id: str | None = None  # of this database and no other; older ones have none
+        self._moment = threading.local()
 
     @classmethod
     def open(
@@ -117,6 +119,8 @@ class Database:
 
     def query(self, body: Callable[[sa.Connection], Result]) -> Result:
         """Returns what `body` reads, on a connection that sees one state of the database throughout."""
+        if (shared := self._shared) is not None:
+            return body(shared)
 
         def once() -> Result:
             with self.read() as connection:
@@ -124,8 +128,31 @@ class Database:
 
         return self.patience.call(once)
 
+    def at_one_moment(self, read: Callable[[], Result]) -> Result:
+        """Returns what `read` returns; all that it asks by `query` and `look` sees one state of the database.
+
+        It may be called again if the database went away before the end, and must not write.
+        """
+
+        def once() -> Result:
+            with self.read() as connection:
+                self._moment.connection = connection
+                try:
+                    return read()
+                finally:
+                    self._moment.connection = None
+
+        return self.patience.call(once)
+
+    @property
+    def _shared(self) -> sa.Connection | None:
+        """The connection of `at_one_moment`, if this thread is in it."""
+        return getattr(self._moment, "connection", None)
+
     def look(self, body: Callable[[sa.Connection], Result]) -> Result:
         """Returns what `body` reads with one statement, without the round trips of a transaction."""
+        if (shared := self._shared) is not None:
+            return body(shared)
 
         def once() -> Result:
             with translated(self.url), self.engine.connect() as connection:

@@ -24,16 +24,18 @@ class KnownFront:
     def __init__(self) -> None:
         self._over: dict[int, Standing] | None = None
         self._seen: set[int] = set()
-        self._rows: list[sa.Row[Any]] = []
+        self._members: dict[int, FrontMember] = {}
+        self.rows: list[sa.Row[Any]] = []
+        """What is known of its members, in its order."""
 
-    def rows(
+    def update(
         self,
         connection: sa.Connection,
         study: str,
         goals: tuple[Sequence[str], Sequence[bool]],
         over: dict[int, Standing],
-    ) -> list[dict[str, Any]]:
-        """Returns the rows that the table of the front should have, in their order.
+    ) -> None:
+        """Takes in who has ended since.
 
         Args:
             connection: In a transaction.
@@ -42,17 +44,25 @@ class KnownFront:
             over: Where those stand that are over, from a `Ledger`: while it is the same object, nobody was taken out.
         """
         if over is not self._over:
-            self._over, self._seen, self._rows = over, set(), []
+            self._over, self._seen, self._members, self.rows = over, set(), {}, []
         new = [trial for trial in over if trial not in self._seen]
         ended = [trial for trial in new if over[trial].status == "complete"]
-        rows = self._rows + (_measured(connection, study, ended) if ended else [])
-        self._rows = _on_front(rows, *goals)
+        if ended:
+            self.rows = _on_front(self.rows + _measured(connection, study, ended), *goals)
         self._seen.update(new)
-        return _as_stored(connection, study, self._rows)
+
+    def members(self, connection: sa.Connection, study: str) -> list[FrontMember]:
+        """Returns its members in its order; only those that are new are read."""
+        new = [row for row in self.rows if row.trial_number not in self._members]
+        read = self._members | {one.trial: one for one in _members(connection, study, new)}
+        self._members = {row.trial_number: read[row.trial_number] for row in self.rows}
+        return list(self._members.values())
 
 
-def rewrite_front(connection: sa.Connection, name: str, ledger: Ledger, front: KnownFront) -> None:
-    """Brings the front of the complete and feasible candidates up to date and stores it.
+def rewrite_front(
+    connection: sa.Connection, name: str, ledger: Ledger, front: KnownFront
+) -> list[FrontMember]:
+    """Brings the front of the complete and feasible candidates up to date, stores it if it has changed, and returns it.
 
     Args:
         connection: In a transaction that writes.
@@ -60,12 +70,15 @@ def rewrite_front(connection: sa.Connection, name: str, ledger: Ledger, front: K
         ledger: What this process knows of the study.
         front: Likewise.
     """
-    members = front.rows(
-        connection, name, _held_goals(connection, name), ledger.over(connection, name)
-    )
-    connection.execute(tables.front.delete().where(tables.front.c.study_name == name))
-    if members:
-        connection.execute(tables.front.insert(), members)
+    front.update(connection, name, _held_goals(connection, name), ledger.over(connection, name))
+    here = tables.front.c
+    query = sa.select(here.trial_number, here.values_json).where(here.study_name == name)
+    stored = [tuple(row) for row in connection.execute(query.order_by(here.place))]
+    if stored != [(row.trial_number, row.values_json) for row in front.rows]:
+        connection.execute(tables.front.delete().where(here.study_name == name))
+        if front.rows:
+            connection.execute(tables.front.insert(), _as_stored(connection, name, front.rows))
+    return front.members(connection, name)
 
 
 def _held_goals(connection: sa.Connection, name: str) -> tuple[list[str], list[bool]]:
@@ -73,14 +86,15 @@ def _held_goals(connection: sa.Connection, name: str) -> tuple[list[str], list[b
 
     SQLite has one writer at a time. On PostgreSQL to hold the study's row would stop all who plan as well.
     """
-    reading.require_study(connection, name)
     if connection.dialect.name == "postgresql":
         key = sa.func.hashtextextended(f"front of {name}", 0)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
     here = tables.studies.c
     row = connection.execute(
         sa.select(here.objectives_json, here.maximise_json).where(here.study_name == name)
-    ).one()
+    ).one_or_none()
+    if row is None:
+        raise reading.missing_study(connection, name)
     return from_text(list[str], row.objectives_json), from_text(list[bool], row.maximise_json)
 
 
@@ -147,13 +161,21 @@ def _as_stored(
 
 def read_front(connection: sa.Connection, name: str) -> list[FrontMember]:
     """Returns the stored front in its order."""
-    reading.require_study(connection, name)
-    front, here, done = tables.front.c, tables.candidates.c, tables.evaluations.c
-    rows = connection.execute(
-        sa.select(front.trial_number, front.ordinal, front.values_json, front.params_json)
-        .where(front.study_name == name)
-        .order_by(front.place)
-    ).all()
+    front = tables.front.c
+    query = sa.select(front.trial_number, front.ordinal, front.values_json, front.params_json)
+    query = query.where(front.study_name == name).order_by(front.place)
+    rows: list[sa.Row[Any]] = list(connection.execute(query))
+    if not rows:
+        reading.require_study(connection, name)
+    return _members(connection, name, rows)
+
+
+def _members(
+    connection: sa.Connection, name: str, rows: Sequence[sa.Row[Any]]
+) -> list[FrontMember]:
+    if not rows:
+        return []
+    here, done = tables.candidates.c, tables.evaluations.c
     trials = [row.trial_number for row in rows]
     # By their numbers: joined to the front, SQLite would go through all candidates.
     query = sa.select(here.trial_number, here.candidate_json, done.metrics_json).join_from(

@@ -159,13 +159,8 @@ def close_leg(
     if came_out != sorted(leg.trials):
         raise ValueError(f"leg {number} has the trials {sorted(leg.trials)}, not {came_out}")
     writing.write_ended(connection, name, ended, values=values, versions=versions)
-    here = tables.candidates
-    for one in stood:
-        connection.execute(
-            here.update()
-            .where(here.c.study_name == name, here.c.trial_number == one.trial)
-            .values(status="paused", epochs=one.epochs, checkpoint=one.checkpoint)
-        )
+    if stood:
+        _pause(connection, name, stood)
     table = tables.legs
     connection.execute(
         table.update()
@@ -173,6 +168,20 @@ def close_leg(
         .values(state="done", closed_at=utc_now())
     )
     return True
+
+
+def _pause(connection: sa.Connection, name: str, stood: Sequence[Stood]) -> None:
+    here = tables.candidates.c
+    at: dict[str, Any] = {
+        "epochs": sa.bindparam("reached"),
+        "checkpoint": sa.bindparam("kept"),
+    }
+    connection.execute(
+        tables.candidates.update()
+        .where(here.study_name == name, here.trial_number == sa.bindparam("trial"))
+        .values(status="paused", **at),
+        [{"trial": one.trial, "reached": one.epochs, "kept": one.checkpoint} for one in stood],
+    )
 
 
 def require_leg(connection: sa.Connection, name: str, leg: Leg) -> None:

@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage
 
 from dynamoe_search.credentials import masked
 from dynamoe_search.places import AnyPath
-from dynamoe_search.store import folders, reading, workers
+from dynamoe_search.store import folders, reading, tells, workers
 from dynamoe_search.store.database import BUSY_TIMEOUT_SECONDS, Database
 from dynamoe_search.store.fronts import KnownFront
 from dynamoe_search.store.hearts import Heart
@@ -35,6 +35,7 @@ class OpenStore:
         self._hearts: dict[str, Heart] = {}  # by study, as the leases
         self._ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)  # by study
         self._fronts: defaultdict[str, KnownFront] = defaultdict(KnownFront)  # by study
+        self._clean: set[str] = set()  # studies of which no trial is without a candidate
 
     @classmethod
     def open(
@@ -115,12 +116,22 @@ class OpenStore:
         """Returns Optuna's storage of the same database, on the same connections."""
         return self._trials.storage
 
+    def at_one_moment(self, read: Callable[[], Result]) -> Result:
+        """Returns what `read` returns; all that it asks of this store is as of one moment, and in one transaction.
+
+        Args:
+            read: Asks and writes nothing; it may be called again as a whole.
+        """
+        return self._database.at_one_moment(read)
+
     def _query(self, name: str, body: Callable[[sa.Connection], Result]) -> Result:
         """Reads something of a study; raises `UsageError` if there is none."""
 
         def read(connection: sa.Connection) -> Result:
-            reading.require_study(connection, name)
-            return body(connection)
+            found = body(connection)
+            if not found:
+                reading.require_study(connection, name)
+            return found
 
         return self._database.query(read)
 
@@ -161,19 +172,15 @@ class OpenStore:
         """Tells Optuna how candidates ended; nothing of those that did not yet."""
         if not trials:
             return
-        records = self._database.query(
-            lambda found: reading.read_candidates(found, name, trials=trials, with_routing=False)
-        )
+        if self._trials.are_known:
+            self._database.transact(
+                lambda found: self._trials.finish(found, name, tells.read_ends(found, name, trials))
+            )
+            return
+        ends = self._database.query(lambda found: tells.read_ends(found, name, trials))
         study = self._optuna_study(name)
         ids = self._patiently(lambda: self._trials.ids(study, trials))
-        for one in records:
-            if one.outcome is None:
-                continue
-            if one.trial not in ids:
+        for one in ends:
+            if one.number not in ids:
                 raise self._trials.lost(name)
-            values = None if one.values is None else list(one.values.values())
-            self._patiently(
-                partial(
-                    self._trials.tell, study, ids[one.trial], one.outcome, values, one.violations
-                )
-            )
+            self._patiently(partial(self._trials.tell, study, ids[one.number], one))

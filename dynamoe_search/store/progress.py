@@ -53,7 +53,6 @@ def read_progress(
     epochs: Collection[int] | None = None,
 ) -> list[Progress]:
     """Returns what candidates reported, by trial number and epoch: all, of some trials, or at some epochs."""
-    reading.require_study(connection, name)
     here = tables.progress.c
     query = sa.select(
         here.ordinal,
@@ -71,6 +70,8 @@ def read_progress(
     if epochs is not None:
         query = query.where(here.epoch.in_(sorted(epochs)))
     rows = connection.execute(query.order_by(here.trial_number, here.epoch)).all()
+    if not rows:
+        reading.require_study(connection, name)
     return [  # there are many: no attribute of a row is looked up, no type is checked twice
         Progress(
             ordinal=ordinal,

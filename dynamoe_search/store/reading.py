@@ -44,8 +44,9 @@ def read_studies(connection: sa.Connection, watcher: Watcher) -> list[StudyRecor
 def read_study(connection: sa.Connection, name: str, watcher: Watcher) -> StudyRecord:
     """Returns a study; raises `UsageError` that names close matches if there is none."""
     table = tables.studies
-    require_study(connection, name)
-    row = connection.execute(sa.select(table).where(table.c.study_name == name)).one()
+    row = connection.execute(sa.select(table).where(table.c.study_name == name)).one_or_none()
+    if row is None:
+        raise missing_study(connection, name)
     at_work = read_workers(connection, watcher, name)[name]
     return _study(row, _counts(connection, name)[name], at_work, asked_to_stop(connection, name))
 
@@ -53,8 +54,13 @@ def read_study(connection: sa.Connection, name: str, watcher: Watcher) -> StudyR
 def require_study(connection: sa.Connection, name: str) -> None:
     """Raises `UsageError` if there is no such study."""
     if not has_study(connection, name):
-        names = list(connection.execute(sa.select(tables.studies.c.study_name)).scalars())
-        raise UsageError(_no_study(name, names))
+        raise missing_study(connection, name)
+
+
+def missing_study(connection: sa.Connection, name: str) -> UsageError:
+    """Returns the error for a study that is not there."""
+    names = list(connection.execute(sa.select(tables.studies.c.study_name)).scalars())
+    return UsageError(_no_study(name, names))
 
 
 def read_files_mark(connection: sa.Connection, name: str) -> FilesMark | None:
@@ -62,6 +68,15 @@ def read_files_mark(connection: sa.Connection, name: str) -> FilesMark | None:
     here = tables.studies.c
     text = connection.execute(sa.select(here.files_json).where(here.study_name == name)).scalar()
     return from_text(FilesMark, text) if text else None
+
+
+def read_max_pack(connection: sa.Connection, name: str) -> int | None:
+    """Returns how many candidates of a study fit into memory together; None if that is not known."""
+    here = tables.studies.c
+    found: int | None = connection.execute(
+        sa.select(here.max_pack).where(here.study_name == name)
+    ).scalar()
+    return found
 
 
 def has_study(connection: sa.Connection, name: str) -> bool:
@@ -73,19 +88,25 @@ def has_study(connection: sa.Connection, name: str) -> bool:
 
 def read_goals(connection: sa.Connection, name: str) -> tuple[tuple[str, ...], tuple[bool, ...]]:
     """Returns the objectives of a study that is not being deleted, and which of them are maximised."""
-    require_study(connection, name)
     table = tables.studies
     row = connection.execute(
         sa.select(table.c.state, table.c.objectives_json, table.c.maximise_json).where(
             table.c.study_name == name
         )
-    ).one()
-    if row.state == "deleting":
-        raise UsageError(f"the study {name!r} is being deleted; delete it again to finish that")
+    ).one_or_none()
+    if row is None:
+        raise missing_study(connection, name)
+    refuse_deleting(name, row.state)
     return (
         from_text(tuple[str, ...], row.objectives_json),
         from_text(tuple[bool, ...], row.maximise_json),
     )
+
+
+def refuse_deleting(name: str, state: str) -> None:
+    """Raises `UsageError` if the state of a study says that it is being deleted."""
+    if state == "deleting":
+        raise UsageError(f"the study {name!r} is being deleted; delete it again to finish that")
 
 
 def read_children(connection: sa.Connection, name: str) -> list[str]:
@@ -99,7 +120,6 @@ def read_children(connection: sa.Connection, name: str) -> list[str]:
 
 def read_numbers(connection: sa.Connection, name: str, ordinals: Collection[int]) -> dict[int, int]:
     """Returns the trial numbers of ordinals of a study, as far as it has them."""
-    require_study(connection, name)
     here = tables.candidates.c
     query = sa.select(here.ordinal, here.trial_number).where(
         here.study_name == name, here.ordinal.in_(sorted(ordinals))
@@ -135,7 +155,6 @@ def read_candidates(
 
     Without routing the outcomes do not say how their layers route, which takes most of the time to read.
     """
-    require_study(connection, name)
     here = tables.candidates.c
     where = [here.study_name == name]
     if status is not None:
@@ -151,6 +170,8 @@ def read_candidates(
         .where(*where)
         .order_by(here.trial_number)
     ).all()
+    if not rows:
+        require_study(connection, name)
     routing = read_routing(connection, name, trials) if with_routing else {}
     return [_candidate(row, routing.get(row.trial_number, ())) for row in rows]
 

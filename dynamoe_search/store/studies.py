@@ -109,6 +109,10 @@ class StudyMethods(OpenStore):
         """Changes how many seconds all workers together may work on a study."""
         self._update(name, max_seconds=seconds)
 
+    def max_pack(self, name: str) -> int | None:
+        """Returns how many candidates fit into memory together; None if all did so far."""
+        return self._query(name, lambda found: reading.read_max_pack(found, name))
+
     def set_max_pack(self, name: str, candidates: int) -> None:
         """Remembers how many candidates fit into memory together."""
         self._update(name, max_pack=candidates)
@@ -132,11 +136,9 @@ class StudyMethods(OpenStore):
         """Brings the Pareto front of the complete and feasible candidates up to date, stores and returns it."""
         ledger, front = self._ledgers[name], self._fronts[name]
 
-        def write(connection: sa.Connection) -> None:
-            fronts.rewrite_front(connection, name, ledger, front)
-
-        self._database.transact(write)
-        return self.front(name)
+        return self._database.transact(
+            lambda found: fronts.rewrite_front(found, name, ledger, front)
+        )
 
     def front(self, name: str) -> list[FrontMember]:
         """Returns the stored front, by activated parameters (else by the second objective), ascending."""
@@ -178,6 +180,7 @@ class StudyMethods(OpenStore):
         self._leases.pop(name, None)
         self._ledgers.pop(name, None)
         self._fronts.pop(name, None)
+        self._clean.discard(name)
 
     def refuse_taken(self, name: str) -> None:
         """Raises `UsageError` if there is a study of that name, ours or another program's."""

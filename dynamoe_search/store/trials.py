@@ -1,12 +1,12 @@
 """Optuna's side of a study in the same database: one trial per candidate, told when the candidate is finished."""
 
-import math
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -17,8 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import exc
 
 from dynamoe_search.errors import StorageError, UsageError
-from dynamoe_search.records import Candidate, Outcome
+from dynamoe_search.records import Candidate
+from dynamoe_search.store import optuna_rows
 from dynamoe_search.store.database import Database
+from dynamoe_search.store.optuna_rows import End, KnownIds
 from dynamoe_search.store.problems import is_locked, translated
 from dynamoe_search.store.texts import counts_to_text
 
@@ -30,24 +32,6 @@ TIMES = f"{OURS}:times:"
 
 NOTES = "notes"
 """User attribute with what is worth knowing of a study, one sentence each."""
-
-STATES = {
-    "complete": TrialState.COMPLETE,
-    "failed": TrialState.FAIL,
-    "stopped": TrialState.PRUNED,
-}
-"""What Optuna calls the trial of a candidate that is over."""
-
-_TRIALS = sa.table(
-    "trials",
-    sa.column("trial_id", sa.Integer),
-    sa.column("study_id", sa.Integer),
-    sa.column("number", sa.Integer),
-    sa.column("state", sa.Enum(TrialState, name="trialstate")),
-    sa.column("datetime_complete", sa.DateTime),
-)
-_ATTRIBUTES = sa.table("trial_user_attributes", sa.column("trial_id"), sa.column("key"))
-"""What is used of Optuna's own tables."""
 
 _FINISHED = optuna.exceptions.UpdateFinishedTrialError
 _ATTEMPTS = 20
@@ -96,6 +80,14 @@ class Trials:
         self._database = database
         self._storage: RDBStorage | None = None
         self._studies: dict[str, optuna.Study] = {}
+        self._ids: defaultdict[str, KnownIds] = defaultdict(KnownIds)  # by study
+
+    @cached_property
+    def are_known(self) -> bool:
+        """Whether Optuna's rows can be written with ours; otherwise its storage is asked, trial by trial."""
+        storage = self.storage
+        with self._guarded():
+            return optuna_rows.is_known(storage)
 
     @property
     def storage(self) -> RDBStorage:
@@ -114,6 +106,10 @@ class Trials:
             except KeyError:
                 return False
             return True
+
+    def known(self, name: str) -> optuna.Study | None:
+        """Returns Optuna's study if it was returned before, without asking whether it is still there."""
+        return self._studies.get(name)
 
     def study(
         self, name: str, objectives: Sequence[str], maximise: Sequence[bool], *, create: bool
@@ -145,10 +141,25 @@ class Trials:
         self._studies[name] = study
         return study
 
+    def insert(
+        self, connection: sa.Connection, name: str, additions: Sequence["Addition"]
+    ) -> list[int]:
+        """Adds running trials within a transaction, if Optuna's tables are known; returns their numbers."""
+        new = [_new_trial(one) for one in additions]
+        numbers = optuna_rows.insert_trials(connection, name, new)
+        if numbers is None:
+            raise self._forgotten(name)
+        return numbers
+
+    def finish(self, connection: sa.Connection, name: str, ends: Collection[End]) -> None:
+        """Ends trials within a transaction, if Optuna's tables are known; those that are over stay as they are."""
+        if not optuna_rows.finish_trials(connection, name, self._ids[name], ends):
+            raise self._forgotten(name)
+
     def add(
         self, study: optuna.Study, additions: Sequence["Addition"], left: Collection[int]
     ) -> list[int]:
-        """Returns the numbers of the running trials of candidates, each added in one insertion.
+        """Returns the numbers of the running trials of candidates, each added by Optuna's storage on its own.
 
         Args:
             study: Optuna's study.
@@ -169,7 +180,7 @@ class Trials:
 
     def _numbers_of(self, trial_ids: Sequence[int]) -> list[int]:
         """Returns the numbers of trials; Optuna would read them whole."""
-        here = _TRIALS.c
+        here = optuna_rows.trials.c
         query = sa.select(here.trial_id, here.number).where(here.trial_id.in_(sorted(trial_ids)))
         with self._database.read() as connection:
             numbers = {row.trial_id: row.number for row in connection.execute(query)}
@@ -207,7 +218,7 @@ class Trials:
 
     def ids(self, study: optuna.Study, numbers: Collection[int]) -> dict[int, int]:
         """Returns Optuna's ids of trials by number; Optuna looks for one at a time, among all."""
-        here = _TRIALS.c
+        here = optuna_rows.trials.c
         with self._guarded(study.study_name):
             study_id = self.storage.get_study_id_from_name(study.study_name)
             query = sa.select(here.number, here.trial_id).where(
@@ -216,45 +227,28 @@ class Trials:
             with self._database.read() as connection:
                 return {row.number: row.trial_id for row in connection.execute(query)}
 
-    def tell(
-        self,
-        study: optuna.Study,
-        trial_id: int,
-        outcome: Outcome,
-        values: Sequence[float] | None,
-        violations: Sequence[float],
-    ) -> None:
-        """Finishes a trial; does nothing if Optuna calls it finished already.
+    def tell(self, study: optuna.Study, trial_id: int, end: End) -> None:
+        """Has Optuna's storage finish a trial; does nothing if it is finished already.
 
         Args:
             study: Optuna's study.
             trial_id: Optuna's id of the trial.
-            outcome: How it ended.
-            values: Of the objectives, if it is complete.
-            violations: Of the constraints; above 0 is infeasible.
+            end: How it ended.
         """
-        is_complete = outcome.status == "complete"
-        told = [float(value) for value in values or ()] if is_complete else None
+        values = None if end.values is None else list(end.values)
         with (
             self._guarded(study.study_name),
             suppress(_FINISHED),  # by another process, or by this one before
         ):
-            self._describe(trial_id, outcome, violations)
-            self.storage.set_trial_state_values(trial_id, STATES[outcome.status], told)
+            self._describe(trial_id, end)
+            self.storage.set_trial_state_values(trial_id, end.state, values)
 
-    def _describe(self, trial_id: int, outcome: Outcome, violations: Sequence[float]) -> None:
+    def _describe(self, trial_id: int, end: End) -> None:
         """Stores what Optuna's samplers and the dashboard read beside the values."""
-        storage = self.storage
-        if violations:
-            storage.set_trial_system_attr(
-                trial_id, "constraints", [float(item) for item in violations]
-            )
-        metrics = {
-            name: float(value) for name, value in outcome.metrics.items() if math.isfinite(value)
-        }
-        storage.set_trial_user_attr(trial_id, "metrics", metrics)
-        if outcome.reason is not None:
-            storage.set_trial_user_attr(trial_id, "reason", outcome.reason)
+        for key, value in end.system_attrs.items():
+            self.storage.set_trial_system_attr(trial_id, key, value)
+        for key, value in end.user_attrs.items():
+            self.storage.set_trial_user_attr(trial_id, key, value)
 
     def annotate(self, study: optuna.Study, notes: Sequence[str]) -> None:
         """Stores notes on a study where Optuna's tools show them."""
@@ -274,17 +268,7 @@ class Trials:
 
     def fail(self, connection: sa.Connection, trial_ids: Collection[int]) -> None:
         """Fails running trials within a transaction of ours; those that another program made stay."""
-        here = _TRIALS.c
-        ours = sa.select(_ATTRIBUTES.c.trial_id).where(_ATTRIBUTES.c.key == "ordinal")
-        connection.execute(
-            sa.update(_TRIALS)
-            .where(
-                here.trial_id.in_(sorted(trial_ids)),
-                here.trial_id.in_(ours),
-                here.state == TrialState.RUNNING,
-            )
-            .values(state=TrialState.FAIL, datetime_complete=datetime.now())  # noqa: DTZ005 - as Optuna does
-        )
+        optuna_rows.fail_trials(connection, trial_ids, mark="ordinal")
 
     def running(self, study: optuna.Study) -> frozenset[int]:
         """Returns the numbers of the trials that Optuna calls running."""
@@ -293,7 +277,7 @@ class Trials:
 
     def _running(self, study_id: int) -> frozenset[int]:
         """Asks for numbers alone: Optuna would read these trials with all their parameters and attributes."""
-        here = _TRIALS.c
+        here = optuna_rows.trials.c
         query = sa.select(here.number).where(
             here.study_id == study_id, here.state == TrialState.RUNNING
         )
@@ -311,12 +295,18 @@ class Trials:
     def delete(self, name: str) -> None:
         """Deletes Optuna's study with its trials, if it is there."""
         self._studies.pop(name, None)
+        self._ids.pop(name, None)
         storage = self.storage
         with self._guarded():
             try:
                 storage.delete_study(storage.get_study_id_from_name(name))
             except KeyError:
                 return
+
+    def _forgotten(self, name: str) -> StorageError:
+        """Forgets a study that is not there, or not all of it, and returns the error for it."""
+        self._studies.pop(name, None)
+        return self.lost(name)
 
     def lost(self, name: str) -> StorageError:
         """Returns the error for a study whose part in Optuna's tables is gone."""
@@ -340,8 +330,7 @@ class Trials:
         except KeyError as error:
             if name is None:
                 raise
-            self._studies.pop(name, None)
-            raise self.lost(name) from error
+            raise self._forgotten(name) from error
 
 
 def _new_trial(one: Addition) -> FrozenTrial:

@@ -108,6 +108,25 @@ class WorkMethods(OpenStore):
             if not self._leases:
                 self._database.patience.seconds = 0.0
 
+    def bury(self, name: str, host: str, pid: int) -> None:
+        """Says for a worker that it is gone, as whoever started it knows; else others wait a minute for a sign of life.
+
+        A process that can be seen from here speaks for itself.
+
+        Args:
+            name: The study.
+            host: Its machine.
+            pid: Its process there.
+        """
+        with suppress(StorageError, StoppedError):  # then it counts as dead a minute later
+            found = self._query(
+                name, lambda found: workers.read_workers(found, self._watcher, name)[name]
+            )
+            for one in found:
+                is_it = one.is_alive and (one.host, one.pid) == (host, pid)
+                if is_it and lives_here(runner_of(one)) is None:
+                    self.leave(name, one.id, "interrupted", one.seconds)
+
     def _beat_if_due(self, name: str) -> None:
         """Gives a sign of life without waiting for the database; not in the thread of all other methods."""
         lease = self._leases.get(name)
@@ -117,7 +136,7 @@ class WorkMethods(OpenStore):
 
     def note_times(self, name: str, worker: str, times: Mapping[str, float]) -> None:
         """Keeps what a worker's time has gone into so far, in seconds by activity."""
-        study = self._optuna_study(name)
+        study = self._trials.known(name) or self._optuna_study(name)
         rounded = {activity: round(seconds, 3) for activity, seconds in times.items()}
         self._patiently(lambda: self._trials.keep_times(study, worker, rounded))
 

@@ -15,6 +15,14 @@ from dynamoe_search.store.runs import Runner, Watcher, is_given_up
 from dynamoe_search.store.texts import from_text, to_text, utc_now
 
 
+class HeldStudy(NamedTuple):
+    """What nobody else changes while the transaction lasts."""
+
+    state: str
+    planner: str | None
+    stop_serial: int
+
+
 def join(
     connection: sa.Connection,
     name: str,
@@ -221,8 +229,8 @@ def stop_planning(connection: sa.Connection, name: str, worker: str) -> None:
     )
 
 
-def require_turn(connection: sa.Connection, name: str, worker: str) -> None:
-    """Keeps the turn to plan with a worker until the transaction ends.
+def require_turn(connection: sa.Connection, name: str, worker: str) -> HeldStudy:
+    """Keeps the turn to plan with a worker until the transaction ends; returns where the study stands.
 
     A worker that slept so long that it counted as dead has lost it, also if nobody has it now: what it is about to
     write follows from what was stored before.
@@ -233,6 +241,7 @@ def require_turn(connection: sa.Connection, name: str, worker: str) -> None:
     row = locked_study(connection, name)
     if row is None or row.planner != worker:
         raise LeaseLostError(f"{worker} does not plan for the study {name!r} any more")
+    return row
 
 
 def is_planned(connection: sa.Connection, name: str, worker: str, watcher: Watcher) -> bool:
@@ -291,14 +300,6 @@ def read_orders(connection: sa.Connection, name: str, worker: str) -> Orders | N
         ).where(here.study_name == name)
     ).one_or_none()
     return None if row is None else Orders(*row)
-
-
-class HeldStudy(NamedTuple):
-    """What nobody else changes while the transaction lasts."""
-
-    state: str
-    planner: str | None
-    stop_serial: int
 
 
 def locked_study(connection: sa.Connection, name: str) -> HeldStudy | None:

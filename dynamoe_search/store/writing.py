@@ -1,19 +1,21 @@
 """What is written to our tables; every function is a part of one transaction."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
 from dynamoe_search.errors import UsageError
-from dynamoe_search.records import Ended, FilesMark, Outcome, StudySettings
+from dynamoe_search.records import Ended, FilesMark, StudySettings
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import MAXIMISED
-from dynamoe_search.store import tables
+from dynamoe_search.store import reading, tables, workers
 from dynamoe_search.store.texts import column, counts_to_text, from_text, to_text, utc_now
 from dynamoe_search.store.trials import Addition
+
+InsertTrials: TypeAlias = Callable[[sa.Connection, str, Sequence[Addition]], Sequence[int]]
 
 
 def exists_already(name: str) -> UsageError:
@@ -67,53 +69,69 @@ def claim_files(connection: sa.Connection, name: str, mark: FilesMark) -> FilesM
     return mark
 
 
+def add_candidates(
+    connection: sa.Connection,
+    name: str,
+    additions: Sequence[Addition],
+    worker: str | None,
+    insert_trials: InsertTrials,
+) -> dict[int, int]:
+    """Adds candidates whose ordinals are new, with their trials; returns the trial number of every ordinal.
+
+    Args:
+        connection: In a transaction that writes. Who adds the same ordinals meanwhile waits, and then finds ours.
+        name: The study.
+        additions: The candidates.
+        worker: Whose turn to plan it must be; None if it does not matter.
+        insert_trials: Adds Optuna's trials and returns their numbers.
+    """
+    held = (
+        workers.locked_study(connection, name)
+        if worker is None
+        else workers.require_turn(connection, name, worker)
+    )
+    if held is None:
+        raise reading.missing_study(connection, name)
+    reading.refuse_deleting(name, held.state)
+    known = reading.read_numbers(connection, name, [one.candidate.ordinal for one in additions])
+    new = [one for one in additions if one.candidate.ordinal not in known]
+    if new:
+        trials = insert_trials(connection, name, new)
+        insert_candidates(connection, name, trials, new)
+        known |= {one.candidate.ordinal: trial for one, trial in zip(new, trials, strict=True)}
+    return known
+
+
 def insert_candidates(
     connection: sa.Connection, name: str, trials: Sequence[int], additions: Sequence[Addition]
-) -> list[int]:
-    """Adds the rows of candidates; returns the trial numbers of their ordinals, which may have been there before."""
-    study = tables.studies.c.study_name
-    # who adds the same ordinals at the same time waits, and then finds ours
-    connection.execute(sa.select(study).where(study == name).with_for_update())
-    return [
-        insert_candidate(connection, name, trial, one)
+) -> None:
+    """Adds the rows of candidates."""
+    now = utc_now()
+    rows = [
+        {
+            "study_name": name,
+            "trial_number": trial,
+            "ordinal": one.candidate.ordinal,
+            "cohort": one.cohort,
+            "status": "running",
+            "pack_key": one.candidate.pack_key,
+            "reference": one.candidate.reference,
+            "router": one.candidate.router.kind,
+            "schedule": one.candidate.schedule.shape,
+            "experts_per_layer": counts_to_text(one.candidate.experts_per_layer),
+            "num_layers": one.candidate.model.num_layers,
+            "d_model": one.candidate.model.d_model,
+            "d_expert": one.candidate.model.d_expert,
+            "study_seed": one.candidate.study_seed,
+            "design_hash": one.candidate.design_hash,
+            "params_json": to_text(dict(one.params)),
+            "candidate_json": to_text(one.candidate),
+            "sampler_state_json": to_text(dict(one.sampler_state)),
+            "created_at": now,
+        }
         for trial, one in zip(trials, additions, strict=True)
     ]
-
-
-def insert_candidate(connection: sa.Connection, name: str, trial: int, one: Addition) -> int:
-    """Adds the row of a candidate; returns the trial number of its ordinal, which may have been there before."""
-    table, candidate = tables.candidates, one.candidate
-    known = connection.execute(
-        sa.select(table.c.trial_number).where(
-            table.c.study_name == name, table.c.ordinal == candidate.ordinal
-        )
-    ).scalar()
-    if known is not None:
-        return int(known)
-    connection.execute(
-        table.insert().values(
-            study_name=name,
-            trial_number=trial,
-            ordinal=candidate.ordinal,
-            cohort=one.cohort,
-            status="running",
-            pack_key=candidate.pack_key,
-            reference=candidate.reference,
-            router=candidate.router.kind,
-            schedule=candidate.schedule.shape,
-            experts_per_layer=counts_to_text(candidate.experts_per_layer),
-            num_layers=candidate.model.num_layers,
-            d_model=candidate.model.d_model,
-            d_expert=candidate.model.d_expert,
-            study_seed=candidate.study_seed,
-            design_hash=candidate.design_hash,
-            params_json=to_text(dict(one.params)),
-            candidate_json=to_text(candidate),
-            sampler_state_json=to_text(dict(one.sampler_state)),
-            created_at=utc_now(),
-        )
-    )
-    return trial
+    connection.execute(tables.candidates.insert(), rows)
 
 
 def known_designs(connection: sa.Connection, name: str, hashes: Collection[str]) -> frozenset[str]:
@@ -125,60 +143,6 @@ def known_designs(connection: sa.Connection, name: str, hashes: Collection[str])
     return frozenset(connection.execute(query).scalars())
 
 
-def write_outcome(
-    connection: sa.Connection,
-    name: str,
-    trial: int,
-    outcome: Outcome,
-    *,
-    values: Mapping[str, float] | None,
-    violations: Sequence[float],
-    versions: Mapping[str, str],
-) -> bool:
-    """Stores how a candidate ended; returns False, writing nothing, if that was known."""
-    here = tables.candidates.c
-    key = (here.study_name == name, here.trial_number == trial)
-    status = connection.execute(sa.select(here.status).where(*key).with_for_update()).scalar()
-    if status is None:
-        raise UsageError(f"the study {name!r} has no trial {trial}")
-    if status not in ("running", "paused"):
-        return False
-    now = utc_now()
-    connection.execute(
-        tables.candidates.update()
-        .where(*key)
-        .values(
-            status=outcome.status,
-            epochs=outcome.epochs,
-            checkpoint=None,
-            reason=outcome.reason,
-            message=outcome.message,
-            finished_at=now,
-        )
-    )
-    connection.execute(
-        tables.evaluations.insert().values(
-            study_name=name,
-            trial_number=trial,
-            **{item: column(outcome.metrics.get(item)) for item in tables.METRIC_COLUMNS},
-            is_feasible=all(item <= 0 for item in violations),
-            epochs=outcome.epochs,
-            seconds=outcome.seconds,
-            device=outcome.device,
-            pack_size=outcome.pack_size,
-            pack_mode=outcome.pack_mode,
-            values_json=None if values is None else to_text(dict(values)),
-            violations_json=to_text([float(item) for item in violations]),
-            metrics_json=to_text(dict(outcome.metrics)),
-            outcome_json=to_text(replace(outcome, routing=())),  # the routing has its own table
-            versions_json=to_text(dict(versions)),
-            finished_at=now,
-        )
-    )
-    _write_layers(connection, name, trial, outcome)
-    return True
-
-
 def write_ended(
     connection: sa.Connection,
     name: str,
@@ -188,16 +152,84 @@ def write_ended(
     versions: Mapping[str, str],
 ) -> None:
     """Stores how candidates ended; those whose end is known stay as they are."""
-    for item in ended:
-        write_outcome(
-            connection,
-            name,
-            item.trial,
-            item.outcome,
-            values=values[item.trial],
-            violations=item.violations,
-            versions=versions,
-        )
+    here = tables.candidates.c
+    trials = sorted(item.trial for item in ended)
+    query = sa.select(here.trial_number, here.status).where(
+        here.study_name == name, here.trial_number.in_(trials)
+    )
+    rows = connection.execute(query.order_by(here.trial_number).with_for_update())
+    status = {row.trial_number: row.status for row in rows}
+    if missing := [trial for trial in trials if trial not in status]:
+        raise UsageError(f"the study {name!r} has no trial {missing[0]}")
+    new = [item for item in ended if status[item.trial] in ("running", "paused")]
+    if not new:
+        return
+    now = utc_now()
+    changed = ("status", "epochs", "reason", "message")
+    connection.execute(
+        tables.candidates.update()
+        .where(here.study_name == name, here.trial_number == sa.bindparam("trial"))
+        .values(checkpoint=None, finished_at=now)
+        .values({item: sa.bindparam(f"new_{item}") for item in changed}),
+        [
+            {"trial": item.trial}
+            | {f"new_{column}": getattr(item.outcome, column) for column in changed}
+            for item in new
+        ],
+    )
+    connection.execute(
+        tables.evaluations.insert(),
+        [_evaluation(name, item, values[item.trial], versions, now) for item in new],
+    )
+    layers = [row for item in new for row in _layers_of(name, item)]
+    if layers:
+        connection.execute(tables.layers.insert(), layers)
+
+
+def _evaluation(
+    name: str,
+    item: Ended,
+    values: Mapping[str, float] | None,
+    versions: Mapping[str, str],
+    now: str,
+) -> dict[str, Any]:
+    outcome = item.outcome
+    return {
+        "study_name": name,
+        "trial_number": item.trial,
+        **{metric: column(outcome.metrics.get(metric)) for metric in tables.METRIC_COLUMNS},
+        "is_feasible": all(excess <= 0 for excess in item.violations),
+        "epochs": outcome.epochs,
+        "seconds": outcome.seconds,
+        "device": outcome.device,
+        "pack_size": outcome.pack_size,
+        "pack_mode": outcome.pack_mode,
+        "values_json": None if values is None else to_text(dict(values)),
+        "violations_json": to_text([float(excess) for excess in item.violations]),
+        "metrics_json": to_text(dict(outcome.metrics)),
+        "outcome_json": to_text(replace(outcome, routing=())),  # the routing has its own table
+        "versions_json": to_text(dict(versions)),
+        "finished_at": now,
+    }
+
+
+def _layers_of(name: str, item: Ended) -> list[dict[str, Any]]:
+    return [
+        {
+            "study_name": name,
+            "trial_number": item.trial,
+            "layer": one.layer,
+            "num_experts": one.num_experts,
+            "mean_k": column(one.mean_k),
+            "std_k": column(one.std_k),
+            "load_cv": column(one.load_cv),
+            "max_share": column(one.max_share),
+            "k_histogram_json": to_text(list(one.k_histogram)),
+            "load_json": to_text(list(one.load)),
+            "loss_by_k_json": to_text(list(one.loss_by_k)) if one.loss_by_k else None,
+        }
+        for one in item.outcome.routing
+    ]
 
 
 def named_values(objectives: Sequence[str], item: Ended) -> dict[str, float] | None:
@@ -210,30 +242,6 @@ def named_values(objectives: Sequence[str], item: Ended) -> dict[str, float] | N
             f"a complete candidate needs a number for each of {objectives}, got {values}"
         )
     return {name: float(value) for name, value in zip(objectives, values, strict=True)}
-
-
-def _write_layers(connection: sa.Connection, name: str, trial: int, outcome: Outcome) -> None:
-    if not outcome.routing:
-        return
-    connection.execute(
-        tables.layers.insert(),
-        [
-            {
-                "study_name": name,
-                "trial_number": trial,
-                "layer": item.layer,
-                "num_experts": item.num_experts,
-                "mean_k": column(item.mean_k),
-                "std_k": column(item.std_k),
-                "load_cv": column(item.load_cv),
-                "max_share": column(item.max_share),
-                "k_histogram_json": to_text(list(item.k_histogram)),
-                "load_json": to_text(list(item.load)),
-                "loss_by_k_json": to_text(list(item.loss_by_k)) if item.loss_by_k else None,
-            }
-            for item in outcome.routing
-        ],
-    )
 
 
 def raise_stop_serial(connection: sa.Connection, name: str) -> None:

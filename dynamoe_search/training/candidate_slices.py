@@ -83,9 +83,19 @@ class CandidateSlices:
     def _split(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
         return torch.split(tensor, self._sizes[name])
 
+    def _split_pieces(self, name: str, pieces: Sequence[Tensor]) -> list[Tensor]:
+        sizes = iter(self._sizes[name])
+        found: list[Tensor] = []
+        for piece in pieces:
+            own: list[int] = []
+            while sum(own) < len(piece):
+                own.append(next(sizes))
+            found += torch.split(piece, own)
+        return found
+
     def update(
         self,
-        gradients: Mapping[str, Tensor],
+        gradients: Mapping[str, Sequence[Tensor]],
         powers: Tensor,
         *,
         rates: Sequence[float],
@@ -97,7 +107,7 @@ class CandidateSlices:
         """Makes one step of every candidate, in place; gradients are overwritten.
 
         Args:
-            gradients: By name, like the parameters.
+            gradients: By name, like the parameters, in pieces of whole candidates along the leading axis.
             powers: (all rows, 2) the betas to the number of steps, this one included.
             rates: Learning rate of every candidate.
             decays: Its weight decay.
@@ -108,7 +118,7 @@ class CandidateSlices:
         Source: Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2. The correction of the moments is folded into
         the rate and eps, since rows of one candidate may have made different numbers of steps.
         """
-        parts = {name: self._split(name, gradient) for name, gradient in gradients.items()}
+        parts = {name: self._split_pieces(name, pieces) for name, pieces in gradients.items()}
         endless = torch.tensor(math.inf)  # steps, for a kernel that shall not correct the moments
 
         def step(member: int) -> None:

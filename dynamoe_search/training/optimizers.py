@@ -78,7 +78,11 @@ class StackedAdamW:
 
     @torch.no_grad()
     def step(
-        self, parameters: Mapping[str, Tensor], owner: Mapping[str, Tensor], factor: Tensor
+        self,
+        parameters: Mapping[str, Tensor],
+        owner: Mapping[str, Tensor],
+        factor: Tensor,
+        gradients: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> None:
         """Makes one step and clears the gradients.
 
@@ -86,9 +90,12 @@ class StackedAdamW:
             parameters: The same names as at construction (or those left by `keep`).
             owner: The candidate of each row.
             factor: (candidates,) share of the peak learning rate in force at this step.
+            gradients: On the CPU, those that are used in place of `.grad`, see `CandidateSlices.update`.
         """
         if not runs_ahead(self.learning_rate.device):
-            self._step_in_threads(parameters, owner, factor)
+            self._step_in_threads(
+                parameters, owner, factor, gradients or _own_gradients(parameters)
+            )
             return
         norms = self.gradient_norms(parameters, owner)
         scale = (self.clip_norm / (norms + 1e-6)).clamp(max=1.0)
@@ -109,17 +116,17 @@ class StackedAdamW:
             tensor.grad = None
 
     def _step_in_threads(
-        self, parameters: Mapping[str, Tensor], owner: Mapping[str, Tensor], factor: Tensor
+        self,
+        parameters: Mapping[str, Tensor],
+        owner: Mapping[str, Tensor],
+        factor: Tensor,
+        gradients: Mapping[str, Sequence[Tensor]],
     ) -> None:
         """Makes the step on the CPU, where every candidate is one part of the work."""
         self._powers *= self._betas
         if self._slices is None or not self._slices.are_of(parameters):
             moments = (self.mean, self.square)
             self._slices = CandidateSlices(parameters, moments, owner, self._powers)
-        gradients = {
-            name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-            for name, tensor in parameters.items()
-        }
         self._slices.update(
             gradients,
             self._powers,
@@ -208,6 +215,13 @@ class StackedAdamW:
             chosen = where.view(-1, *(1,) * (own.dim() - 1))
             tensor[name].index_copy_(0, rows, torch.where(chosen, start, own))
         self._slices = None
+
+
+def _own_gradients(parameters: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+    return {
+        name: [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad]
+        for name, tensor in parameters.items()
+    }
 
 
 def _rows(tensor: Tensor) -> int:

@@ -5,7 +5,9 @@ everything else is shared (batches and their order). Losses are summed over cand
 parameter, each gets its own gradient: nothing mixes them, so a NaN stays with its candidate.
 """
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +15,10 @@ from torch import Tensor, nn
 from dynamoe_search.data import SearchData
 from dynamoe_search.moe.accounting import ParameterCounts, count_parameters
 from dynamoe_search.moe.asynchrony import sent
-from dynamoe_search.moe.backbones import build_model
+from dynamoe_search.moe.backbones import BACKBONES, build_model
 from dynamoe_search.moe.losses import auxiliary_losses, sparsity_penalty
 from dynamoe_search.moe.routing import Routing
+from dynamoe_search.moe.threads import in_threads
 from dynamoe_search.records import Candidate, Progress
 from dynamoe_search.seeding import derive_seed
 from dynamoe_search.specs.vocabulary import LOSS_NAMES
@@ -29,6 +32,7 @@ from dynamoe_search.training.modes import choose_mode
 from dynamoe_search.training.optimizers import StackedAdamW
 from dynamoe_search.training.rooms import Rooms
 from dynamoe_search.training.settings import TrainSettings
+from dynamoe_search.training.sides import Side, gradients_of, joined, sides_of
 from dynamoe_search.training.states import CandidateState, load_states, states_of
 from dynamoe_search.training.step_inputs import Rates, Streams
 from dynamoe_search.training.token_losses import cross_entropy, head_gradients
@@ -65,7 +69,7 @@ class Population:
         weights: Sequence[Mapping[str, Tensor]] = (),
     ) -> None:
         self.settings = settings
-        self.device = torch.device(settings.device)
+        self.device = _current(torch.device(settings.device))
         self.data = data_on(data, self.device)
         self.candidates = list(candidates)
         self.models = [
@@ -125,9 +129,23 @@ class Population:
         """Makes what every step is told anew."""
         members = [self._member(position) for position in range(self.cohort.num_candidates)]
         self._rates = Rates([own.train for own in members], self.num_steps, self.device)
-        self._streams = Streams(self.cohort, self._seed)
-        self._rooms = Rooms(self, self._train_batch)
-        self._steps = Steps(self, self._make_step)
+        # They know the population weakly: in a circle, its memory would wait for the garbage collector, and the next
+        # population would find a GPU full.
+        own: Population = weakref.proxy(self)
+        self._streams = Streams(self.cohort, partial(Population._seed, own))
+        self._rooms = Rooms(own, partial(Population._train_batch, own))
+        self._steps = Steps(own, partial(Population._make_step, own))
+        is_ours = self.candidates[0].model.backbone in BACKBONES  # not made to run in two threads
+        self._sides = sides_of(self._whole()) if is_ours else []
+
+    def _whole(self) -> Side:
+        return Side(self.cohort, self.loss_weights, self.normalize)
+
+    def _look(self) -> list[Side]:
+        """Returns the halves as they are now; none if the pack is computed as a whole."""
+        for side in self._sides:
+            side.look(self.cohort)
+        return self._sides
 
     def _make_optimizer(self, members: Sequence[int]) -> StackedAdamW:
         own = [self.candidates[position].train for position in members]
@@ -154,7 +172,8 @@ class Population:
         Args:
             after_step: Called after every step. It may raise; a later call then goes on where this one stopped.
         """
-        self.cohort.train(True)
+        for cohort in (self.cohort, *(side.cohort for side in self._sides)):
+            cohort.train(True)
         first = self.candidates[0]
         num_train, per_epoch = len(self.data.train.y), self.data.per_epoch
         order = epoch_order(num_train, first.study_seed, self.epoch, per_epoch)
@@ -195,8 +214,13 @@ class Population:
 
     def _make_step(self, x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, list[Routing]]:
         """Makes what of a step may be recorded, see `training.graphs`."""
-        task, routings = self._gradients(x, y)
-        self.optimizer.step(self.cohort.parameters, self.cohort.owner, factors)
+        gradients = None
+        if sides := self._look():
+            task, routings = self._gradients_side_by_side(x, y)
+            gradients = gradients_of(sides, list(self.cohort.parameters))
+        else:
+            task, routings = self._gradients(x, y)
+        self.optimizer.step(self.cohort.parameters, self.cohort.owner, factors, gradients)
         self.cohort.apply_state(routings)
         return task, routings
 
@@ -217,13 +241,27 @@ class Population:
         """The same with the streams as they are."""
         if self.cohort.head is not None:
             return self._token_gradients(x, y)
+        task, loss, routings = self._backward(self._whole(), x, y)
+        self.is_finite &= loss.isfinite()
+        return task, routings
+
+    def _gradients_side_by_side(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
+        """The same, but for the gradients, which the halves have."""
+        found = in_threads(
+            lambda side: self._backward(side, x, y), self._sides, with_gradients=True
+        )
+        tasks, losses, routings = zip(*found, strict=True)
+        self.is_finite &= torch.cat(losses).isfinite()
+        return torch.cat(tasks), [joined(layer) for layer in zip(*routings, strict=True)]
+
+    def _backward(self, side: Side, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Routing]]:
+        """Returns task loss and whole loss (members,), detached, and the routings; leaves the gradients in `.grad`."""
         with self._autocast():
-            logits, routings = self.cohort.forward(x)
-        task = cross_entropy(logits, y, self.candidates[0].train.label_smoothing).mean(1)  # (P,)
-        loss = self._add_auxiliary(task, routings)
+            logits, routings = side.cohort.forward(x)
+        task = cross_entropy(logits, y, self.candidates[0].train.label_smoothing).mean(1)
+        loss = _add_auxiliary(side, task, routings)
         loss.sum().backward()  # type: ignore[no-untyped-call]
-        self.is_finite &= loss.detach().isfinite()
-        return task.detach(), routings
+        return task.detach(), loss.detach(), routings
 
     def _token_gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
         """The same for language models of ours, without the logits of all tokens in memory at once."""
@@ -232,7 +270,7 @@ class Population:
             task, upstream = head_gradients(
                 self.cohort, hidden, y, self.candidates[0].train.label_smoothing
             )
-        auxiliary = self._add_auxiliary(torch.zeros_like(task), routings)
+        auxiliary = _add_auxiliary(self._whole(), torch.zeros_like(task), routings)
         self.is_finite &= (task + auxiliary.detach()).isfinite()
         ends, gradients = [hidden], [upstream]
         if auxiliary.requires_grad:
@@ -240,22 +278,6 @@ class Population:
             gradients.append(torch.ones_like(auxiliary))
         torch.autograd.backward(ends, gradients)
         return task, routings
-
-    def _add_auxiliary(self, task: Tensor, routings: Sequence[Routing]) -> Tensor:
-        """Adds the weighted auxiliary losses, summed over layers, to the task loss (P,)."""
-        loss = task
-        for layer, routing in zip(self.cohort.layers, routings, strict=True):
-            terms = auxiliary_losses(routing, tuple(self.loss_weights), self.normalize)
-            for name, term in terms.items():
-                weight = self.loss_weights[name]
-                # where: a term that is not finite must not reach a candidate that does not use it
-                loss = loss + torch.where(weight > 0, weight * term, 0.0)
-            for name in routing.state or {}:
-                if name.endswith("sparsity"):
-                    owner = self.cohort.owner[f"{layer.path}router.{name}"]
-                    penalty = sparsity_penalty(routing.probs[owner], routing.state[name])
-                    loss = loss.index_add(0, owner, penalty)
-        return loss
 
     def _rate_factors(self) -> Tensor:
         """Returns every member's share of its peak learning rate at this step."""
@@ -277,6 +299,10 @@ class Population:
     def evaluate(self) -> list[Evaluation]:
         """Returns the evaluation of every candidate on the validation part, in fp32 as an exported model is."""
         self.set_evaluation_streams()
+        if sides := self._look():
+            self.cohort.train(False)
+            halves = in_threads(lambda side: evaluate(side.cohort, self.data.validation), sides)
+            return [one for half in halves for one in half]
         evaluations = evaluate(self.cohort, self.data.validation)
         return evaluations[: len(self.candidates)]
 
@@ -353,3 +379,32 @@ class Population:
         self.candidates = [self.candidates[position] for position in chosen]
         self.models = [self.models[position] for position in chosen]
         self._make_inputs()
+
+
+def _current(device: torch.device) -> torch.device:
+    """Returns the device with its number, as its tensors tell it; a CUDA device becomes the current one.
+
+    Streams, events and graphs are those of the current device, whatever device the tensors are on.
+    """
+    if device.type == "cuda":
+        if str(device) == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device())
+        torch.cuda.set_device(device)
+    return device
+
+
+def _add_auxiliary(side: Side, task: Tensor, routings: Sequence[Routing]) -> Tensor:
+    """Adds the weighted auxiliary losses, summed over layers, to the task loss (members,)."""
+    loss = task
+    for layer, routing in zip(side.cohort.layers, routings, strict=True):
+        terms = auxiliary_losses(routing, tuple(side.loss_weights), side.normalize)
+        for name, term in terms.items():
+            weight = side.loss_weights[name]
+            # where: a term that is not finite must not reach a candidate that does not use it
+            loss = loss + torch.where(weight > 0, weight * term, 0.0)
+        for name in routing.state or {}:
+            if name.endswith("sparsity"):
+                owner = side.cohort.owner[f"{layer.path}router.{name}"]
+                penalty = sparsity_penalty(routing.probs[owner], routing.state[name])
+                loss = loss.index_add(0, owner, penalty)
+    return loss

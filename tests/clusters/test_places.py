@@ -4,6 +4,7 @@ A small program stands in for the worker, so that nothing is trained; GPUs are n
 """
 
 import json
+import platform
 import subprocess
 import sys
 import threading
@@ -59,6 +60,7 @@ class Run:
     def __init__(self, address: str, order: Order) -> None:
         self.alive = self.waiting = -1
         self.news: list[str] = []
+        self.dead: list[tuple[str, int]] = []
         self.end: CrewEnd | None = None
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(address, order))
@@ -66,7 +68,12 @@ class Run:
 
     def _run(self, address: str, order: Order) -> None:
         with ray_cluster(address) as connection:
-            self.end = connection.run(order, self._is_over.is_set, self._poll, self.news.append)
+            self.end = connection.run(
+                order, self._is_over.is_set, self._poll, self.news.append, self._bury
+            )
+
+    def _bury(self, host: str, pid: int) -> None:
+        self.dead.append((host, pid))
 
     def _poll(self, alive: int, waiting: int) -> None:
         self.alive, self.waiting = alive, waiting
@@ -140,9 +147,14 @@ def test_workers_follow_the_gpus_of_the_cluster(
     run.wait(2)
     second = cluster.add_node(num_cpus=2, num_gpus=1, include_dashboard=False)
     run.wait(4)
+    until(lambda: len(living(tmp_path)) == 4)
+    before = set(living(tmp_path))
     cluster.remove_node(second, allow_graceful=False)
     run.wait(2)
     assert sum("was lost with its node" in one for one in run.news) == 2
+    until(lambda: len(run.dead) == 2)
+    assert {host for host, _ in run.dead} == {platform.node()}
+    assert {pid for _, pid in run.dead} == before - set(living(tmp_path))
     until(lambda: len(living(tmp_path)) == 2)  # no process of the lost node is left
     run.stop()
     assert run.join() == CrewEnd(reason="interrupt", failures=())
@@ -249,7 +261,8 @@ def test_place_that_is_taken_away_is_not_heard_again(cluster: Any, tmp_path: Pat
         for _ in range(2):
             places._add()
         first, second = places._places
-        first.node = ray.get(first.ref)
+        first.node, first.node_id = ray.get(first.ref)
+        first.pid = 1
         first.ref = ray.put(Ended(code=0, said='{"reason": "trials"}', last_lines=[]))
         ray.kill(second.actor)
         ray.wait([second.ref])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dynamoe_search.errors import SpecError
 from dynamoe_search.presets import read_study
-from dynamoe_search.pruning import Decision, RungRecord, judge, usual_rungs
+from dynamoe_search.pruning import Decision, Rung, RungRecord, judge, usual_rungs
 from dynamoe_search.specs import PrunerSection
 from dynamoe_search.specs.vocabulary import PrunerKind
 
@@ -129,6 +129,21 @@ def test_counts_are_those_of_a_slow_loop(records: list[RungRecord], share: float
         assert one.strongest is not None
         assert records[one.strongest] in ahead
         assert records[one.strongest].error == min(other.error for other in ahead)
+
+
+@given(rungs(anything), st.lists(st.sets(st.integers(0, 39)), min_size=1, max_size=4))
+def test_what_was_known_of_a_rung_gives_what_looking_again_gives(
+    records: list[RungRecord], parts: list[set[int]]
+) -> None:
+    before = None
+    for own in (*parts, set(range(40))):  # some come, some are taken out
+        some = [one for one in records if one.ordinal in own]
+        if some:
+            before = Rung.of(some, before)
+            assert before.num_ahead.tolist() == Rung.of(some).num_ahead.tolist()
+    assert before is not None
+    other = [record(one.ordinal, 1.0 - one.error, one.loss, 1.0) for one in records]
+    assert Rung.of(other, before).num_ahead.tolist() == Rung.of(other).num_ahead.tolist()
 
 
 @given(rungs(finite), st.floats(0.01, 1))

@@ -20,7 +20,6 @@ def test_a_study_that_is_killed_anywhere_ends_as_if_it_had_not_been() -> None:
     for group in (
         "in an ask: Optuna's row written, ours not",
         "between the values and the mark: committed here, Optuna not told",
-        "between two tells",
         "in a rung's transaction",
         "in the rename of a candidate's checkpoint",
         "in the rename of a leg's checkpoint",

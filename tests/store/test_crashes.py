@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 SETUP = """
 import os, signal, sys
-from dynamoe_search.store import Store, trials, writing
+from dynamoe_search.store import Store, optuna_rows, trials, writing
 from tests.store.builders import add, complete, finish
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -50,7 +50,7 @@ def states(store: Store, name: str) -> list[TrialState]:
 
 KILLED_BEFORE_TELL = """
 add(store, "tiny", 0), add(store, "tiny", 1)
-store._trials.tell = die
+store._trials.finish = die
 finish(store, "tiny", 1, complete(1, 0.75, 10.0), values=[0.75, 10.0], violations=[-1.0],
              versions={})
 """
@@ -69,9 +69,8 @@ def test_kill_between_our_rows_and_the_tell_is_healed(store: Store, study: str) 
 
 
 KILLED_BETWEEN_CONSTRAINT_AND_TELL = """
-import optuna
 add(store, "tiny", 0)
-optuna.storages.RDBStorage.set_trial_state_values = die
+optuna_rows._set_states = die
 finish(store, "tiny", 0, complete(0, 0.75, 10.0), values=[0.75, 10.0], violations=[-1.0],
              versions={})
 """
@@ -86,13 +85,26 @@ def test_kill_inside_the_tell_is_healed(store: Store, study: str) -> None:
 
 KILLED_BEFORE_OUR_ROW = """
 add(store, "tiny", 0)
-writing.insert_candidate = die
+writing.insert_candidates = die
 add(store, "tiny", 1)
 """
 
+KILLED_BEFORE_OUR_ROW_OF_UNKNOWN_TABLES = "store._trials.are_known = False" + KILLED_BEFORE_OUR_ROW
 
-def test_kill_between_the_trial_and_our_row_is_healed(store: Store, study: str) -> None:
+
+def test_kill_between_the_trial_and_our_row_leaves_neither(store: Store, study: str) -> None:
     run_until_killed(KILLED_BEFORE_OUR_ROW, store.url)
+    assert len(states(store, study)) == 1
+    assert add(store, study, 1) == 1
+    assert len(states(store, study)) == 2
+
+
+@pytest.mark.parametrize("are_known", [True, False])
+def test_kill_between_the_trial_and_our_row_is_healed(
+    store: Store, study: str, are_known: bool
+) -> None:
+    run_until_killed(KILLED_BEFORE_OUR_ROW_OF_UNKNOWN_TABLES, store.url)
+    store._trials.are_known = are_known
     assert len(states(store, study)) == 2
     assert [item.trial for item in store.candidates(study)] == [0]
     assert add(store, study, 1) == 1
@@ -101,7 +113,7 @@ def test_kill_between_the_trial_and_our_row_is_healed(store: Store, study: str) 
 
 
 def test_left_over_trial_with_other_parameters_is_failed(store: Store, study: str) -> None:
-    run_until_killed(KILLED_BEFORE_OUR_ROW, store.url)
+    run_until_killed(KILLED_BEFORE_OUR_ROW_OF_UNKNOWN_TABLES, store.url)
     trial = store.add_candidate(
         study,
         candidate(1),

@@ -1,6 +1,7 @@
 """Legs: opened, taken over, closed in one transaction; candidates stand, go on, and end."""
 
 from dataclasses import replace
+from typing import Any
 
 import optuna
 import pytest
@@ -202,7 +203,7 @@ def test_tells_of_stopped_candidates_are_replayed(
     stood = [Stood(trial=0, epochs=1, checkpoint="x")]
     store.close_leg(study, worker, leg.number, ended=[], stood=stood, versions={})
     with monkeypatch.context() as patch, store.planning(study, worker):
-        patch.setattr(store._trials, "tell", lambda *_: None)
+        patch.setattr(store._trials, "finish", lambda *_: None)
         store.stop_paused(study, worker, [Ended(trial=0, outcome=pruned(0))])
     assert states(store, study)[0] == TrialState.RUNNING
     assert store.zombies(study) == [0]
@@ -215,14 +216,14 @@ def test_two_that_tell_the_same_at_once(
     store: Store, study: str, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leg = leg_of(store, study, worker, [0])
-    describe = store._trials._describe
+    tell = store._tell
 
-    def be_late(*arguments: object) -> None:
-        describe(*arguments)  # type: ignore[arg-type]
+    def be_late(*arguments: Any) -> None:
         with Store.open(store.url) as other:
             assert other.replay_tells(study) == [0]
+        tell(*arguments)
 
-    monkeypatch.setattr(store._trials, "_describe", be_late)
+    monkeypatch.setattr(store, "_tell", be_late)
     ended = [Ended(trial=0, outcome=complete(0, 0.5, 5.0), values=(0.5, 5.0))]
     store.close_leg(study, worker, leg.number, ended=ended, stood=[], versions={})
     assert states(store, study)[0] == TrialState.COMPLETE

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,17 +88,17 @@ def test_lock_between_our_rows_and_optunas(opened: Store, folder: Path) -> None:
     worker = opened.join("tiny")
     leg = leg_of(opened, "tiny", worker, [0])
     lock = sqlite3.connect(folder / "studies.db", isolation_level=None, check_same_thread=False)
-    tell = opened._trials.tell
+    tell = opened._tell
     waiting = []
 
-    def locked_tell(*arguments: object) -> None:
+    def locked_tell(*arguments: Any) -> None:
         if not waiting:
             lock.execute("begin immediate")
             waiting.append(threading.Timer(0.7, lambda: lock.execute("rollback")))
             waiting[0].start()
-        tell(*arguments)  # type: ignore[arg-type]
+        tell(*arguments)
 
-    opened._trials.tell = locked_tell  # type: ignore[method-assign]
+    opened._tell = locked_tell  # type: ignore[method-assign]
     with contextlib.closing(lock):
         ended = [Ended(trial=0, outcome=complete(0, 0.5, 5.0), values=(0.5, 5.0))]
         opened.close_leg("tiny", worker, leg.number, ended=ended, stood=[], versions={})

@@ -95,6 +95,7 @@ def test_turn_that_is_lost_between_optunas_row_and_ours(
     store: Store, study: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     me, add_rows = store.join(study), store._trials.add
+    store._trials.are_known = False  # otherwise both are in one transaction
 
     def be_late(*arguments: Any) -> list[int]:
         rows = add_rows(*arguments)
@@ -119,6 +120,7 @@ def test_who_wakes_up_leaves_the_rows_alone_that_another_is_about_to_take(
     changed = replace(addition(0), params={**addition(0).params, "model.d_model": 32})
     with Store.open(store.url) as other, store.planning(study, me):
         theirs, add_rows = other.join(study), other._trials.add
+        other._trials.are_known = False
         give_turn(store, theirs)
 
         def be_overtaken(*arguments: Any) -> list[int]:

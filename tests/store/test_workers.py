@@ -135,6 +135,25 @@ def test_worker_of_another_machine_is_robbed_when_it_is_silent(
         assert other.standings(study)[0].checkpoint == "0-1"
 
 
+def test_worker_that_is_known_to_be_gone_is_succeeded_at_once(
+    store: Store, study: str, away: str
+) -> None:
+    with Store.open(store.url) as other:
+        me = other.join(study)
+        for host, pid in (("elsewhere", os.getpid() + 1), (this_process().host, os.getpid())):
+            other.bury(study, host, pid)  # somebody else; this process, which can be seen
+        assert not other.take_leg(study, me, 0)
+        other.bury(study, "elsewhere", os.getpid())
+        other.bury(study, "elsewhere", os.getpid())  # a second time
+        assert other.take_leg(study, me, 0)
+        (leg,) = store.legs(study)
+        with pytest.raises(LeaseLostError):  # it was not gone after all
+            close(store, study, away, leg)
+        assert {one.id for one in store.workers(study) if one.is_alive} == {me}
+        other.leave(study, me, "interrupted")
+    assert store.study(study).state == "interrupted"
+
+
 def test_worker_that_is_heard_is_not_robbed(store: Store, study: str, away: str) -> None:
     with rival(store) as other:
         me = other.join(study)

@@ -12,6 +12,7 @@ from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.records import Candidate
 from dynamoe_search.specs.vocabulary import ROUTER_KINDS
 from dynamoe_search.training import TrainSettings
+from dynamoe_search.training.graphs import record_on_cuda
 from dynamoe_search.training.population import Population
 from tests.training.populations import (
     ADAPTIVE,
@@ -21,8 +22,13 @@ from tests.training.populations import (
     mixed_pack,
     train_population,
 )
+from tests.training.texts import language_pack, text
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS, but there was no current CUDA"),
+]
 SETTINGS = TrainSettings(num_slots=NUM_SLOTS, device="cuda")
 STEPS = 50
 
@@ -120,6 +126,24 @@ def test_no_step_waits_for_the_device(
     assert population.is_finite.all()
 
 
+@pytest.mark.parametrize("backbone", ["vit", "gpt"])
+def test_nor_does_a_step_of_a_network_with_attention(
+    backbone: str, no_waiting: Callable[[str], None]
+) -> None:
+    is_text = backbone == "gpt"
+    pack = wide(language_pack("gpt") if is_text else mixed_pack("vit"))
+    population = Population(pack, text() if is_text else digits(), SETTINGS)
+    population._steps.record = None
+    population.cohort.train(True)
+    data = population.data.train
+    population._train_step(data.x[:12], data.y[:12])
+    no_waiting("error")
+    for begin in range(1, ADAPTIVE.period):
+        population._train_step(data.x[begin : begin + 12], data.y[begin : begin + 12])
+    no_waiting("default")
+    assert population.is_finite.all()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(
     "counts", [[3, 1, 4], [8] * 150], ids=["few", "more than one product takes"]
@@ -146,19 +170,25 @@ def test_grouped_products_in_bf16_are_those_of_a_loop_in_fp64(
             *leaves[2:],
         )
         gradients = torch.autograd.grad((y.square() + y).sum(), leaves)
-        found.append([y, *gradients])
+        found.append([y.detach(), *gradients])
     for low, exact in zip(*found, strict=True):
         scale = max(1.0, float(exact.abs().max()))
         assert float((low.cpu().double() - exact).abs().max()) < 0.02 * scale
 
 
-@pytest.mark.parametrize("precision", ["auto", "fp32"])
-def test_recorded_steps_come_to_what_steps_come_to(precision: str) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "precision"), [("mlp", "auto"), ("mlp", "fp32"), ("vit", "auto"), ("gpt", "auto")]
+)
+def test_recorded_steps_come_to_what_steps_come_to(backbone: str, precision: str) -> None:
+    is_text = backbone == "gpt"
     pack = [
-        replace(one, train=replace(one.train, batch_size=16))
-        for one in with_precision(wide(mixed_pack()), precision)
+        replace(one, train=replace(one.train, batch_size=5 if is_text else 16))
+        for one in with_precision(
+            wide(language_pack("gpt") if is_text else mixed_pack(backbone)), precision
+        )
     ]
-    plain, recorded = (Population(pack, digits(), SETTINGS) for _ in range(2))
+    data = text() if is_text else digits()
+    plain, recorded = (Population(pack, data, SETTINGS) for _ in range(2))
     plain._steps.record = None
     for population in (plain, recorded):
         population.train_epoch()
@@ -166,6 +196,22 @@ def test_recorded_steps_come_to_what_steps_come_to(precision: str) -> None:
     assert recorded._steps.refusal is None
     assert recorded._steps.num_replays > 0
     torch.testing.assert_close(recorded.train_loss, plain.train_loss, rtol=0, atol=0.02)
+
+
+def test_a_recording_that_fails_leaves_nothing_open() -> None:
+    here, x = torch.cuda.current_stream(), torch.ones(3, device="cuda")
+
+    def reads() -> None:
+        x.sum().item()
+
+    def adds() -> None:
+        x.add_(1)
+
+    with pytest.raises(RuntimeError):
+        record_on_cuda(reads)
+    assert torch.cuda.current_stream() == here
+    record_on_cuda(adds).replay()
+    assert x.tolist() == [2.0, 2.0, 2.0]
 
 
 def test_room_that_was_too_little_is_found() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -54,6 +55,29 @@ def test_results_are_those_of_the_present_path(
             torch.testing.assert_close(fixed[name], expected, rtol=1e-5, atol=1e-5)
         else:
             assert torch.equal(fixed[name], expected), name
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_what_a_device_does_not_write_reaches_no_result(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(a: Tensor, b: Tensor, *, offs: Tensor) -> Tensor:
+        out = grouped_mm(a, b, offs=offs)
+        if b.dim() == 3:
+            out[int(offs[-1]) :] = torch.nan  # rows behind the last pair
+        else:
+            out[offs.diff(prepend=offs.new_zeros(1)) == 0] = torch.nan  # experts without a pair
+        return out
+
+    def run(x: Tensor, g: Tensor, *pool: Tensor) -> Tensor:
+        return fixed_experts(x, g, mask, layout, *pool)
+
+    leaves, mask = draw([3, 1, 4], share)
+    grouped_mm, layout = F.grouped_mm, PoolLayout([3, 1, 4])
+    known = results(run, leaves)
+    monkeypatch.setattr(F, "grouped_mm", careless)
+    for name, found in results(run, leaves).items():
+        assert torch.equal(found, known[name]), name
 
 
 def test_bf16_is_as_near_to_float64_as_its_own_rounding() -> None:

@@ -1,0 +1,138 @@
+"""A pack in two halves that two threads compute side by side.
+
+Most operations of a small network are too short to be shared by two threads, and between them is Python, which one of
+two threads would wait for. So on two threads each takes one half of the candidates through the whole pass, alone. What
+a half has are views of the pack's tensors, so the optimiser, checkpoints and adaptive experts know nothing of halves.
+No sum crosses from one candidate to another, so no number depends on how a pack is divided.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import copy, deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamoe_search.moe.asynchrony import runs_ahead
+from dynamoe_search.moe.routing import Routing
+from dynamoe_search.training.cohort import Cohort
+
+_THREADS = 2
+"""With more, Python, which runs in one thread at a time, would hold up the others."""
+_FEWEST = 2  # a batched product of one matrix may round differently from one of many
+_OF_MEMBER, _OF_KIND = 1, 3
+"""What a candidate, and another kind of router, take in a layer beside the experts, counted in experts of a token."""
+
+
+class Side:
+    """Neighbouring candidates of a pack, or all of it.
+
+    Attributes:
+        cohort: With views of the pack's tensors; the parameters are leaves of their own.
+        loss_weights: (members,) each, by the name of the loss.
+        normalize: (members,) bool, see `moe.losses.load_balance`.
+    """
+
+    def __init__(
+        self, cohort: Cohort, loss_weights: Mapping[str, Tensor], normalize: Tensor
+    ) -> None:
+        self.cohort, self.loss_weights, self.normalize = cohort, loss_weights, normalize
+        self._rows: dict[str, slice] = {}
+        self._known: dict[str, Tensor] = {}
+
+    def cut(self, begin: int, end: int) -> "Side":
+        """Returns the members [begin, end) of a whole pack."""
+        weights = {name: own[begin:end] for name, own in self.loss_weights.items()}
+        side = Side(copy(self.cohort), weights, self.normalize[begin:end])
+        for name, owner in self.cohort.owner.items():
+            rows = slice(int((owner < begin).sum()), int((owner < end).sum()))
+            if (
+                rows.start < rows.stop
+            ):  # members of the other half alone may have this kind of router
+                side._rows[name] = rows
+        part, positions = side.cohort, range(begin, end)
+        part.template = deepcopy(part.template)
+        part.num_candidates = end - begin
+        part.models = part.models[begin:end]
+        part.loop_seeds = part.loop_seeds[begin:end]
+        part.slots = {path: counts[begin:end] for path, counts in part.slots.items()}
+        part.owner = {name: part.owner[name][rows] - begin for name, rows in side._rows.items()}
+        for layer in part.layers:
+            experts: Any = part.template.get_submodule(f"{layer.path}experts")
+            experts.layout = experts.layout.kept(positions)
+            part.template.get_submodule(f"{layer.path}router").keep(positions)  # type: ignore[operator]
+        part.parameters = {
+            name: tensor.detach()[side._rows[name]].requires_grad_()
+            for name, tensor in part.parameters.items()
+            if name in side._rows
+        }
+        part.buffers = {}
+        side.look(self.cohort)
+        return side
+
+    def look(self, whole: Cohort) -> None:
+        """Sees those buffers of the whole pack that are others than at the last look."""
+        for name, tensor in whole.buffers.items():
+            if self._known.get(name) is not tensor and name in self._rows:
+                self._known[name] = tensor
+                self.cohort.buffers[name] = tensor[self._rows[name]]
+
+
+def sides_of(whole: Side) -> list[Side]:
+    """Returns the halves of a pack; none where it is better computed as a whole."""
+    cohort = whole.cohort
+    num = cohort.num_candidates
+    is_small = num < _THREADS * _FEWEST or torch.get_num_threads() != _THREADS
+    if is_small or cohort.device.type != "cpu" or runs_ahead(cohort.device):
+        return []
+    if cohort.mode != "vmap" or cohort.head is not None:  # heads have threads of their own
+        return []
+    middle = _middle(cohort)
+    return [whole.cut(0, middle), whole.cut(middle, num)]
+
+
+def _middle(cohort: Cohort) -> int:
+    """Returns where to divide a pack so that both halves take about as long."""
+    num = cohort.num_candidates
+    kinds, work = [0] * num, [0] * num
+    for layer in cohort.layers:
+        router: Any = cohort.template.get_submodule(f"{layer.path}router")
+        for index, group in router.groups.items():
+            for member in group.members:
+                kinds[member] = index
+        for member, most in enumerate(cohort.layout(layer).most):
+            work[member] += _OF_MEMBER + most
+    of_kind = _OF_KIND * len(cohort.layers)
+
+    def slower(middle: int) -> int:
+        return max(
+            sum(work[half]) + of_kind * len(set(kinds[half]))
+            for half in (slice(middle), slice(middle, num))
+        )
+
+    return min(range(_FEWEST, num - _FEWEST + 1), key=slower)
+
+
+def gradients_of(sides: Sequence[Side], names: Sequence[str]) -> dict[str, list[Tensor]]:
+    """Returns the gradients of the pack's parameters in pieces along the leading axis, and clears them."""
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    for side in sides:
+        for name, tensor in side.cohort.parameters.items():
+            found[name].append(torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
+            tensor.grad = None
+    return found
+
+
+def joined(routings: Sequence[Routing]) -> Routing:
+    """Returns the routing of a layer of the whole pack from those of its halves."""
+    whole = {
+        name: torch.cat([getattr(one, name).detach() for one in routings])
+        for name in Routing._fields
+        if name != "state"
+    }
+    states: dict[str, list[Tensor]] = {}
+    for one in routings:
+        for name, value in one.state.items():
+            states.setdefault(name, []).append(value)
+    state = {name: torch.cat(values) for name, values in states.items()}
+    return Routing(**whole, state=state)
