@@ -11,6 +11,9 @@ from dynamoe_search.records import CandidateRecord, RungDecision, Spent, StudyRe
 if TYPE_CHECKING:  # loads torch
     from dynamoe_search.search import StudySummary
 
+_MOST_ROWS = 20
+_DECISION = ["paused trial", "decision", "epoch", "rivals", "ahead", "strongest", "reason"]
+
 
 def worker_words(workers: Sequence[Worker]) -> str:
     """Returns who works on a study now: `process 17 on a, process 18 on b`."""
@@ -116,10 +119,6 @@ def show_decisions(decisions: Sequence[RungDecision]) -> None:
         out = console()
         out.print()
         out.print(table(_DECISION[1:], [(one.action, *_why(one)) for one in decisions]))
-
-
-_MOST_ROWS = 20
-_DECISION = ["paused trial", "decision", "epoch", "rivals", "ahead", "strongest", "reason"]
 
 
 def _waits(record: CandidateRecord, decision: RungDecision | None) -> tuple[Any, ...]:

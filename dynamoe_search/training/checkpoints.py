@@ -111,9 +111,9 @@ class CheckpointFolder:
         states = [] if population is None else population.states(run.seconds)
         name = _name(run.epoch, 0 if population is None else population.batch)
         tensors = {
-            f"{state.ordinal}/{name}": tensor
+            f"{state.ordinal}/{own}": tensor
             for state in states
-            for name, tensor in state.tensors.items()
+            for own, tensor in state.tensors.items()
         }
         manifest = Manifest(
             format=FORMAT,
@@ -205,8 +205,8 @@ class CheckpointFolder:
     def _states(self, manifest: Manifest) -> dict[int, CandidateState]:
         """Reads the states of all who were in training, by ordinal."""
         own: dict[int, dict[str, Tensor]] = {ordinal: {} for ordinal in manifest.live}
-        name = _name(manifest.epoch, manifest.batch)
-        for full, tensor in self._content(name, manifest.tensors or "").items():
+        step = _name(manifest.epoch, manifest.batch)
+        for full, tensor in self._content(step, manifest.tensors or "").items():
             ordinal, _, name = full.partition("/")
             own[int(ordinal)][name] = tensor
         seconds = manifest.seconds_of()
