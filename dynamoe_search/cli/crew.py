@@ -101,7 +101,8 @@ class AskedTeam(NamedTuple):
         num_devices = len(str(self.devices).split(","))
         if self.workers < num_devices:
             raise UsageError(
-                f"{self.workers} workers cannot use {num_devices} devices; name fewer devices, or ask for more workers"
+                f"--workers {self.workers} is too few for {num_devices} devices; name fewer devices, or ask for "
+                "more workers"
             )
 
     def _check_ray(self, quiet: bool) -> None:

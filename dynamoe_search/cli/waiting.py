@@ -110,7 +110,7 @@ def _within(seconds: float, where: str, act: Callable[[], None]) -> None:
     def run() -> None:
         try:
             act()
-        except (StorageError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - raised again below
             errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True)

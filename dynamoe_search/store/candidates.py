@@ -1,15 +1,12 @@
 """The methods of `Store` on candidates: what is tried, what they report, where they stand, what is decided of them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
 
 import optuna
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution
 
 from dynamoe_search.records import (
-    Candidate,
     CandidateRecord,
     Leg,
     Progress,
@@ -24,41 +21,12 @@ from dynamoe_search.store.trials import Addition
 class CandidateMethods(OpenStore):
     """A part of `Store`."""
 
-    def add_candidate(
-        self,
-        name: str,
-        candidate: Candidate,
-        *,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        cohort: int,
-        sampler_state: Mapping[str, Any],
-    ) -> int:
-        """Adds a candidate that will be trained and returns its trial number.
-
-        Calling it again for the same ordinal returns the same number, also after a crash.
-
-        Args:
-            name: The study.
-            candidate: What will be trained.
-            params: Values of Optuna's parameters; plain numbers, strings and booleans.
-            distributions: Their distributions.
-            cohort: Which cohort the candidate belongs to, from 0.
-            sampler_state: What the search needs to go on from here, as JSON can hold it.
-        """
-        addition = Addition(
-            candidate=candidate,
-            params=params,
-            distributions=distributions,
-            cohort=cohort,
-            sampler_state=sampler_state,
-        )
-        return self.add_candidates(name, [addition])[0]
-
     def add_candidates(
         self, name: str, additions: Sequence[Addition], *, worker: str | None = None
     ) -> list[int]:
-        """Adds several candidates as `add_candidate` does one, all of them or none; returns their trial numbers.
+        """Adds candidates that will be trained, all of them or none; returns their trial numbers.
+
+        For an ordinal that was added before it is the same number, also after a crash.
 
         Args:
             name: The study.

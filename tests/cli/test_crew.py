@@ -115,7 +115,7 @@ def test_worker_waits_for_the_study_to_be_there(
     ("options", "words"),
     [
         (("--workers", "0"), "--workers"),
-        (("--workers", "1", "--devices", "cpu,cpu"), "1 workers cannot use 2 devices"),
+        (("--workers", "1", "--devices", "cpu,cpu"), "--workers 1 is too few for 2 devices"),
         (("--devices", "gpu:7"), "unknown device 'gpu:7'"),
     ],
 )
@@ -194,5 +194,5 @@ def test_what_workers_said_is_told_if_none_ends_well(
     result = cli("resume", "tiny", *more)
     assert result.exit_code == 2
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: worker 1 on cpu ended with status 2: error: ")
-    assert "worker 2 on cpu" in last
+    for worker in (1, 2):  # in the order in which they ended
+        assert f"worker {worker} on cpu ended with status 2: error: " in last

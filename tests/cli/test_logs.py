@@ -106,9 +106,9 @@ def check_end(record: CandidateRecord, board: EventAccumulator, run: StoredRun) 
     assert tags["dynamoe_search.study_file"].endswith("study.toml")
     assert "study.toml" in text(board, "study_file")
     if record.values:
-        assert Path(tags["dynamoe_search.weights"]).is_file()
-        assert record.weights is not None
-        assert record.weights[:16] in tags["dynamoe_search.weights"]
+        assert record.weights is not None  # kept as long as it is on the front
+        kept_as = f"{record.trial}-{record.weights[:16]}.safetensors"
+        assert tags["dynamoe_search.weights"].endswith(kept_as)
         assert tags["dynamoe_search.weights"] in text(board, "weights")
 
 

@@ -161,9 +161,8 @@ def _act(
     number: int,
     environment: Mapping[str, str],
 ) -> None:
-    os.environ.update(
-        environment
-    )  # it was forked from a process that knows what was true at its start
+    os.environ.clear()  # that of the process it was forked from is as old as its first use
+    os.environ.update(environment)
     act(url, StudySpec.model_validate_json(spec_json), number)
 
 

@@ -13,6 +13,7 @@ from dynamoe_search.search.sampling import Known, Proposal, Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.seeding import derive_seed
 from dynamoe_search.specs import StudySpec
+from dynamoe_search.store import Addition
 
 COHORT = 4
 
@@ -65,6 +66,17 @@ def running(proposal: Proposal, space: Space) -> Known:
         design_hash=candidate.design_hash,
         is_in_space=candidate.reference is None or space.contains(candidate, proposal.params),
         state="running",
+        sampler_state=proposal.sampler_state,
+    )
+
+
+def addition_of(proposal: Proposal, cohort: int) -> Addition:
+    """The proposal as it is stored."""
+    return Addition(
+        candidate=proposal.candidate,
+        params=proposal.params,
+        distributions=proposal.distributions,
+        cohort=cohort,
         sampler_state=proposal.sampler_state,
     )
 

@@ -121,14 +121,14 @@ def test_bad_requests_are_told_in_a_sentence(url: str) -> None:
                 prepare_audit(store, "tiny", request)
         with pytest.raises(UsageError, match="no study"):
             prepare_audit(store, "other", REQUEST)
-        audited(store, AuditRequest(claims=("hardness",), seeds=2, epochs=1))
+        audited(store, AuditRequest(claims=("settling",), seeds=2, epochs=2))
         with pytest.raises(UsageError, match=r"made by audit; audit the study .* 'tiny'"):
             prepare_audit(store, "tiny.audit", REQUEST)
 
 
 def test_claims_are_answered_in_their_order_whatever_was_asked(url: str) -> None:
     with Store.open(url) as store:
-        request = AuditRequest(claims=("settling", "schedule", "settling"), seeds=2, epochs=8)
+        request = AuditRequest(claims=("settling", "schedule", "settling"), seeds=2, epochs=2)
         planned = prepare_audit(store, "tiny", request)
         assert planned.plan.claims == ("schedule", "settling")
 

@@ -29,6 +29,7 @@ from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from tests.search.interrupting import Crash, facts, killed_after_trial, run
+from tests.search.proposing import addition_of
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -151,14 +152,7 @@ def test_a_cohort_that_was_half_proposed_is_filled_up(
         create_study(store, spec, source="test", device="cpu", num_threads=1)
         proposal = Proposer(Space(spec)).propose()
         assert proposal is not None
-        store.add_candidate(
-            "tiny",
-            proposal.candidate,
-            params=proposal.params,
-            distributions=proposal.distributions,
-            cohort=0,
-            sampler_state=proposal.sampler_state,
-        )
+        store.add_candidates("tiny", [addition_of(proposal, cohort=0)])
     run(storage_url, spec)
     assert facts(storage_url) == facts(undisturbed[0])
 

@@ -61,14 +61,8 @@ def test_what_the_database_gives_back_leads_to_the_same_proposals(
     with Store.open(storage_url) as store:
         store.create_study(spec, source="test", settings=settings)
         for proposal in expected[:18]:
-            store.add_candidate(
-                spec.study.name,
-                proposal.candidate,
-                params=proposal.params,
-                distributions=proposal.distributions,
-                cohort=proposal.candidate.ordinal // helpers.COHORT,
-                sampler_state=proposal.sampler_state,
-            )
+            cohort = proposal.candidate.ordinal // helpers.COHORT
+            store.add_candidates(spec.study.name, [helpers.addition_of(proposal, cohort)])
         records = store.candidates(spec.study.name)
     stored = [Known.of(record, space) for record in records]
     assert stored == [helpers.running(proposal, space) for proposal in expected[:18]]

@@ -90,7 +90,8 @@ class Worker:
 
     def decisions(self) -> dict[int, Decision]:
         """Returns what this worker would decide of those who stand at a rung, by ordinal."""
-        return dict(self.legs._position().decisions)
+        with self.store.planning(self.name, self.id):
+            return dict(self.legs._position().decisions)
 
 
 def report(one: CandidateRecord, epoch: int) -> Progress:
@@ -193,9 +194,10 @@ def test_drafts_that_others_drew_are_dropped(workers: Make) -> None:
     other.next()
     drafts = slow.legs._drawn(Propose(cohort=1, number=COHORT))
     step = Propose(cohort=1, number=COHORT)
-    assert slow.legs._add(drafts[:3], step, slow.store.standings(slow.name))
-    assert slow.legs._add(drafts, step, slow.store.standings(slow.name))
-    assert not slow.legs._add(drafts, step, slow.store.standings(slow.name))
+    with slow.store.planning(slow.name, slow.id):
+        assert slow.legs._add(drafts[:3], step, slow.store.standings(slow.name))
+        assert slow.legs._add(drafts, step, slow.store.standings(slow.name))
+        assert not slow.legs._add(drafts, step, slow.store.standings(slow.name))
     records = pool([slow])
     assert [one.ordinal for one in records] == list(range(2 * COHORT))
     assert len({one.candidate.design_hash for one in records}) == len(records)

@@ -135,18 +135,13 @@ def addition(ordinal: int, **changes: Any) -> Addition:
         params=params(ordinal),
         distributions=DISTRIBUTIONS,
         cohort=ordinal // 4,
+        sampler_state={"ordinal": ordinal, "seen": [1, 2]},
     )
 
 
 def add(store: Store, name: str, ordinal: int, **changes: Any) -> int:
-    return store.add_candidate(
-        name,
-        candidate(ordinal, **changes),
-        params=params(ordinal),
-        distributions=DISTRIBUTIONS,
-        cohort=ordinal // 4,
-        sampler_state={"ordinal": ordinal, "seen": [1, 2]},
-    )
+    (trial,) = store.add_candidates(name, [addition(ordinal, **changes)])
+    return trial
 
 
 def finish(

@@ -19,6 +19,7 @@ from tests.store.builders import (
     DISTRIBUTIONS,
     add,
     add_complete,
+    addition,
     candidate,
     complete,
     finish,
@@ -147,17 +148,15 @@ def test_complete_candidate_needs_a_value_per_objective(
 
 
 def test_numpy_numbers_are_stored_as_numbers(store: Store, study: str) -> None:
-    trial = store.add_candidate(
-        study,
-        candidate(0),
+    numbers = replace(
+        addition(0),
         params={"x": np.float64(0.5), "n": np.int64(3)},
         distributions={
             "x": optuna.distributions.FloatDistribution(0, 1),
             "n": optuna.distributions.IntDistribution(1, 8),
         },
-        cohort=0,
-        sampler_state={},
     )
+    (trial,) = store.add_candidates(study, [numbers])
     assert store.candidate(study, trial).params == {"x": 0.5, "n": 3}
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -13,7 +14,7 @@ from optuna.trial import TrialState
 from dynamoe_search.errors import StorageError
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
-from tests.store.builders import DISTRIBUTIONS, SETTINGS, add, candidate, complete, finish, params
+from tests.store.builders import SETTINGS, add, addition, complete, finish, params
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,14 +115,8 @@ def test_kill_between_the_trial_and_our_row_is_healed(
 
 def test_left_over_trial_with_other_parameters_is_failed(store: Store, study: str) -> None:
     run_until_killed(KILLED_BEFORE_OUR_ROW_OF_UNKNOWN_TABLES, store.url)
-    trial = store.add_candidate(
-        study,
-        candidate(1),
-        params={**params(1), "model.d_model": 32},
-        distributions=DISTRIBUTIONS,
-        cohort=0,
-        sampler_state={},
-    )
+    other = replace(addition(1), params={**params(1), "model.d_model": 32})
+    (trial,) = store.add_candidates(study, [other])
     assert trial == 2
     assert states(store, study) == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
 
