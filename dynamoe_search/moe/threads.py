@@ -5,7 +5,7 @@ have nothing to do with each other, so every thread takes the next part as soon 
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -31,7 +31,8 @@ def in_threads(
 ) -> list[Result]:
     """Returns `compute` of every part, in order, each computed by one thread, without gradients unless asked for.
 
-    Under `torch.inference_mode`, which every thread has of its own, the parts are computed in it too.
+    Under `torch.inference_mode`, which every thread has of its own, the parts are computed in it too. If one raises,
+    so does this, once nobody computes any more: what the others hold is free then, and they change nothing later.
     """
     num, is_inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
@@ -41,7 +42,11 @@ def in_threads(
 
     if num == 1:
         return [alone(part) for part in parts]
+    futures = [_threads(num).submit(alone, part) for part in parts]
     try:
-        return list(_threads(num).map(alone, parts))
+        return [future.result() for future in futures]
     finally:
+        for future in futures:
+            future.cancel()  # those that have not begun
+        wait(futures)
         torch.set_num_threads(num)  # new threads of others take over what was set last

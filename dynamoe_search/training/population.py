@@ -302,9 +302,10 @@ class Population:
         if sides := self._look():
             self.cohort.train(False)
             halves = in_threads(lambda side: evaluate(side.cohort, self.data.validation), sides)
-            return [one for half in halves for one in half]
-        evaluations = evaluate(self.cohort, self.data.validation)
-        return evaluations[: len(self.candidates)]
+            evaluations = [one for half in halves for one in half]
+        else:
+            evaluations = evaluate(self.cohort, self.data.validation)
+        return evaluations[: len(self.candidates)]  # a lone candidate has a copy for company
 
     def set_evaluation_streams(self) -> None:
         """Gives every random module its first seed, which a module that is loaded from a file has, too."""

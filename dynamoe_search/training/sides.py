@@ -79,14 +79,21 @@ class Side:
 
 
 def sides_of(whole: Side) -> list[Side]:
-    """Returns the halves of a pack; none where it is better computed as a whole."""
+    """Returns the halves of a pack; none where it is better computed as a whole.
+
+    A pack that is too small to be divided is its own only part: one thread computes it too, since some products round
+    differently where two threads share them, and a candidate's numbers must not depend on its company.
+    """
     cohort = whole.cohort
     num = cohort.num_candidates
-    is_small = num < _THREADS * _FEWEST or torch.get_num_threads() != _THREADS
-    if is_small or cohort.device.type != "cpu" or runs_ahead(cohort.device):
+    if torch.get_num_threads() != _THREADS:
+        return []
+    if cohort.device.type != "cpu" or runs_ahead(cohort.device):
         return []
     if cohort.mode != "vmap" or cohort.head is not None:  # heads have threads of their own
         return []
+    if num < _THREADS * _FEWEST:
+        return [whole.cut(0, num)]
     middle = _middle(cohort)
     return [whole.cut(0, middle), whole.cut(middle, num)]
 

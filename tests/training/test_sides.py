@@ -1,11 +1,14 @@
 """Packs in two halves, each computed by one of two threads: who is in which half changes no number."""
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dynamoe_search.moe.asynchrony import running_ahead
+from dynamoe_search.moe.threads import in_threads
 from dynamoe_search.records import Candidate
 from dynamoe_search.training import Trained, train_leg
 from dynamoe_search.training.population import Population
@@ -85,11 +88,38 @@ def test_work_is_divided_evenly() -> None:
 def test_what_is_better_computed_as_a_whole_is() -> None:
     pack = mixed_pack()[:4]
     assert halves(pack)
-    assert not halves(pack[:3])  # a half would have one member
+    assert halves(pack[:3]) == [[0, 1, 2]]  # a half would have one member
     with running_ahead():
         assert not halves(pack)
     torch.set_num_threads(4)
     assert not halves(pack)
+
+
+def test_few_candidates_and_many_come_to_the_same_bits() -> None:
+    wide = {"batch_size": 400, "epochs": 1}
+    pack = [
+        replace(one, model=replace(one.model, d_model=24))
+        for one in (candidate(n, "top-k", (6, 6), k=6, train=wide) for n in range(6))
+    ]
+    trained = train_population(pack, digits(800), SETTINGS)
+    for few in ([0], [1, 5], [2, 3, 4]):
+        alone = train_population([pack[n] for n in few], digits(800), SETTINGS)
+        for number, one in zip(few, alone, strict=True):
+            assert differing(one, trained[number]) == []
+
+
+def test_an_error_in_a_half_is_raised_once_the_other_is_through() -> None:
+    through = []
+
+    def compute(part: int) -> None:
+        if part == 0:
+            raise ValueError(part)
+        time.sleep(0.2)
+        through.append(part)
+
+    with pytest.raises(ValueError, match="0"):
+        in_threads(compute, [0, 1])
+    assert through == [1]
 
 
 def test_an_error_in_a_half_is_raised() -> None:
