@@ -78,6 +78,15 @@ class Rungs:
                 self._changed.add(rung)
         self._known[one.ordinal] = one.epochs
 
+    def forget(self, ordinals: Iterable[int]) -> None:
+        """Forgets what candidates reported: it was not stored, and another worker's numbers will count."""
+        for ordinal in ordinals:
+            for rung, known in self.records.items():
+                if known.pop(ordinal, None) is not None:
+                    self._changed.add(rung)
+            self._known.pop(ordinal, None)
+            self._settled.pop(ordinal, None)
+
     def judge(self, standing: Iterable[Standing]) -> list[Decision]:
         """Returns what the pruner makes of candidates where they stand, by ordinal; references are not judged."""
         asked = {}

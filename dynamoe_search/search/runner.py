@@ -186,8 +186,10 @@ class _Run:
             try:
                 step = self._legs.next()
             except LeaseLostError as error:  # it was silent for so long that it counted as dead
+                if not self._store.has_lease(self._name, self._worker):
+                    return self._sent_away()
                 logger.warning("%s", error)
-                time.sleep(_LONGEST_WAIT_SECONDS)  # it may have lost its lease for good
+                time.sleep(_LONGEST_WAIT_SECONDS)
                 continue
             except Interrupted:
                 break
@@ -207,6 +209,16 @@ class _Run:
                 pause = min(1.5 * pause, _LONGEST_WAIT_SECONDS)
         assert self._stopper.reason is not None
         return self._stopper.reason
+
+    def _sent_away(self) -> EndReason:
+        """Ends the run of a worker that others were told is gone: they have taken over what it was at."""
+        logger.warning(
+            "somebody said of this process that it is gone, so it does not work on the study %r any more; "
+            "the study is as the others left it, and the command resume goes on with it",
+            self._name,
+        )
+        self._stopper.reason = "interrupt"
+        return "interrupt"
 
     # Training
 
@@ -232,6 +244,7 @@ class _Run:
             )
         except LeaseLostError as error:  # it was silent for so long that it counted as dead
             logger.warning("%s", error)
+            self._rungs.forget(one.ordinal for one in records)
             return
         self._tell_of(results.ended)
         self._on_event(LegFinished(leg=leg, stood=results.stood))

@@ -113,9 +113,9 @@ class Database:
     def may_share_folder(self) -> bool:
         """Whether files of another database may be in its folder: of one at the same path of another machine.
 
-        Databases that have an id have a folder of their own.
+        That is one without an id, or a copy of this file, which has the same.
         """
-        return self.id is None and bool(os.environ.get(FILES_VARIABLE))
+        return bool(os.environ.get(FILES_VARIABLE))
 
     def query(self, body: Callable[[sa.Connection], Result]) -> Result:
         """Returns what `body` reads, on a connection that sees one state of the database throughout."""

@@ -3,7 +3,9 @@
 A candidate that is over (complete, failed or stopped) never changes again, and nobody deletes one without its study.
 So it is read once. All others are read again every time, and the number of those that are over is counted by the
 database: if it is not the number known, some were proposed and finished by others in the meantime, or the file was
-restored from a copy. A process that knows nothing yet therefore sees exactly what one sees that has run for days.
+restored from a copy. It is counted after all that is compared with it was read: who ended between two statements then
+makes the numbers differ, and cannot make up for one who is missing. A process that knows nothing yet therefore sees
+exactly what one sees that has run for days.
 """
 
 from collections.abc import Collection
@@ -45,15 +47,16 @@ class Ledger:
 
     def _look(self, connection: sa.Connection, name: str) -> None:
         self._forget_another(connection, name)
-        number = _num_over(connection, name)
         now = {one.trial: one for one in reading.read_standings(connection, name, OPEN)}
         if not self._over.keys().isdisjoint(now):
             self._over = {}  # the file was restored
         ended = self._open.keys() - now.keys()
         if ended:
             self._add(reading.read_standings(connection, name, trials=ended))
+        number = _num_over(connection, name)  # last: on PostgreSQL others may end meanwhile
         if len(self._over) < number and self._over:
             self._add(reading.read_standings(connection, name, above=max(self._over)))
+            number = _num_over(connection, name)
         if len(self._over) != number:
             self._over = {}
             self._add(reading.read_standings(connection, name))

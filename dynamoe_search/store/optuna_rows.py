@@ -91,9 +91,13 @@ class End:
 
 
 def is_known(storage: RDBStorage) -> bool:
-    """Says whether the tables that this version of Optuna makes and accepts are those that are described here."""
+    """Says whether the tables that this version of Optuna makes and accepts are those that are described here.
+
+    A database that cannot return the ids of new rows (SQLite before 3.35) is asked trial by trial too.
+    """
     is_major = optuna.__version__.partition(".")[0] == _MAJOR
-    return is_major and storage.get_head_version() == _LAYOUT
+    can_return = storage.engine.dialect.insert_returning
+    return is_major and can_return and storage.get_head_version() == _LAYOUT
 
 
 def insert_trials(

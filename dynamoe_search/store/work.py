@@ -127,6 +127,10 @@ class WorkMethods(OpenStore):
                 if is_it and lives_here(runner_of(one)) is None:
                     self.leave(name, one.id, "interrupted", one.seconds)
 
+    def has_lease(self, name: str, worker: str) -> bool:
+        """Says whether a worker of this process still works on a study: nobody said for it that it is gone."""
+        return self._query(name, lambda found: workers.has_lease(found, name, worker))
+
     def _beat_if_due(self, name: str) -> None:
         """Gives a sign of life without waiting for the database; not in the thread of all other methods."""
         lease = self._leases.get(name)

@@ -239,7 +239,7 @@ def require_turn(connection: sa.Connection, name: str, worker: str) -> HeldStudy
         LeaseLostError: It is not the worker's turn.
     """
     row = locked_study(connection, name)
-    if row is None or row.planner != worker:
+    if row is None or row.planner != worker or not has_lease(connection, name, worker):
         raise LeaseLostError(f"{worker} does not plan for the study {name!r} any more")
     return row
 

@@ -363,3 +363,20 @@ def test_an_expected_perplexity_stands_for_what_waits(tiny_spec: MakeSpec) -> No
     told = with_estimate(known, expected, spec)
     assert told.values == (pytest.approx(math.exp(2.0)), 50.0)
     assert told.violations == {"max_perplexity": pytest.approx(math.exp(2.0) - 10)}
+
+
+def test_what_was_not_stored_is_forgotten() -> None:
+    """A worker whose leg was taken over judges by its successor's numbers, as everybody does."""
+    others = [place(ordinal, 2) for ordinal in range(4)]
+    one = place(9, 2)
+    late, fresh = rungs(), rungs()
+    for known in (late, fresh):
+        for other in others:
+            known.take(other, [report(other.ordinal, epoch, 0.5) for epoch in (1, 2)])
+    late.take(one, [report(9, 1, 0.1), report(9, 2, 0.01)])
+    late.forget([9])
+    for known in (late, fresh):
+        assert known.is_behind(one)
+        known.take(one, [report(9, 1, 0.1), report(9, 2, 0.9)])
+    assert late.by_rung() == fresh.by_rung()
+    assert late.judge([*others, one]) == fresh.judge([*others, one])

@@ -1,6 +1,7 @@
 """Several runs of one study, at once and one after another: files, threads, budgets of time."""
 
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -139,3 +140,27 @@ def test_second_run_in_a_process_whose_first_could_not_say_that_it_left(
             rows = connection.execute("select left_at from dynamoe_workers").fetchall()
         assert all(left_at for (left_at,) in rows)
         assert store.study("tiny").state == "finished"
+
+
+def test_a_worker_that_was_said_to_be_gone_ends(
+    storage_url: str, tiny_spec: MakeSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = tiny_spec(study={"trials": 2, "references": []})
+    since: list[float] = []
+    with Store.open(storage_url) as store, Store.open(storage_url) as other:
+        create_study(store, spec, source="test", device="cpu", num_threads=1)
+
+        def say_it(event: Event) -> None:
+            if isinstance(event, LegFinished) and not since:
+                since.append(time.monotonic())
+                other.leave("tiny", store.workers("tiny")[0].id, "interrupted", 1.0)
+
+        def is_late() -> bool:
+            return bool(since) and time.monotonic() - since[0] > 20
+
+        summary = run_study(store, "tiny", on_event=say_it, should_stop=is_late)
+        assert summary.reason == "interrupt"
+        assert not is_late()
+        assert caplog.text.count("somebody said of this process that it is gone") == 1
+        again = run_study(store, "tiny", limits=Limits(timeout_seconds=30))
+        assert again.state == "finished"

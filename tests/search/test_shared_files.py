@@ -296,6 +296,20 @@ def test_databases_that_were_made_before_keep_their_folder_and_gc_leaves_others_
         assert [one.name for one in find_garbage(store)] == [str(nobodys)]
 
 
+def test_gc_of_a_copied_database_leaves_the_files_of_the_first_alone(
+    places: tuple[str, str], tmp_path: Path, tiny_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FILES, places[0])
+    path, copied = tmp_path / "studies.db", tmp_path / "copied"
+    Store.open(f"sqlite:///{path}").close()
+    shutil.copy(path, copied)  # to another machine, where it gets the same path
+    first = on_machine("one", path, tiny_spec, "tiny")
+    copied.rename(path)
+    with Store.open(f"sqlite:///{path}") as store:
+        assert store.folder == first["tiny"].parent.parent
+        assert find_garbage(store) == []
+
+
 def _made(folder: AnyPath) -> AnyPath:
     folder.mkdir(parents=True)
     return folder

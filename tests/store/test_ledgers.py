@@ -4,8 +4,10 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from dynamoe_search.records import Ended, Stood
 from dynamoe_search.specs import StudySpec
@@ -127,3 +129,32 @@ def test_a_restored_copy_is_seen_as_it_is(
         assert [one.status for one in store.standings("tiny")] == ["complete", "running"]
         assert [one.trial for one in store.refresh_front("tiny")] == [0]
         check_same(store, "tiny")
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_who_ends_between_two_statements_hides_nobody(
+    postgres_store_url: str, tiny_spec: Callable[..., StudySpec], number: int
+) -> None:
+    name = "tiny"
+    with Store.open(postgres_store_url) as mine, Store.open(postgres_store_url) as other:
+        mine.create_study(tiny_spec(), source="tiny.toml", settings=SETTINGS)
+        add_complete(mine, name, 0, 0.1, 9000.0)
+        open_trial = add(mine, name, 1)
+        worker = other.join(name)
+        leg = leg_of(other, name, worker, [open_trial], end=3)
+        mine.refresh_front(name)  # knows who is over, and who is not
+        best = add_complete(other, name, 2, 0.99, 10.0)
+        asked: list[str] = []
+
+        def end_meanwhile(_: Any, __: Any, statement: str, *___: Any) -> None:
+            if "FROM dynamoe_candidates" in statement:
+                asked.append(statement)
+                if len(asked) == number:
+                    outcome = complete(1, 0.2, 5000.0)
+                    ended = [Ended(trial=open_trial, outcome=outcome, values=(0.2, 5000.0))]
+                    other.close_leg(name, worker, leg.number, ended=ended, stood=[], versions={})
+
+        sa.event.listen(mine._database.engine, "after_cursor_execute", end_meanwhile)
+        members = mine.refresh_front(name)
+        assert len(asked) >= number
+        assert best in [one.trial for one in members]

@@ -274,3 +274,12 @@ def test_trial_that_optuna_lost_is_an_error(store: Store, study: str) -> None:
         with pytest.raises(StorageError, match="another program deleted"):
             act()
     assert store.candidate(study, trial).outcome == complete(0, 0.5, 5.0)
+
+
+def test_a_database_that_cannot_return_new_ids_is_asked_trial_by_trial(
+    store: Store, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vars(store._trials).pop("are_known", None)  # which is asked once
+    monkeypatch.setattr(store._trials.storage.engine.dialect, "insert_returning", False)
+    assert not store._trials.are_known
+    assert store.add_candidates(study, additions(0, 2)) == [0, 1]

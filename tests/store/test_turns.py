@@ -152,3 +152,15 @@ def test_turn_does_not_change_hands_amid_a_transaction(
             assert taken.result()
             with pytest.raises(LeaseLostError):
                 store.decide(study, worker, [GO])
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_who_was_said_to_be_gone_stores_nothing(
+    store: Store, study: str, worker: str, write: str
+) -> None:
+    before = facts(store, study)
+    with store.planning(study, worker):
+        set_worker(store, worker, left_at="2026-01-01T00:00:00.000000Z")
+        with pytest.raises(LeaseLostError, match="does not plan for the study 'tiny' any more"):
+            WRITES[write](store, study, worker)
+    assert facts(store, study) == before
