@@ -16,6 +16,7 @@ from dynamoe_search.data import SearchData
 from dynamoe_search.moe.accounting import ParameterCounts, count_parameters
 from dynamoe_search.moe.asynchrony import sent
 from dynamoe_search.moe.backbones import BACKBONES, build_model
+from dynamoe_search.moe.formulas import num_tokens
 from dynamoe_search.moe.losses import auxiliary_losses, sparsity_penalty
 from dynamoe_search.moe.routing import Routing
 from dynamoe_search.moe.threads import in_threads
@@ -135,8 +136,14 @@ class Population:
         self._streams = Streams(self.cohort, partial(Population._seed, own))
         self._rooms = Rooms(own, partial(Population._train_batch, own))
         self._steps = Steps(own, partial(Population._make_step, own))
-        is_ours = self.candidates[0].model.backbone in BACKBONES  # not made to run in two threads
-        self._sides = sides_of(self._whole()) if is_ours else []
+        self._sides = self._divided()
+
+    def _divided(self) -> list[Side]:
+        first = self.candidates[0]
+        if first.model.backbone not in BACKBONES:  # not made to run in two threads
+            return []
+        tokens = first.train.batch_size * num_tokens(first, self.data.input_shape)
+        return sides_of(self._whole(), tokens)
 
     def _whole(self) -> Side:
         return Side(self.cohort, self.loss_weights, self.normalize)

@@ -10,7 +10,7 @@ import torch
 from dynamoe_search.moe.asynchrony import running_ahead
 from dynamoe_search.moe.threads import in_threads
 from dynamoe_search.records import Candidate
-from dynamoe_search.training import Trained, train_leg
+from dynamoe_search.training import Trained, sides, train_leg
 from dynamoe_search.training.population import Population
 from tests.training.populations import (
     ADAPTIVE,
@@ -24,7 +24,8 @@ from tests.training.populations import (
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sides, "FEWEST_TOKENS", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -93,6 +94,14 @@ def test_what_is_better_computed_as_a_whole_is() -> None:
         assert not halves(pack)
     torch.set_num_threads(4)
     assert not halves(pack)
+
+
+def test_a_pack_with_small_batches_is_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "FEWEST_TOKENS", 49)
+    assert not halves(mixed_pack())  # batches of 48
+    assert halves(mixed_pack("vit"))  # with several tokens an image
+    monkeypatch.setattr(sides, "FEWEST_TOKENS", 48)
+    assert halves(mixed_pack())
 
 
 def test_few_candidates_and_many_come_to_the_same_bits() -> None:
