@@ -39,8 +39,9 @@ class Adaptation:
         num, slots = cohort.num_candidates, cohort.num_slots
         self.is_active = any(candidate.adaptive is not None for candidate in candidates)
         for layer in cohort.layers:
-            own: Any = cohort.template.get_submodule(layer.path.removesuffix("."))
-            own.sums_unrouted = self.is_active
+            for model in (cohort.template, *cohort.models):
+                own: Any = model.get_submodule(layer.path.removesuffix("."))
+                own.sums_unrouted = self.is_active
         self.routed: dict[str, Tensor] = {}
         self.unrouted: dict[str, Tensor] = {}
         if self.is_active:
