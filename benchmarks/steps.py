@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from benchmarks.speed.machine import Page
+from benchmarks.pages import Page
 from dynamoe_search.data import ImageData, Split
 from dynamoe_search.records import Candidate
 from dynamoe_search.search.designs import candidate_from

@@ -1,11 +1,9 @@
-"""The sentence on command, machine and versions that stands above every table of this folder, and how a table grows."""
+"""The sentence on command, machine and versions that stands above every table of this folder."""
 
 import os
 import platform
 import sys
-from collections.abc import Iterable
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
@@ -22,26 +20,6 @@ def conditions(module: str, device: str) -> str:
         f"{torch.__version__}, Python {platform.python_version()}, dynamoe_search {_own_version()}; "
         f"load of the machine before the start {busy:.1f}.\n"
     )
-
-
-class Page:
-    """A page that is shown, and written, as it grows, so that who runs out of time keeps what there is.
-
-    Args:
-        path: Where it is written too, if anywhere.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path, self._text = path, ""
-
-    def add(self, lines: Iterable[str]) -> None:
-        """Adds lines at the end."""
-        text = "".join(f"{line}\n" for line in lines)
-        self._text += text
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        if self._path is not None:
-            self._path.write_text(self._text)
 
 
 def _own_version() -> str:

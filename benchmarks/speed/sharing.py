@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.pages import Page
 from benchmarks.speed.contestants import Contestant, others, ours
-from benchmarks.speed.machine import Page, conditions
+from benchmarks.speed.machine import conditions
 
 _ONE = "the same, tuned"  # the rival that a process trains
 _AT_ONCE = 8  # steps between two looks at the clock

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.pages import Page
 from benchmarks.speed.contestants import LOOP, Contestant, others, ours
-from benchmarks.speed.machine import Page, conditions
+from benchmarks.speed.machine import conditions
 
 
 def _synchronize(device: str) -> None:

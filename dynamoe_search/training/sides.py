@@ -20,8 +20,7 @@ from dynamoe_search.training.cohort import Cohort
 _THREADS = 2
 """With more, Python, which runs in one thread at a time, would hold up the others."""
 FEWEST_TOKENS = 256
-"""In a batch; with fewer, Python takes most of the time, and dividing a pack doubles it: steps of 16 candidates took
-5 % longer with 128, and 8 % less with 256."""
+"""In a batch; with fewer, Python takes most of the time, and dividing a pack doubles it."""
 _FEWEST = 2  # a batched product of one matrix may round differently from one of many
 _OF_MEMBER, _OF_KIND = 1, 3
 """What a candidate, and another kind of router, take in a layer beside the experts, counted in experts of a token."""
