@@ -34,10 +34,10 @@ from dynamoe_search.search.events import (
     ignore,
 )
 from dynamoe_search.search.study_files import StudyFiles
-from dynamoe_search.search.weights import path_of
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import TEXT_NAMES
 from dynamoe_search.store import Store
+from dynamoe_search.store.weight_files import path_of
 
 CLOSE_SECONDS = 60.0
 """So long the end of a search waits for a log that writes nothing meanwhile."""
