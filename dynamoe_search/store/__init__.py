@@ -13,9 +13,10 @@ from dynamoe_search.store.checks import Finding
 from dynamoe_search.store.copying import CopyMethods
 from dynamoe_search.store.evidence import EvidenceMethods
 from dynamoe_search.store.legs import Pulse
+from dynamoe_search.store.optuna_studies import quiet_optuna
 from dynamoe_search.store.overview import Happening, OpenLeg, Overview, Place
 from dynamoe_search.store.problems import PassingError
-from dynamoe_search.store.trials import Addition, quiet_optuna
+from dynamoe_search.store.trials import Addition
 from dynamoe_search.store.work import WorkMethods
 
 __all__ = [
@@ -43,4 +44,4 @@ class Store(CopyMethods, CandidateMethods, WorkMethods, EvidenceMethods):
 
     def check(self, name: str | None = None) -> list[Finding]:
         """Looks for what is wrong with the database and with one study or all; changes nothing."""
-        return checks.check(self._database, self._trials, self._watcher, name)
+        return checks.check(self._database, self._optuna, self._watcher, name)

@@ -13,7 +13,7 @@ from dynamoe_search.records import (
     RungDecision,
     Standing,
 )
-from dynamoe_search.store import ledgers, legs, progress, reading, workers, writing
+from dynamoe_search.store import candidate_rows, ledgers, legs, progress, workers, writing
 from dynamoe_search.store.opening import OpenStore
 from dynamoe_search.store.trials import Addition
 
@@ -51,7 +51,9 @@ class CandidateMethods(OpenStore):
     ) -> dict[int, int]:
         """Adds Optuna's trials with its storage, then ours; returns the trial number of every ordinal."""
         ordinals = [one.candidate.ordinal for one in additions]
-        known = self._database.query(lambda found: reading.read_numbers(found, name, ordinals))
+        known = self._database.query(
+            lambda found: candidate_rows.read_numbers(found, name, ordinals)
+        )
         new = [one for one in additions if one.candidate.ordinal not in known]
         study = self._optuna_study(name)
         trials: list[int] = []
@@ -94,7 +96,9 @@ class CandidateMethods(OpenStore):
         running = self._patiently(lambda: self._trials.running(study))
         waiting = {one.trial for one in self.standings(name, status=ledgers.OPEN)}
         if unknown := running - waiting:
-            unknown -= self._database.query(lambda found: reading.read_ours(found, name, unknown))
+            unknown -= self._database.query(
+                lambda found: candidate_rows.read_ours(found, name, unknown)
+            )
         if worker is not None:  # last: who has its turn now had it all the while
             self._database.transact(lambda found: workers.require_turn(found, name, worker))
         return unknown
@@ -140,14 +144,14 @@ class CandidateMethods(OpenStore):
             with_routing: Whether outcomes say how their layers route, which takes most of the time to read.
         """
         return self._database.query(
-            lambda found: reading.read_candidates(
+            lambda found: candidate_rows.read_candidates(
                 found, name, status=status, trials=trials, with_routing=with_routing
             )
         )
 
     def candidate(self, name: str, trial: int) -> CandidateRecord:
         """Returns a candidate; raises `UsageError` if the study has no such trial."""
-        return self._database.query(lambda found: reading.read_candidate(found, name, trial))
+        return self._database.query(lambda found: candidate_rows.read_candidate(found, name, trial))
 
     def standings(self, name: str, *, status: Collection[str] | None = None) -> list[Standing]:
         """Returns where every candidate stands, by trial number; much quicker than `candidates`.
@@ -155,13 +159,15 @@ class CandidateMethods(OpenStore):
         Without a status this process reads only what can have changed since it last asked.
         """
         if status is not None:
-            return self._query(name, lambda found: reading.read_standings(found, name, status))
+            return self._query(
+                name, lambda found: candidate_rows.read_standings(found, name, status)
+            )
         ledger = self._ledgers[name]
         return self._database.query(lambda found: ledger.standings(found, name))
 
     def numbers(self, name: str, ordinals: Collection[int]) -> dict[int, int]:
         """Returns the trial numbers of ordinals, as far as the study has them."""
-        return self._query(name, lambda found: reading.read_numbers(found, name, ordinals))
+        return self._query(name, lambda found: candidate_rows.read_numbers(found, name, ordinals))
 
     def add_progress(self, name: str, reports: Sequence[Progress], leg: Leg | None = None) -> None:
         """Stores what candidates report after an epoch; a candidate that is trained again overwrites.
@@ -224,7 +230,7 @@ class CandidateMethods(OpenStore):
         late = [
             one.trial
             for one in self._query(
-                name, lambda found: reading.read_standings(found, name, trials=running)
+                name, lambda found: candidate_rows.read_standings(found, name, trials=running)
             )
             if one.status not in ledgers.OPEN
         ]

@@ -10,12 +10,12 @@ from optuna.trial import FrozenTrial
 
 from dynamoe_search.errors import StorageError
 from dynamoe_search.records import CandidateRecord, StudyRecord
-from dynamoe_search.store import fronts, legs, reading, tables, workers
+from dynamoe_search.store import candidate_rows, fronts, legs, reading, tables, workers
 from dynamoe_search.store.database import Database
+from dynamoe_search.store.optuna_studies import OptunaStudies
 from dynamoe_search.store.runs import Watcher
 from dynamoe_search.store.tells import STATES
 from dynamoe_search.store.texts import from_text
-from dynamoe_search.store.trials import Trials
 
 _RESTORE = (
     "restore a copy of the file (an upgrade leaves one beside it), "
@@ -34,13 +34,13 @@ class Finding:
 
 
 def check(
-    database: Database, trials: Trials, watcher: Watcher, name: str | None = None
+    database: Database, studies: OptunaStudies, watcher: Watcher, name: str | None = None
 ) -> list[Finding]:
     """Returns what was found: errors and warnings, and one `ok` for every part without any.
 
     Args:
         database: The open database.
-        trials: Optuna's side of it.
+        studies: Optuna's studies in it.
         watcher: Judges who is alive.
         name: The study to check; none means all.
 
@@ -54,7 +54,7 @@ def check(
         found = database.query(lambda connection: list(_of_keys(connection)))
         found = found or [Finding(level="ok", what=f"the database {database.name} is intact")]
         for one in database.query(lambda connection: _names(connection, name)):
-            found += _of_study(database, trials, watcher, one)
+            found += _of_study(database, studies, watcher, one)
     except StorageError as error:
         return [_error(str(error), _RESTORE)]
     return found
@@ -100,12 +100,14 @@ def _of_file(connection: sa.Connection) -> Iterator[Finding]:
                 yield _error(f"the table {table.name} lacks the column {column.name}", _RESTORE)
 
 
-def _of_study(database: Database, trials: Trials, watcher: Watcher, name: str) -> list[Finding]:
+def _of_study(
+    database: Database, studies: OptunaStudies, watcher: Watcher, name: str
+) -> list[Finding]:
     record = database.query(lambda found: reading.read_study(found, name, watcher))
     if record.state == "deleting":
         return [_warning(f"the deletion of the study {name!r} did not end", "delete it again")]
-    candidates = database.query(lambda found: reading.read_candidates(found, name))
-    known = database.patience.call(lambda: trials.frozen(name))
+    candidates = database.query(lambda found: candidate_rows.read_candidates(found, name))
+    known = database.patience.call(lambda: studies.frozen(name))
     if known is None:
         if not candidates:
             return [_warning(f"Optuna does not know the study {name!r} yet", _RESUME)]

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from dynamoe_search.errors import StorageError, UsageError
 from dynamoe_search.places import AnyPath, copy_tree
 from dynamoe_search.store import reading, tables
+from dynamoe_search.store.optuna_studies import quiet_optuna
 from dynamoe_search.store.runs import this_process
 from dynamoe_search.store.studies import StudyMethods
 from dynamoe_search.store.texts import to_text, utc_now
-from dynamoe_search.store.trials import quiet_optuna
 
 
 class CopyMethods(StudyMethods):

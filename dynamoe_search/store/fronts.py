@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from dynamoe_search.pareto import front_indices
 from dynamoe_search.records import Candidate, FrontMember, Standing, StudyRecord
-from dynamoe_search.store import reading, tables
+from dynamoe_search.store import candidate_rows, reading, tables
 from dynamoe_search.store.ledgers import Ledger
 from dynamoe_search.store.texts import counts_to_text, from_text
 
@@ -183,7 +183,7 @@ def _members(
     )
     query = query.where(here.study_name == name, here.trial_number.in_(sorted(trials)))
     found = {row.trial_number: row for row in connection.execute(query)}
-    routing = reading.read_routing(connection, name, trials)
+    routing = candidate_rows.read_routing(connection, name, trials)
     return [
         FrontMember(
             trial=row.trial_number,

@@ -13,7 +13,7 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from dynamoe_search.records import Standing
-from dynamoe_search.store import reading, tables
+from dynamoe_search.store import candidate_rows, reading, tables
 
 OPEN = ("paused", "running")
 """Status of the candidates that can change."""
@@ -47,19 +47,19 @@ class Ledger:
 
     def _look(self, connection: sa.Connection, name: str) -> None:
         self._forget_another(connection, name)
-        now = {one.trial: one for one in reading.read_standings(connection, name, OPEN)}
+        now = {one.trial: one for one in candidate_rows.read_standings(connection, name, OPEN)}
         if not self._over.keys().isdisjoint(now):
             self._over = {}  # the file was restored
         ended = self._open.keys() - now.keys()
         if ended:
-            self._add(reading.read_standings(connection, name, trials=ended))
+            self._add(candidate_rows.read_standings(connection, name, trials=ended))
         number = _num_over(connection, name)  # last: on PostgreSQL others may end meanwhile
         if len(self._over) < number and self._over:
-            self._add(reading.read_standings(connection, name, above=max(self._over)))
+            self._add(candidate_rows.read_standings(connection, name, above=max(self._over)))
             number = _num_over(connection, name)
         if len(self._over) != number:
             self._over = {}
-            self._add(reading.read_standings(connection, name))
+            self._add(candidate_rows.read_standings(connection, name))
         self._open = {trial: one for trial, one in now.items() if trial not in self._over}
 
     def _add(self, found: Collection[Standing]) -> None:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from dynamoe_search.errors import LeaseLostError, UsageError
 from dynamoe_search.records import Ended, Leg, RungDecision, Stood
-from dynamoe_search.store import reading, tables, workers, writing
+from dynamoe_search.store import candidate_rows, tables, workers, writing
 from dynamoe_search.store.runs import Watcher
 from dynamoe_search.store.texts import counts_from_text, counts_to_text, utc_now
 
@@ -87,7 +87,9 @@ def _check_members(
     connection: sa.Connection, name: str, trials: Sequence[int], start: int, pack_key: str
 ) -> None:
     busy = {trial for leg in read_legs(connection, name, "open") for trial in leg.trials}
-    standing = {one.trial: one for one in reading.read_standings(connection, name, trials=trials)}
+    standing = {
+        one.trial: one for one in candidate_rows.read_standings(connection, name, trials=trials)
+    }
     for trial in trials:
         one = standing.get(trial)
         if one is None:
@@ -203,7 +205,7 @@ def _lost(name: str, number: int, worker: str | None) -> LeaseLostError:
 
 def require_not_running(connection: sa.Connection, name: str, trials: Sequence[int]) -> None:
     """Raises `UsageError` if one of the trials is in training."""
-    running = reading.read_standings(connection, name, ("running",), trials=trials)
+    running = candidate_rows.read_standings(connection, name, ("running",), trials=trials)
     if busy := sorted(one.trial for one in running):
         raise UsageError(f"trial {busy[0]} of the study {name!r} is in training")
 
@@ -216,7 +218,7 @@ def without_lease(
     in_legs: dict[int, str | None] = {}
     for leg in read_legs(connection, name, "open"):
         in_legs.update(dict.fromkeys(leg.trials, leg.worker))
-    found = reading.read_standings(connection, name, trials=trials)
+    found = candidate_rows.read_standings(connection, name, trials=trials)
     status = {one.trial: one.status for one in found}
 
     def is_cared_for(trial: int) -> bool:

@@ -13,11 +13,12 @@ from optuna.storages import RDBStorage
 
 from dynamoe_search.credentials import masked
 from dynamoe_search.places import AnyPath
-from dynamoe_search.store import folders, reading, tells, workers
+from dynamoe_search.store import candidate_rows, folders, reading, tells, workers
 from dynamoe_search.store.database import BUSY_TIMEOUT_SECONDS, Database
 from dynamoe_search.store.fronts import KnownFront
 from dynamoe_search.store.hearts import Heart
 from dynamoe_search.store.ledgers import Ledger
+from dynamoe_search.store.optuna_studies import OptunaStudies
 from dynamoe_search.store.runs import Lease, Watcher
 from dynamoe_search.store.trials import Trials
 
@@ -29,7 +30,8 @@ class OpenStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._trials = Trials(database)
+        self._optuna = OptunaStudies(database)
+        self._trials = Trials(self._optuna)
         self._watcher = Watcher()
         self._leases: dict[str, Lease] = {}
         self._hearts: dict[str, Heart] = {}  # by study, as the leases
@@ -83,7 +85,7 @@ class OpenStore:
 
     def close(self) -> None:
         """Closes all connections."""
-        self._trials.close()
+        self._optuna.close()
         self._database.close()
 
     @property
@@ -114,7 +116,7 @@ class OpenStore:
 
     def storage_for_optuna(self) -> RDBStorage:
         """Returns Optuna's storage of the same database, on the same connections."""
-        return self._trials.storage
+        return self._optuna.storage
 
     def at_one_moment(self, read: Callable[[], Result]) -> Result:
         """Returns what `read` returns; all that it asks of this store is as of one moment, and in one transaction.
@@ -161,11 +163,11 @@ class OpenStore:
 
         def read(connection: sa.Connection) -> tuple[tuple[str, ...], tuple[bool, ...], bool]:
             goals = reading.read_goals(connection, name)
-            return *goals, not reading.has_candidates(connection, name)
+            return *goals, not candidate_rows.has_candidates(connection, name)
 
         objectives, maximise, is_empty = self._database.query(read)
         return self._patiently(
-            lambda: self._trials.study(name, objectives, maximise, create=is_empty)
+            lambda: self._optuna.study(name, objectives, maximise, create=is_empty)
         )
 
     def _tell(self, name: str, trials: Sequence[int]) -> None:
@@ -182,5 +184,5 @@ class OpenStore:
         ids = self._patiently(lambda: self._trials.ids(study, trials))
         for one in ends:
             if one.number not in ids:
-                raise self._trials.lost(name)
+                raise self._optuna.lost(name)
             self._patiently(partial(self._trials.tell, study, ids[one.number], one))

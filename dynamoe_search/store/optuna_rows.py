@@ -2,7 +2,7 @@
 
 Optuna's storage makes and ends one trial at a time, with some forty statements each. What is written here is what it
 would write, column by column (`tests/store/test_optuna_rows.py`), under the lock that it takes. That holds for the
-layout of tables that is named here; of any other its storage is asked, trial by trial (`store.trials`).
+layout of tables in `store.optuna_tables`; of any other its storage is asked, trial by trial (`store.trials`).
 """
 
 import json
@@ -12,63 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import optuna
 import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-_LAYOUT = "v3.2.0.a"
-"""Optuna's name for its layout of tables."""
-_MAJOR = "5"
-"""Version of Optuna that is known to mean by it what is written here: 4 kept times in local time."""
-
-_metadata = sa.MetaData()
-_studies = sa.Table(
-    "studies",
-    _metadata,
-    sa.Column("study_id", sa.Integer, primary_key=True),
-    sa.Column("study_name", sa.String(512)),
-)
-trials = sa.Table(
-    "trials",
-    _metadata,
-    sa.Column("trial_id", sa.Integer, primary_key=True),
-    sa.Column("number", sa.Integer),
-    sa.Column("study_id", sa.Integer),
-    sa.Column("state", sa.Enum(TrialState, name="trialstate")),
-    sa.Column("datetime_start", sa.DateTime),
-    sa.Column("datetime_complete", sa.DateTime),
-)
-_params = sa.Table(
-    "trial_params",
-    _metadata,
-    sa.Column("param_id", sa.Integer, primary_key=True),
-    sa.Column("trial_id", sa.Integer),
-    sa.Column("param_name", sa.String(512)),
-    sa.Column("param_value", sa.Float(53)),
-    sa.Column("distribution_json", sa.Text),
-)
-_values = sa.Table(
-    "trial_values",
-    _metadata,
-    sa.Column("trial_value_id", sa.Integer, primary_key=True),
-    sa.Column("trial_id", sa.Integer),
-    sa.Column("objective", sa.Integer),
-    sa.Column("value", sa.Float(53)),
-    sa.Column("value_type", sa.Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype")),
-)
-_user_attributes, _system_attributes = (
-    sa.Table(
-        f"trial_{kind}_attributes",
-        _metadata,
-        sa.Column(f"trial_{kind}_attribute_id", sa.Integer, primary_key=True),
-        sa.Column("trial_id", sa.Integer),
-        sa.Column("key", sa.String(512)),
-        sa.Column("value_json", sa.Text),
-    )
-    for kind in ("user", "system")
-)
+from dynamoe_search.store import optuna_tables
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,16 +38,6 @@ class End:
     system_attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
-def is_known(storage: RDBStorage) -> bool:
-    """Says whether the tables that this version of Optuna makes and accepts are those that are described here.
-
-    A database that cannot return the ids of new rows (SQLite before 3.35) is asked trial by trial too.
-    """
-    is_major = optuna.__version__.partition(".")[0] == _MAJOR
-    can_return = storage.engine.dialect.insert_returning
-    return is_major and can_return and storage.get_head_version() == _LAYOUT
-
-
 def insert_trials(
     connection: sa.Connection, study: str, new: Sequence[FrozenTrial]
 ) -> list[int] | None:
@@ -110,16 +48,18 @@ def insert_trials(
         study: The name.
         new: The trials, of which numbers and ids do not count.
     """
-    query = sa.select(_studies.c.study_id).where(_studies.c.study_name == study)
+    query = sa.select(optuna_tables.studies.c.study_id).where(
+        optuna_tables.studies.c.study_name == study
+    )
     study_id = connection.execute(query.with_for_update()).scalar()
     if study_id is None:
         return None
-    here = trials.c
+    here = optuna_tables.trials.c
     latest = sa.select(here.number).where(here.study_id == study_id)
     last = connection.execute(latest.order_by(here.trial_id.desc()).limit(1)).scalar()
     numbers = [number for number, _ in enumerate(new, start=0 if last is None else last + 1)]
     made = connection.execute(
-        trials.insert().returning(here.number, here.trial_id),
+        optuna_tables.trials.insert().returning(here.number, here.trial_id),
         [
             {
                 "number": number,
@@ -132,10 +72,16 @@ def insert_trials(
     )
     ids = {row.number: row.trial_id for row in made}
     by_id = [(ids[number], one) for number, one in zip(numbers, new, strict=True)]
-    _insert(connection, _params, [row for key, one in by_id for row in _params_of(key, one)])
-    _insert_attributes(connection, _user_attributes, {key: one.user_attrs for key, one in by_id})
+    _insert(
+        connection,
+        optuna_tables.params,
+        [row for key, one in by_id for row in _params_of(key, one)],
+    )
     _insert_attributes(
-        connection, _system_attributes, {key: one.system_attrs for key, one in by_id}
+        connection, optuna_tables.user_attributes, {key: one.user_attrs for key, one in by_id}
+    )
+    _insert_attributes(
+        connection, optuna_tables.system_attributes, {key: one.system_attrs for key, one in by_id}
     )
     return numbers
 
@@ -158,13 +104,15 @@ def finish_trials(
         rows[one.number].trial_id: one for one in ends if not rows[one.number].state.is_finished()
     }
     for table, attributes in (
-        (_user_attributes, {key: one.user_attrs for key, one in found.items()}),
-        (_system_attributes, {key: one.system_attrs for key, one in found.items()}),
+        (optuna_tables.user_attributes, {key: one.user_attrs for key, one in found.items()}),
+        (optuna_tables.system_attributes, {key: one.system_attrs for key, one in found.items()}),
     ):
         _delete_attributes(connection, table, attributes)
         _insert_attributes(connection, table, attributes)
     _insert(
-        connection, _values, [row for key, one in found.items() for row in _values_of(key, one)]
+        connection,
+        optuna_tables.values,
+        [row for key, one in found.items() for row in _values_of(key, one)],
     )
     _set_states(connection, {key: one.state for key, one in found.items()})
     return True
@@ -178,9 +126,9 @@ def fail_trials(connection: sa.Connection, trial_ids: Collection[int], mark: str
         trial_ids: Optuna's ids of the trials.
         mark: The attribute.
     """
-    here, marked = trials.c, _user_attributes.c
+    here, marked = optuna_tables.trials.c, optuna_tables.user_attributes.c
     connection.execute(
-        trials.update()
+        optuna_tables.trials.update()
         .where(
             here.trial_id.in_(sorted(trial_ids)),
             here.trial_id.in_(sa.select(marked.trial_id).where(marked.key == mark)),
@@ -188,6 +136,31 @@ def fail_trials(connection: sa.Connection, trial_ids: Collection[int], mark: str
         )
         .values(state=TrialState.FAIL, datetime_complete=_now())
     )
+
+
+def numbers_of(connection: sa.Connection, trial_ids: Collection[int]) -> dict[int, int]:
+    """Returns the numbers of trials by Optuna's ids; Optuna would read them whole."""
+    here = optuna_tables.trials.c
+    query = sa.select(here.trial_id, here.number).where(here.trial_id.in_(sorted(trial_ids)))
+    return {row.trial_id: row.number for row in connection.execute(query)}
+
+
+def ids_of(connection: sa.Connection, study_id: int, numbers: Collection[int]) -> dict[int, int]:
+    """Returns Optuna's ids of trials of a study by number; Optuna looks for one at a time, among all."""
+    here = optuna_tables.trials.c
+    query = sa.select(here.number, here.trial_id).where(
+        here.study_id == study_id, here.number.in_(sorted(numbers))
+    )
+    return {row.number: row.trial_id for row in connection.execute(query)}
+
+
+def running(connection: sa.Connection, study_id: int) -> frozenset[int]:
+    """Returns the numbers of the trials of a study that Optuna calls running; it would read all that they have."""
+    here = optuna_tables.trials.c
+    query = sa.select(here.number).where(
+        here.study_id == study_id, here.state == TrialState.RUNNING
+    )
+    return frozenset(connection.execute(query).scalars())
 
 
 class KnownIds:
@@ -212,7 +185,7 @@ class KnownIds:
             study: The name, always the same.
             numbers: Of the trials.
         """
-        here = trials.c
+        here = optuna_tables.trials.c
         for _ in range(2):  # the study may have been deleted and made again, or the file restored
             self._learn(connection, study, numbers)
             ids = sorted(self._ids[one] for one in numbers if one in self._ids)
@@ -229,10 +202,12 @@ class KnownIds:
 
     def _learn(self, connection: sa.Connection, study: str, numbers: Collection[int]) -> None:
         if self._study_id is None:
-            query = sa.select(_studies.c.study_id).where(_studies.c.study_name == study)
+            query = sa.select(optuna_tables.studies.c.study_id).where(
+                optuna_tables.studies.c.study_name == study
+            )
             self._study_id = connection.execute(query).scalar()
         if not self._ids.keys() >= set(numbers):
-            here, above = trials.c, max(self._ids.values(), default=-1)
+            here, above = optuna_tables.trials.c, max(self._ids.values(), default=-1)
             new = sa.select(here.number, here.trial_id).where(
                 here.study_id == self._study_id, here.trial_id > above
             )
@@ -268,10 +243,10 @@ def _values_of(trial_id: int, one: End) -> list[dict[str, Any]]:
 
 
 def _set_states(connection: sa.Connection, states: Mapping[int, TrialState]) -> None:
-    here, now = trials.c, _now()
+    here, now = optuna_tables.trials.c, _now()
     for state in sorted(set(states.values())):
         own = sorted(trial_id for trial_id, one in states.items() if one == state)
-        query = trials.update().where(here.trial_id.in_(own))
+        query = optuna_tables.trials.update().where(here.trial_id.in_(own))
         connection.execute(query.values(state=state, datetime_complete=now))
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from dynamoe_search.errors import UsageError
 from dynamoe_search.places import AnyPath
 from dynamoe_search.records import (
+    FilesMark,
     FrontMember,
     Purpose,
     Spent,
@@ -20,9 +21,9 @@ from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import deletion, fronts, progress, reading, workers, writing
 from dynamoe_search.store.addresses import user_folder
 from dynamoe_search.store.opening import OpenStore
+from dynamoe_search.store.optuna_studies import taken
 from dynamoe_search.store.overview import Overview, read_overview
 from dynamoe_search.store.texts import safe_name
-from dynamoe_search.store.trials import taken
 
 
 class StudyMethods(OpenStore):
@@ -63,7 +64,7 @@ class StudyMethods(OpenStore):
         )
         study = self._optuna_study(name)
         if notes:
-            self._patiently(lambda: self._trials.annotate(study, notes))
+            self._patiently(lambda: self._optuna.annotate(study, notes))
 
     def require_free(self, name: str) -> None:
         """Returns if a new study may have this name.
@@ -73,7 +74,7 @@ class StudyMethods(OpenStore):
         """
         if self._database.query(lambda found: reading.has_study(found, name)):
             raise writing.exists_already(name)
-        if self._patiently(lambda: self._trials.exists(name)):
+        if self._patiently(lambda: self._optuna.exists(name)):
             raise taken(name)
 
     def study(self, name: str) -> StudyRecord:
@@ -147,7 +148,7 @@ class StudyMethods(OpenStore):
     def notes(self, name: str) -> tuple[str, ...]:
         """Returns what was worth knowing of a study when it was created."""
         study = self._optuna_study(name)
-        return self._patiently(lambda: self._trials.notes(study))
+        return self._patiently(lambda: self._optuna.notes(study))
 
     def spent(self, name: str) -> Spent:
         """Returns what a study has used so far."""
@@ -173,7 +174,8 @@ class StudyMethods(OpenStore):
         for child in children:
             self.delete_study(child)
         self._update(name, state="deleting")
-        self._patiently(lambda: self._trials.delete(name))
+        self._patiently(lambda: self._optuna.delete(name))
+        self._trials.forget(name)
         deletion.delete_files(self.files_of(name), self.folder)
         deletion.delete_files(self.logs_of(name), self.logs_of(name).parent)
         self._database.transact(lambda found: writing.delete_rows(found, name))
@@ -185,7 +187,7 @@ class StudyMethods(OpenStore):
     def refuse_taken(self, name: str) -> None:
         """Raises `UsageError` if there is a study of that name, ours or another program's."""
         is_ours = self._database.query(lambda found: reading.has_study(found, name))
-        if is_ours or self._patiently(lambda: self._trials.exists(name)):
+        if is_ours or self._patiently(lambda: self._optuna.exists(name)):
             raise UsageError(
                 f"the database {self.url} has a study {name!r} already; delete that one first"
             )
@@ -193,6 +195,14 @@ class StudyMethods(OpenStore):
     def files_of(self, name: str) -> AnyPath:
         """Returns the folder for the files of a study; any name is safe; it need not exist."""
         return self.folder / safe_name(name)
+
+    def files_mark(self, name: str) -> FilesMark | None:
+        """Returns what the first worker of a study wrote among its files; None if there was none yet."""
+        return self._query(name, lambda found: reading.read_files_mark(found, name))
+
+    def claim_files(self, name: str, mark: FilesMark) -> FilesMark:
+        """Says where the files of a study are, if nobody said it before; returns what is stored then."""
+        return self._database.transact(lambda found: writing.claim_files(found, name, mark))
 
     def logs_of(self, name: str) -> Path:
         """Returns the folder of this machine for what its worker processes say; it need not exist."""

@@ -11,7 +11,7 @@ from dynamoe_search.errors import UsageError
 from dynamoe_search.records import Ended, FilesMark, StudySettings
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import MAXIMISED
-from dynamoe_search.store import reading, tables, workers
+from dynamoe_search.store import candidate_rows, reading, tables, workers
 from dynamoe_search.store.texts import column, counts_to_text, from_text, to_text, utc_now
 from dynamoe_search.store.trials import Addition
 
@@ -93,7 +93,9 @@ def add_candidates(
     if held is None:
         raise reading.missing_study(connection, name)
     reading.refuse_deleting(name, held.state)
-    known = reading.read_numbers(connection, name, [one.candidate.ordinal for one in additions])
+    known = candidate_rows.read_numbers(
+        connection, name, [one.candidate.ordinal for one in additions]
+    )
     new = [one for one in additions if one.candidate.ordinal not in known]
     if new:
         trials = insert_trials(connection, name, new)

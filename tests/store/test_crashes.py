@@ -124,7 +124,7 @@ def test_left_over_trial_with_other_parameters_is_failed(store: Store, study: st
 KILLED_BEFORE_OPTUNAS_STUDY = """
 from dynamoe_search.specs import StudySpec
 from tests.store.builders import SETTINGS
-store._trials.study = die
+store._optuna.study = die
 store.create_study(StudySpec.model_validate({"study": {"name": "half"}}), source="x",
                    settings=SETTINGS)
 """

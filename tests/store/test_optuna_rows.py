@@ -257,7 +257,7 @@ def test_ids_are_learnt_anew_when_the_study_was_made_again(store: Store, study: 
         loaded = StudySpec.model_validate_json(spec)
         other.create_study(loaded, source="x", settings=settings)
         other.add_candidates(study, additions(0, 2))
-    store._trials._studies.clear()
+    store._optuna._studies.clear()
     add_complete(store, study, 1, 0.25, 5.0)
     storage = store.storage_for_optuna()
     found = storage.get_all_trials(storage.get_study_id_from_name(study))
@@ -280,6 +280,6 @@ def test_a_database_that_cannot_return_new_ids_is_asked_trial_by_trial(
     store: Store, study: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vars(store._trials).pop("are_known", None)  # which is asked once
-    monkeypatch.setattr(store._trials.storage.engine.dialect, "insert_returning", False)
+    monkeypatch.setattr(store.storage_for_optuna().engine.dialect, "insert_returning", False)
     assert not store._trials.are_known
     assert store.add_candidates(study, additions(0, 2)) == [0, 1]

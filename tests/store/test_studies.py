@@ -244,7 +244,7 @@ def test_deletion_that_was_cut_short_is_finished_by_deleting_again(
     add_complete(store, study, 0, 0.5, 5.0)
     store.leave(study, store.join(study), "finished")
     store._update(study, state="deleting")
-    store._trials.delete(study)
+    store._optuna.delete(study)
     assert store.study(study).state == "deleting"
     for use in (store.join, store.replay_tells, lambda name: add(store, name, 1)):
         with pytest.raises(UsageError, match="being deleted"):
