@@ -5,7 +5,8 @@ import json
 import math
 import re
 from collections.abc import Hashable
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from typing import Any, TypeVar, cast
 
@@ -13,6 +14,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 Record = TypeVar("Record")
+_NEXT = timedelta(milliseconds=1)
 
 
 @cache
@@ -62,7 +64,19 @@ def safe_name(text: str) -> str:
 
 def utc_now() -> str:
     """Returns the time as text; later times sort later."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return _as_text(datetime.now(UTC))
+
+
+def now_after(moment: str | None) -> str:
+    """Returns the time as text, or the next that sorts behind another, which a clock that is ahead may have given."""
+    now = utc_now()
+    with suppress(ValueError, TypeError, OverflowError):  # none, or changed by hand
+        return max(now, _as_text(datetime.fromisoformat(cast(str, moment)) + _NEXT))
+    return now
+
+
+def _as_text(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds")
 
 
 def _scalar(value: Any) -> Any:

@@ -12,7 +12,7 @@ from dynamoe_search.errors import LeaseLostError, UsageError
 from dynamoe_search.records import Worker
 from dynamoe_search.store import tables
 from dynamoe_search.store.runs import Runner, Watcher, is_given_up
-from dynamoe_search.store.texts import from_text, to_text, utc_now
+from dynamoe_search.store.texts import from_text, now_after, to_text, utc_now
 
 
 class HeldStudy(NamedTuple):
@@ -44,6 +44,9 @@ def join(
     if others := of_other_versions(connection, name, versions, watcher):
         raise UsageError(unlike(name, others[0], runner.host, versions))
     worker = f"{runner.host[:40]}-{runner.pid}-{uuid.uuid4().hex[:8]}"
+    here = tables.workers.c
+    latest = sa.select(sa.func.max(here.started_at)).where(here.study_name == name)
+    came = now_after(connection.execute(latest).scalar())  # one after another, by any clock
     now = utc_now()
     connection.execute(
         tables.workers.insert().values(
@@ -52,7 +55,7 @@ def join(
             host=runner.host,
             pid=runner.pid,
             process_mark=runner.mark,
-            started_at=now,
+            started_at=came,
             heartbeat_at=now,
             beats=0,
             seconds=0.0,

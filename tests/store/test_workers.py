@@ -292,3 +292,28 @@ def test_next_leg_of_a_worker_that_left_is_refused(store: Store, study: str) -> 
     store.leave(study, me, "interrupted")
     with pytest.raises(LeaseLostError, match="does not work on"):
         next_leg(store, study, me)
+
+
+@pytest.mark.parametrize(
+    "clock",
+    [
+        "2999-01-01T00:00:00.000+00:00",
+        "1999-01-01T00:00:00.000+00:00",
+        "noon",
+        "9999-12-31T23:59:59.999+00:00",
+    ],
+)
+def test_workers_stand_in_the_order_in_which_they_came_by_any_clock(
+    clock: str, store: Store, study: str
+) -> None:
+    came = []
+    for _ in range(3):
+        with Store.open(store.url) as other:
+            came.append(other.join(study, {"torch": str(len(came))}))
+            if len(came) == 1:
+                with other._database.write() as connection:
+                    connection.execute(tables.workers.update().values(started_at=clock))
+    found = [worker.id for worker in store.workers(study)]
+    assert sorted(found) == sorted(came)
+    if clock[:4].isdigit() and clock < "9999":
+        assert found == came
