@@ -76,6 +76,10 @@ GpusPerWorker = Annotated[
 ]
 
 
+_MOST_PER_CORE = 8
+"""Workers of one machine; each is a process with torch, and more would only take its memory from the others."""
+
+
 class AskedTeam(NamedTuple):
     """What the options say about the workers of a study."""
 
@@ -96,7 +100,15 @@ class AskedTeam(NamedTuple):
             return
         if self.ray_address is not None or self.gpus_per_worker is not None:
             raise UsageError("--ray-address and --gpus-per-worker need --engine ray")
-        if self.workers is None or self.devices in (None, "auto"):
+        if self.workers is None:
+            return
+        most = _MOST_PER_CORE * (os.cpu_count() or 1)
+        if self.workers > most:
+            raise UsageError(
+                f"--workers {self.workers} is too many for the {os.cpu_count()} CPU cores of this machine; "
+                f"ask for {most} or fewer"
+            )
+        if self.devices in (None, "auto"):
             return
         num_devices = len(str(self.devices).split(","))
         if self.workers < num_devices:

@@ -96,10 +96,22 @@ def show_front(
     members: Sequence[FrontMember],
     objectives: Sequence[str],
     candidates: Sequence[CandidateRecord] = (),
+    epochs: Mapping[int, int] | None = None,
 ) -> None:
-    """Prints the front as a table and, with two objectives or more, as a plot of the first against the second."""
+    """Prints the front as a table and, with two objectives or more, as a plot of the first against the second.
+
+    Args:
+        members: The front.
+        objectives: Names of the study's objectives.
+        candidates: Others for the plot; those without values are left out.
+        epochs: That a member, by its trial, was trained for so far; None or empty if all are complete.
+    """
     rows = [_front_cells(member, objectives) for member in members]
     headings = ["trial", *objectives, "experts per layer", "router", "mean K", "schedule", ""]
+    if epochs:
+        headings.insert(1, "epochs")
+        for row, member in zip(rows, members, strict=True):
+            row.insert(1, f"{epochs[member.trial]} of {member.candidate.train.epochs}")
     out = console()
     is_narrow = out.width < _NARROW
     if is_narrow:

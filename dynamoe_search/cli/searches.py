@@ -244,6 +244,8 @@ def _suggest(summary: "StudySummary", record: "StudyRecord", storage: str | None
         lines.append(_command("show", name, best.trial, storage=storage))
         out = f"{name}-{best.trial}"
         lines.append(_command("export", name, best.trial, "--out", out, storage=storage))
+    elif summary.paused:
+        lines.append(_command("front", name, "--so-far", storage=storage))
     typer.echo("\nnext:")
     for line in lines:
         say(f"  {line}")

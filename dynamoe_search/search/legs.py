@@ -29,7 +29,6 @@ from dynamoe_search.records import (
     RungDecision,
     Standing,
     Stood,
-    language_metrics,
 )
 from dynamoe_search.search import weights
 from dynamoe_search.search.objectives import values, violations
@@ -301,23 +300,14 @@ class LegTrainer:
         """
         epochs = record.epochs if epochs is None else epochs
         last = [report for report in reports if report.epoch <= epochs]
-        metrics = {}
-        if last:
-            metrics = {
-                "accuracy": last[-1].accuracy,
-                "validation_loss": last[-1].validation_loss,
-                "train_loss": last[-1].train_loss,
-                "activated_params": last[-1].activated_params,
-            }
-            if isinstance(self._data, TextData):
-                metrics |= language_metrics(last[-1].validation_loss, self._data.bytes_per_token)
+        length = self._data.bytes_per_token if isinstance(self._data, TextData) else None
         words = in_words(decision, self._spec.pruner)
         outcome = Outcome(
             ordinal=record.ordinal,
             status="stopped",
             epochs=last[-1].epoch if last else 0,
             seconds=sum(report.seconds for report in last),
-            metrics=metrics,
+            metrics=last[-1].metrics(length) if last else {},
             reason=PRUNED,
             message=f"pruned after epoch {decision.rung}: {words}",
             device=self._settings.device,
