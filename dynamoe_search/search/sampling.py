@@ -268,6 +268,7 @@ class Proposer:
             return PointSampler(self._space.distributions, self._next_point + attempt, scramble)
         return GroupedTPESampler(
             self._shadow.kinds,
+            self._shadow.memory,
             n_startup_trials=search.startup_trials,
             multivariate=True,
             constant_liar=True,

@@ -14,6 +14,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from dynamoe_search.search.quick_tpe import Memory
 from dynamoe_search.store import quiet_optuna
 
 
@@ -48,6 +49,7 @@ class Shadow:
     Attributes:
         study: For a sampler to look at.
         kinds: A study with the first complete trial of each set of settings that occur together.
+        memory: What draws of TPE from it have in common.
     """
 
     def __init__(self, directions: Sequence[Literal["maximize", "minimize"]]) -> None:
@@ -59,6 +61,7 @@ class Shadow:
             self.kinds: Study = optuna.create_study(directions=directions)
         self._id = self._storage.get_study_id_from_name("shadow")
         self._seen: set[frozenset[str]] = set()
+        self.memory = Memory()
 
     def add(self, trial: FrozenTrial) -> None:
         """Adds a trial, whose parameters nobody checks again."""
@@ -69,6 +72,7 @@ class Shadow:
         ):
             self._seen.add(kind)
             self.kinds.add_trial(trial)
+            self.kinds = copy.copy(self.kinds)  # the other may remember which trials it had
 
 
 class _Standing(FrozenTrial):
