@@ -37,6 +37,11 @@ class GroupedTPESampler(TPESampler):
         self._draws: dict[str, Draw] = {}
         self._num_finished = 0
 
+    def seed(self, seed: int) -> None:
+        """Makes it draw as one that was made with this seed."""
+        self._rng.rng.seed(seed)
+        self._random_sampler._rng.rng.seed(seed)
+
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:

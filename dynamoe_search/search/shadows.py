@@ -14,7 +14,6 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from dynamoe_search.search.quick_tpe import Memory
 from dynamoe_search.store import quiet_optuna
 
 
@@ -49,7 +48,6 @@ class Shadow:
     Attributes:
         study: For a sampler to look at.
         kinds: A study with the first complete trial of each set of settings that occur together.
-        memory: What draws of TPE from it have in common.
     """
 
     def __init__(self, directions: Sequence[Literal["maximize", "minimize"]]) -> None:
@@ -61,7 +59,6 @@ class Shadow:
             self.kinds: Study = optuna.create_study(directions=directions)
         self._id = self._storage.get_study_id_from_name("shadow")
         self._seen: set[frozenset[str]] = set()
-        self.memory = Memory()
 
     def add(self, trial: FrozenTrial) -> None:
         """Adds a trial, whose parameters nobody checks again."""
@@ -102,4 +99,6 @@ class _Standing(FrozenTrial):
         return super().constraints
 
     def __deepcopy__(self, _: dict[int, Any]) -> "_Standing":
-        return copy.copy(self)
+        same = object.__new__(_Standing)
+        vars(same).update(vars(self))
+        return same

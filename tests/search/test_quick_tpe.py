@@ -94,6 +94,7 @@ class Pair:
     def __init__(self, directions: Sequence[Direction]) -> None:
         self.plain = optuna.create_study(directions=directions)
         self.shadow = Shadow(directions)
+        self.memory = quick_tpe.Memory()
 
     def add(self, trial: FrozenTrial) -> None:
         self.plain.add_trial(trial)
@@ -101,10 +102,11 @@ class Pair:
 
     def drawn(self, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns a draw of each."""
-        shadow = self.shadow
-        shadow.study.sampler = GroupedTPESampler(shadow.kinds, shadow.memory, seed=seed, **OPTIONS)
+        ours = GroupedTPESampler(self.shadow.kinds, self.memory, **OPTIONS)
+        ours.seed(seed)
+        self.shadow.study.sampler = ours
         self.plain.sampler = TPESampler(group=True, seed=seed, **OPTIONS)
-        return drawn_from(self.plain), drawn_from(shadow.study)
+        return drawn_from(self.plain), drawn_from(self.shadow.study)
 
 
 def drawn_from(study: Study) -> dict[str, Any]:
@@ -186,7 +188,9 @@ def test_nothing_is_kept_when_a_proposer_is_gone() -> None:
     proposer = Proposer(Space(conditional_spec("tpe")))
     for _ in range(4):
         assert proposer.propose() is not None
-    memory = weakref.ref(proposer._shadow.memory)
+    shadow = weakref.ref(proposer._shadow)
+    sampler = weakref.ref(proposer._shadow.study.sampler)
     del proposer
     gc.collect()
-    assert memory() is None
+    assert shadow() is None
+    assert sampler() is None
