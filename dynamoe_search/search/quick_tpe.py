@@ -10,7 +10,7 @@ That rests on functions that are not for others to use, so it is only done with 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,6 +39,8 @@ Together: TypeAlias = tuple[Group, _SearchSpaceGroup]
 _FILES = (sampler, parzen_estimator, probability_distributions, _truncnorm, _erf)
 _KNOWN = frozenset({"032abebfe4b8f7ed5252e85d527375c3"})
 """Of these files together: those of Optuna 5.0.0."""
+_FEW = 2000
+"""From so many numbers on Optuna's error function is another one, with other last digits."""
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -171,7 +173,8 @@ class _Densities:
         if here != self._running:
             observed = self._with(own._get_internal_repr(here, self.group, study), here)
             parameters = own._parzen_estimator_parameters
-            self._bad = Density(parzen_estimator._ParzenEstimator(observed, self.group, parameters))
+            estimator = parzen_estimator._ParzenEstimator(observed, self.group, parameters)
+            self._bad = Density(estimator, None if self._running is None else self._bad)
             self._running = here
         return self._bad
 
@@ -192,27 +195,29 @@ class Density:
 
     Args:
         estimator: A mixture of products of one density per setting.
+        before: Of an estimator of the same settings with many of the same kernels; what is known of them is taken over.
 
     Source: Watanabe, 2023, arXiv:2304.11127, eq. 6 and section 3.3.
     """
 
-    def __init__(self, estimator: parzen_estimator._ParzenEstimator) -> None:
+    def __init__(
+        self, estimator: parzen_estimator._ParzenEstimator, before: "Density | None" = None
+    ) -> None:
         self._estimator = estimator
         mixture = estimator._mixture_distribution
         self._log_weights = np.log(mixture.weights)
-        self._terms: list[tuple[list[int], _Term]] = []
-        smooth = []
+        self._terms: dict[int, _Choices | _Steps] = {}  # by place of the setting
+        smooth: dict[int, Any] = {}
         for place, kernels in enumerate(mixture.distributions):
             if isinstance(kernels, probability_distributions._BatchedCategoricalDistributions):
-                self._terms.append(([place], _choices(kernels)))
+                self._terms[place] = _Choices(kernels)
             elif kernels.step != 0.0:
-                self._terms.append(([place], _steps(kernels)))
+                known = None if before is None else before._terms[place]
+                self._terms[place] = _Steps(kernels, known)
             else:
-                smooth.append(place)
-        self._smooth: list[Any] = [mixture.distributions[place] for place in smooth]
-        if smooth:
-            self._terms.append((smooth, _continuous(self._smooth)))
-        self._smooth_places = smooth
+                smooth[place] = kernels
+        known_smooth = None if before is None else before._smooth
+        self._smooth: _Smooth | None = _Smooth(smooth, known_smooth) if smooth else None
 
     def at(self, points: Mapping[str, Array]) -> Array:
         """Returns it at points, one number for each.
@@ -221,21 +226,14 @@ class Density:
             points: Values by setting, each (points,).
         """
         rows = np.array(list(points.values()))
-        for place, kernels in zip(self._smooth_places, self._smooth, strict=True):
-            if kernels.is_log:
-                rows[place] = np.log(rows[place])
-            if (
-                not kernels.adapted_low
-                <= rows[place].min()
-                <= rows[place].max()
-                <= kernels.adapted_high
-            ):
-                return self._estimator.log_pdf(
-                    dict(points)
-                )  # rounded to beyond an end, where it is 0
+        smooth = None if self._smooth is None else self._smooth.on_scale(rows)
+        if self._smooth is not None and smooth is None:  # rounded to beyond an end, where it is 0
+            return self._estimator.log_pdf(dict(points))
         total = np.zeros((rows.shape[1], len(self._log_weights)))  # (points, kernels)
-        for places, term in self._terms:
-            term(total, rows[places])
+        for place, term in self._terms.items():
+            term.add(total, rows[place])
+        if self._smooth is not None and smooth is not None:
+            self._smooth.add(total, smooth)
         total += self._log_weights
         highest = total.max(axis=1)
         highest[np.isneginf(highest)] = 0.0
@@ -245,53 +243,103 @@ class Density:
         return found
 
 
-_Term: TypeAlias = Callable[[Array, Array], None]
-"""Adds what settings contribute to (points, kernels), at points (settings, points)."""
+class _Choices:
+    def __init__(self, kernels: Any) -> None:
+        self._logs = np.ascontiguousarray(np.log(kernels.weights).T)  # (choices, kernels)
+
+    def add(self, total: Array, row: Array) -> None:
+        """Adds what the setting contributes to (points, kernels)."""
+        total += self._logs[row.astype(np.int64)]
 
 
-def _choices(kernels: Any) -> _Term:
-    logs = np.ascontiguousarray(np.log(kernels.weights).T)  # (choices, kernels)
-
-    def add(total: Array, rows: Array) -> None:
-        total += logs[rows[0].astype(np.int64)]
-
-    return add
-
-
-def _steps(kernels: Any) -> _Term:
+class _Steps:
     """Kernels of which many are the same, over values of which few are different."""
-    mu, sigma, inverse = probability_distributions._unique_inverse_2d(kernels.mu, kernels.sigma)
-    low, high, half = kernels.adapted_low, kernels.adapted_high, kernels.step / 2
-    whole = _truncnorm._log_gauss_mass((low - mu) / sigma, (high - mu) / sigma)[inverse]
 
-    def add(total: Array, rows: Array) -> None:
-        values, places = np.unique(rows[0], return_inverse=True)
-        left, right = values - half, values + half
-        if kernels.is_log:
-            left, right = np.log(left), np.log(right)
-        masses = probability_distributions._log_gauss_mass_unique(
-            (left[:, None] - mu) / sigma, (right[:, None] - mu) / sigma
-        )
-        total += masses[:, inverse][places]
-        total -= whole
-
-    return add
-
-
-def _continuous(kernels: Sequence[Any]) -> _Term:
-    """Truncated normal densities, whose sum over the settings is added."""
-    mus = np.asarray([one.mu for one in kernels])  # (settings, kernels)
-    sigmas = np.asarray([one.sigma for one in kernels])
-    lows = np.asarray([one.adapted_low for one in kernels])
-    highs = np.asarray([one.adapted_high for one in kernels])
-    masses = _truncnorm._log_gauss_mass((lows - mus.T) / sigmas.T, (highs - mus.T) / sigmas.T).T
-    log_sigmas = np.log(sigmas)
-
-    def add(total: Array, rows: Array) -> None:
-        terms = []
-        for row, mu, sigma, mass, log_sigma in zip(
-            rows, mus, sigmas, np.ascontiguousarray(masses), log_sigmas, strict=True
+    def __init__(self, kernels: Any, before: Any) -> None:
+        unique = probability_distributions._unique_inverse_2d
+        self._mu, self._sigma, self._inverse = unique(kernels.mu, kernels.sigma)
+        self._kernels = kernels
+        self._masses: dict[float, Array] = {}  # of the different kernels, by value
+        if (
+            before is not None
+            and np.array_equal(before._mu, self._mu)
+            and np.array_equal(before._sigma, self._sigma)
         ):
+            self._masses, self._whole = before._masses, before._whole
+        else:
+            low, high = kernels.adapted_low - self._mu, kernels.adapted_high - self._mu
+            self._whole = _truncnorm._log_gauss_mass(low / self._sigma, high / self._sigma)
+
+    def add(self, total: Array, row: Array) -> None:
+        """Adds what the setting contributes to (points, kernels)."""
+        values, places = np.unique(row, return_inverse=True)
+        if len(values) * len(self._mu) < _FEW:
+            new = np.array([one for one in values.tolist() if one not in self._masses])
+            if len(new):
+                self._masses |= zip(new.tolist(), self._masses_at(new), strict=True)
+            masses = np.array([self._masses[one] for one in values.tolist()])
+        else:
+            masses = self._masses_at(values)
+        total += masses[:, self._inverse][places]
+        total -= self._whole[self._inverse]
+
+    def _masses_at(self, values: Array) -> Array:
+        """Returns the logarithms of what the different kernels have around values, (values, kernels)."""
+        half = self._kernels.step / 2
+        left, right = values - half, values + half
+        if self._kernels.is_log:
+            left, right = np.log(left), np.log(right)
+        found: Array = probability_distributions._log_gauss_mass_unique(
+            (left[:, None] - self._mu) / self._sigma, (right[:, None] - self._mu) / self._sigma
+        )
+        return found
+
+
+class _Smooth:
+    """Truncated normal densities of all settings without steps; their sum is what is added."""
+
+    def __init__(self, kernels: Mapping[int, Any], before: "_Smooth | None") -> None:
+        self._kernels = kernels
+        self._lows = np.asarray([one.adapted_low for one in kernels.values()])
+        self._highs = np.asarray([one.adapted_high for one in kernels.values()])
+        self._mus = np.asarray([one.mu for one in kernels.values()])  # (settings, kernels)
+        self._sigmas = np.asarray([one.sigma for one in kernels.values()])
+        self._masses = self._all_masses(before)
+        self._log_sigmas = np.log(self._sigmas)
+
+    def _all_masses(self, before: "_Smooth | None") -> Array:
+        """Returns the logarithms of what is left of the kernels between the ends."""
+        num = self._mus.shape[1]
+        is_new = np.ones(num, dtype=bool)
+        if before is not None and max(self._mus.size, before._mus.size) < _FEW:
+            both = slice(min(num, before._mus.shape[1]))
+            is_new[both] = (self._mus[:, both] != before._mus[:, both]).any(axis=0)
+            is_new[both] |= (self._sigmas[:, both] != before._sigmas[:, both]).any(axis=0)
+        mus, sigmas = self._mus[:, is_new].T, self._sigmas[:, is_new].T
+        masses = np.empty_like(self._mus)
+        masses[:, is_new] = _truncnorm._log_gauss_mass(
+            (self._lows - mus) / sigmas, (self._highs - mus) / sigmas
+        ).T
+        if before is not None and not is_new.all():
+            masses[:, ~is_new] = before._masses[:, :num][:, ~is_new[: before._mus.shape[1]]]
+        return masses
+
+    def on_scale(self, rows: Array) -> Array | None:
+        """Returns its rows of (settings, points) as the kernels have them; None if a point is beyond an end."""
+        found = np.array(
+            [
+                np.log(rows[place]) if one.is_log else rows[place]
+                for place, one in self._kernels.items()
+            ]
+        )
+        is_between = (self._lows <= found.min(axis=1)) & (found.max(axis=1) <= self._highs)
+        return found if is_between.all() else None
+
+    def add(self, total: Array, rows: Array) -> None:
+        """Adds what the settings contribute to (points, kernels)."""
+        terms = []
+        columns = (rows, self._mus, self._sigmas, self._masses, self._log_sigmas)
+        for row, mu, sigma, mass, log_sigma in zip(*columns, strict=True):
             term = row[:, None] - mu
             term /= sigma
             term *= term
@@ -300,9 +348,4 @@ def _continuous(kernels: Sequence[Any]) -> _Term:
             term -= mass
             term -= log_sigma
             terms.append(term)
-        if len(terms) == 1:
-            total += terms[0]
-        else:
-            total += np.stack(terms, axis=-1).sum(axis=-1)
-
-    return add
+        total += terms[0] if len(terms) == 1 else np.stack(terms, axis=-1).sum(axis=-1)
