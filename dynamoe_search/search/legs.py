@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from dynamoe_search.data import SearchData, TextData
 from dynamoe_search.errors import CandidateError, StorageError
@@ -48,7 +49,7 @@ from dynamoe_search.training import (
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8
-"""Checkpoints that are read or written at a time: a part of it is waiting for the disk."""
+"""Checkpoints and weights that are read or written at a time: a part of it is waiting for the disk."""
 
 OnReports = Callable[[list[Progress]], None]
 Result = TypeVar("Result")
@@ -198,13 +199,13 @@ class LegTrainer:
         decisions = self._judge(leg, records, results, reports)
         stops = {one.ordinal: one for one in decisions if one.action == "stop"}
         stored = to_store(decisions, self._trials_in(decisions))
-        ended = []
+        ended = self._finished(leg, records, results)
         standing = []
         for record in records:
             trained, own = results[record.ordinal], reports.get(record.ordinal, [])
             if trained.outcome is not None:
-                ended.append(self._ended(leg, record, trained))
-            elif record.ordinal in stops:
+                continue
+            if record.ordinal in stops:
                 decision = next(one for one in stored if one.trial == record.trial)
                 ended.append(self.stopped(record, own, decision, leg.end))
             elif trained.standing is not None:
@@ -271,17 +272,34 @@ class LegTrainer:
                 self._files.make()
                 return write()
 
-    def _ended(self, leg: Leg, record: CandidateRecord, trained: Trained) -> Ended:
-        assert trained.outcome is not None
-        outcome, measured, excess = _judged(trained.outcome, self._spec)
-        if measured is not None and trained.state is not None:
-            state = trained.state
-            self._store.require_leg(self._name, leg)  # its successor has written them, or will
-            checksum = self._written(
-                self._files.models, lambda: weights.save(self._files.models, record.trial, state)
-            )
-            outcome = replace(outcome, weights=checksum)
-        return Ended(trial=record.trial, outcome=outcome, values=measured, violations=excess)
+    def _finished(
+        self, leg: Leg, records: Sequence[CandidateRecord], results: Mapping[int, Trained]
+    ) -> list[Ended]:
+        """Judges those who came to their end, and writes the weights of the complete, several at a time."""
+        ended, states = [], {}
+        for record in records:
+            trained = results[record.ordinal]
+            if trained.outcome is not None:
+                outcome, measured, excess = _judged(trained.outcome, self._spec)
+                ended.append(
+                    Ended(trial=record.trial, outcome=outcome, values=measured, violations=excess)
+                )
+                if measured is not None and trained.state is not None:
+                    states[record.trial] = trained.state
+        if not states:
+            return ended
+        self._store.require_leg(self._name, leg)  # its successor has written them, or will
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            written = pool.map(lambda trial: self._save_weights(trial, states[trial]), states)
+            checksums = dict(zip(states, written, strict=True))
+        return [
+            replace(one, outcome=replace(one.outcome, weights=checksums.get(one.trial)))
+            for one in ended
+        ]
+
+    def _save_weights(self, trial: int, state: Mapping[str, Tensor]) -> str:
+        folder = self._files.models
+        return self._written(folder, lambda: weights.save(folder, trial, state))
 
     def stopped(
         self,
