@@ -7,6 +7,7 @@
     │   ├── DataError               a data set that is missing, broken or of the wrong shape
     │   ├── StorageError            a database that cannot be opened, read or written
     │   └── DeviceError             a device that this machine does not have
+    ├── DeviceLostError             the device fails in a way that only another process can mend; exit code 3
     ├── StoppedError                somebody asked to stop while the database was waited for
     └── CandidateError (RuntimeError)   one candidate cannot go on; stored with its reason, the search goes on
 
@@ -49,6 +50,12 @@ class DeviceError(InputError):
     """A device that this machine does not have."""
 
 
+class DeviceLostError(DynamoeError):
+    """The device failed, and computes nothing more for this process; another one can go on."""
+
+    exit_code = 3
+
+
 class StoppedError(DynamoeError):
     """Somebody asked to stop while the database was waited for; what was not stored is not lost, but done again."""
 
@@ -56,7 +63,8 @@ class StoppedError(DynamoeError):
 class CandidateError(DynamoeError, RuntimeError):
     """One candidate cannot go on, for example because its loss is not finite.
 
-    `reason` is a short stable word for tables (`nan`, `out-of-memory`, `exception`); the message is for people.
+    `reason` is a short stable word for tables (`nan`, `out-of-memory`, `device-lost`, `exception`); the message is for
+    people.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -110,7 +110,10 @@ def cli_page() -> str:
         lines = (line.rstrip() for line in result.output.strip("\n").splitlines())
         return "```text\n" + "\n".join(lines) + "\n```"
 
-    exit_codes = "Exit codes: 0 done, 1 failed or stopped, 2 wrong usage or input."
+    exit_codes = (
+        "Exit codes: 0 done, 1 failed or stopped, 2 wrong usage or input, 3 the device failed and another process can "
+        "go on."
+    )
     parts = ["# Commands", exit_codes, help_of()]
     for name in command_names():
         parts += [f"## {name}", help_of(name)]

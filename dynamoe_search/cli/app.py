@@ -1,6 +1,6 @@
 """The `dynamoe-search` program: its commands, and the one place where errors become a line and an exit code.
 
-Exit codes: 0 done, 1 failed or stopped, 2 wrong usage or input.
+Exit codes: 0 done, 1 failed or stopped, 2 wrong usage or input, 3 the device failed.
 """
 
 import os

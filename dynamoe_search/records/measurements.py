@@ -87,7 +87,7 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     routing: tuple[LayerRouting, ...] = ()
     expert_events: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (step, open experts per layer)
-    reason: str | None = None  # stable word: nan, out-of-memory, exception, pruned
+    reason: str | None = None  # stable word: nan, out-of-memory, device-lost, exception, pruned
     message: str | None = None  # for people, with the traceback of an exception
     device: str = "cpu"
     pack_size: int = 1  # candidates that were trained together

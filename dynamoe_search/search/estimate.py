@@ -234,14 +234,19 @@ def _largest_mean(space: Space, adaptive: AdaptiveConfig | None) -> int:
 
 def candidate_bytes(spec: StudySpec, largest: LargestDesign) -> int:
     """Returns the memory of one candidate in training: its tensors, and what the backward pass needs."""
+    stored = _COPIES * (largest.parameters + largest.embedding)
+    return _BYTES * stored + pass_bytes(spec, largest)
+
+
+def pass_bytes(spec: StudySpec, largest: LargestDesign) -> int:
+    """Returns what the backward pass of one candidate needs of the forward pass, in bytes."""
     tokens = spec.train.batch_size * largest.tokens
     width: int = max(values_of(spec.model.d_model))
     hidden: int = max(values_of(spec.model.d_expert))
     layers: int = max(values_of(spec.model.num_layers)) * spec.model.moe_every
     per_token = layers * (8 * width + 4 * hidden) + 6 * largest.num_slots
-    stored = _COPIES * (largest.parameters + largest.embedding)
     logits = 4 * PART_LOGITS if largest.embedding else 0
-    return _BYTES * (stored + logits + tokens * per_token)
+    return _BYTES * (logits + tokens * per_token)
 
 
 def data_bytes(info: DataInfo) -> int:
