@@ -27,6 +27,7 @@ from dynamoe_search.cli import (
     studies,
     watching,
 )
+from dynamoe_search.cli.streams import mask_stderr
 from dynamoe_search.cli.words import printable
 from dynamoe_search.errors import DynamoeError
 
@@ -165,4 +166,5 @@ def main() -> None:
     # Threads of torch that wait by spinning slow a training down tenfold when another program wants the core.
     # It must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    mask_stderr()
     app(prog_name=PROGRAM)

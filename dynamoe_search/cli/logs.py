@@ -6,6 +6,7 @@ nothing. A log that fails is told of once and is off from then on.
 
 import json
 import logging
+import os
 import queue
 import threading
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from dynamoe_search.credentials import Mask, masked, secrets_in
 from dynamoe_search.records import (
     Candidate,
     CandidateRecord,
@@ -32,10 +34,10 @@ from dynamoe_search.search.events import (
     ignore,
 )
 from dynamoe_search.search.study_files import StudyFiles
-from dynamoe_search.search.weights import path_of
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import TEXT_NAMES
-from dynamoe_search.store import Store, masked
+from dynamoe_search.store import Store
+from dynamoe_search.store.weight_files import path_of
 
 CLOSE_SECONDS = 60.0
 """So long the end of a search waits for a log that writes nothing meanwhile."""
@@ -150,6 +152,7 @@ class Writer:
     ) -> None:
         self._translator = _Translator(store, name)
         self._title = masked(f"{kind}={place}")
+        self._mask = Mask(secrets_in({**os.environ, "PLACE": place}))
         self._open: Callable[[], Sink] = partial(open_log, kind, place)
         self._tasks: queue.SimpleQueue[Callable[[Sink], None] | None] = queue.SimpleQueue()
         self._is_off = threading.Event()
@@ -185,7 +188,7 @@ class Writer:
             return
         except Exception as error:  # noqa: BLE001 - whatever a library of others raises, the search goes on
             self._is_off.set()
-            words = masked(" ".join(str(error).split()))[:300]
+            words = " ".join(self._mask(str(error)).split())[:300]
             _log.warning(
                 "the log %s is off from now on, the search goes on: %s: %s",
                 self._title,

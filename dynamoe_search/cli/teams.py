@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -47,7 +47,7 @@ class Work:
 
     store: Store
     study: str
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     arguments: Sequence[str]
     timeout_seconds: float | None
     should_stop: Callable[[], bool]

@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 import torch
 
+from dynamoe_search.credentials import Mask, secrets_in
 from dynamoe_search.errors import DeviceLostError
 from dynamoe_search.search.events import EndReason
 from dynamoe_search.search.machine import default_threads, resolve_device
@@ -214,7 +215,8 @@ class Crew:
             self._reasons.add(str(json.loads(said[-1])["reason"]))
             return
         how = f"was killed (signal {-code})" if code < 0 else f"ended with status {code}"
-        lines = worker.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        log = Mask(secrets_in(self._environment))(worker.log.read_text(errors="replace"))
+        lines = log.strip().splitlines() or ["it said nothing"]
         sentence = (
             f"worker {worker.number} on {worker.device} {how}: {lines[-1]} (see {worker.log})"
         )
