@@ -21,6 +21,7 @@ from dynamoe_search.search.designs import candidate_from
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.training import TrainSettings
 from dynamoe_search.training.population import Population
+from dynamoe_search.wording import counted
 
 BATCH = 256
 
@@ -75,7 +76,7 @@ def seconds_per_step(population: Population) -> float:
 def _conditions(name: str) -> str:
     command = " ".join(["python -m benchmarks.steps", *sys.argv[1:]])
     return (
-        f"Command: `{command}`. {name}, {torch.get_num_threads()} CPU threads, torch "
+        f"Command: `{command}`. {name}, {counted(torch.get_num_threads(), 'CPU thread')}, torch "
         f"{torch.__version__}; a pack of 1 runs with a ghost beside it, as in a study."
     )
 

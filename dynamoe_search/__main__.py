@@ -1,6 +1,16 @@
 """`python -m dynamoe_search` is the same as `dynamoe-search`."""
 
-from dynamoe_search.cli.app import main
+import os
+
+
+def main() -> None:
+    """Runs the program; Ctrl-C while it is still being loaded ends it without a trace."""
+    try:
+        from dynamoe_search.cli.app import main as run  # noqa: PLC0415 - it takes a moment
+    except KeyboardInterrupt:
+        os._exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()

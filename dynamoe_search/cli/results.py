@@ -27,7 +27,7 @@ def show(study: Study, trial: Trial, storage: Storage = None, as_json: AsJson = 
     """Show one candidate: its architecture, how it was trained, what was measured, layer by layer."""
     import json
 
-    from dynamoe_search.cli import screens, states
+    from dynamoe_search.cli import candidates, screens, states
     from dynamoe_search.records import to_json
     from dynamoe_search.store import Store
 
@@ -43,7 +43,7 @@ def show(study: Study, trial: Trial, storage: Storage = None, as_json: AsJson = 
         result["decisions"] = [json.loads(to_json(one)) for one in decisions]
         screens.print_json(result)
         return
-    screens.show_candidate(record, progress)
+    candidates.show_candidate(record, progress)
     states.show_decisions(decisions)
 
 
@@ -86,7 +86,7 @@ def front(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Show the Pareto front of a study, the smallest design first."""
-    from dynamoe_search.cli import screens
+    from dynamoe_search.cli import fronts, screens
     from dynamoe_search.errors import UsageError
     from dynamoe_search.store import Store, answers
 
@@ -111,7 +111,7 @@ def front(
         _write_csv(rows) if as_csv else screens.print_json(rows)
     elif members:
         epochs = {trial: one.epochs for trial, one in trained.items()}
-        screens.show_front(members, record.objectives, known, epochs)
+        fronts.show_front(members, record.objectives, known, epochs)
     else:
         say(f"{study}: {_why_empty(everyone, known, so_far=so_far)}")
 
@@ -175,12 +175,12 @@ def export(
         epochs = record.candidate.train.epochs
         is_text = record.outcome is not None and "perplexity" in record.outcome.metrics
 
-        from dynamoe_search.cli import screens
-        from dynamoe_search.cli.interrupts import stop_on_signals
+        from dynamoe_search.cli import candidates, screens
+        from dynamoe_search.cli.interrupts import all_or_nothing
         from dynamoe_search.cli.progress import watching_epochs
         from dynamoe_search.search import export_candidate
 
-        with stop_on_signals("nothing was written") as should_stop:
+        with all_or_nothing() as should_stop:
             exported = export_candidate(
                 store,
                 study,
@@ -195,7 +195,7 @@ def export(
         return
     origin = "trained again" if exported.is_retrained else "weights of the study"
     say(f"{out}: {quality_words(exported.metrics)} on the validation part ({origin})")
-    screens.show_loading(out, is_text=is_text)
+    candidates.show_loading(out, is_text=is_text)
 
 
 COMMANDS: dict[str, Any] = {"show": show, "front": front, "export": export}

@@ -12,6 +12,7 @@ from dynamoe_search.moe.formulas import formula_counts, formula_flops, num_token
 from dynamoe_search.records import AdaptiveConfig, Candidate
 from dynamoe_search.search.designs import KIND, SHAPE, build_candidate, decide
 from dynamoe_search.search.distributions import middle_value
+from dynamoe_search.search.machine import resolve_device
 from dynamoe_search.search.notes import notes
 from dynamoe_search.search.pilot import PILOT_STEPS, measured_seconds
 from dynamoe_search.search.planner import most_in_leg
@@ -79,8 +80,10 @@ def estimate(
 
     Raises:
         DataError: The data cannot be described or, with `measure`, read.
+        DeviceError: This machine has no such device.
         SpecError, UsageError: The largest design cannot be built, see `largest_design`.
     """
+    resolve_device(device)
     space = Space(spec)
     info = describe(spec.data, quickly=True)
     largest = largest_design(space, info, trust_code=trust_code)

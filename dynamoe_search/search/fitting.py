@@ -44,8 +44,9 @@ def fitting_cohort(
     size = most_that_fit(asked, free, cuda_bytes(spec, largest), data_bytes(info))
     if size == asked:
         return asked, None
+    fits = "1 candidate fits" if size == 1 else f"{size} candidates fit"
     return size, (
-        f"about {size} candidates fit into the {free / 2**30:.0f} GiB that are free on {device}, "
+        f"about {fits} into the {free / 2**30:.0f} GiB that are free on {device}, "
         f"so cohorts have {size} and not {asked} (search.cohort_size)"
     )
 

@@ -45,6 +45,7 @@ from dynamoe_search.training import (
     TrainSettings,
     train_leg,
 )
+from dynamoe_search.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,8 @@ class LegTrainer:
 
     def _remember_memory(self, max_pack: int) -> None:
         logger.warning(
-            "out of memory; from now on at most %d candidates are trained together", max_pack
+            "out of memory; from now on at most %s trained together",
+            "1 candidate is" if max_pack == 1 else f"{max_pack} candidates are",
         )
         self._store.set_max_pack(self._name, max_pack)
 
@@ -172,9 +174,9 @@ class LegTrainer:
         for record, state in zip(records, states, strict=True):
             if state is None or state.epoch < leg.start:
                 logger.warning(
-                    "trial %d has no checkpoint of its first %d epochs; what is missing is trained again",
+                    "trial %d has no checkpoint of its first %s; what is missing is trained again",
                     record.trial,
-                    leg.start,
+                    counted(leg.start, "epoch"),
                 )
         return {state.ordinal: state for state in states if state is not None}
 

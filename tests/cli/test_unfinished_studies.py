@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamoe_search.cli.machine import _package
+from dynamoe_search.cli.doctor import _package
 from dynamoe_search.cli.words import ago
 from dynamoe_search.store import Store
 from tests.cli.conftest import STUDY, Run, invoke
