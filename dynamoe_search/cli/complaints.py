@@ -17,7 +17,13 @@ import typer
 
 from dynamoe_search.cli.bad_values import words_of
 from dynamoe_search.cli.words import say
-from dynamoe_search.errors import DeviceLostError, DynamoeError, SpecError, StoppedError, in_one_line
+from dynamoe_search.errors import (
+    DeviceLostError,
+    DynamoeError,
+    SpecError,
+    StoppedError,
+    in_one_line,
+)
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 """Exit codes; 0 is done, and 128 and a signal's number is that of a program that it ended."""
