@@ -46,6 +46,8 @@ def tell(error: Exception, *, program: str, as_json: bool, with_trace: bool) -> 
         as_json: Whether stdout gets an object too.
         with_trace: Whether to show where in the program it came from.
     """
+    if not isinstance(error, DynamoeError) and "KeyboardInterrupt" in str(error):
+        error = StoppedError("stopped", exit_code=INTERRUPTED)  # pydantic says it so
     kind, message, code = _told(error, program)
     if with_trace and not isinstance(error, typer.TyperException):
         traceback.print_exception(error)

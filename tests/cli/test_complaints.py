@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamoe_search.cli.complaints import tell
 from dynamoe_search.cli.crew import AskedTeam
 from dynamoe_search.cli.screens import print_json
 from dynamoe_search.errors import UsageError
@@ -144,3 +145,11 @@ def test_few_characters_are_enough() -> None:
     done = _ended("{program} schedules --layers 3", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert "uniform" in done.stdout
+
+
+def test_ctrl_c_that_a_library_wraps_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ValueError("error building `literal` serializer: KeyboardInterrupt: ")
+    code = tell(error, program="dynamoe-search", as_json=True, with_trace=False)
+    said = capsys.readouterr()
+    assert (code, said.err) == (130, "stopped\n")
+    assert json.loads(said.out)["kind"] == "stopped"
