@@ -60,7 +60,7 @@ pictures: $(STAMP) ## draw the pictures of the documentation anew, from a small 
 	$(BIN)/python -m tools.pictures
 
 bench: $(STAMP) ## measure how much training together saves; see benchmarks/README.md
-	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks.speed.step --without-transformers
 
 wheel: $(STAMP) ## build the wheel in build/dist
 	@rm -rf build/dist

@@ -4,9 +4,10 @@
 #
 #   bash benchmarks/gpu.sh [FOLDER]
 #
-# FOLDER gets summary.txt and one log per step, eight files, written as they come. What a machine without a network lacks
-# is taken from folders: Python packages from the wheels in $WHEELS, the four files of Fashion-MNIST from $IMAGES; without
-# those, digits are searched instead. $LIMIT is how many seconds there are in all.
+# FOLDER gets summary.txt and one log per step, eight files, written as they come; `python -m benchmarks.gpu_page FOLDER`
+# makes one page of them, on any machine. What a machine without a network lacks is taken from folders: Python packages
+# from the wheels in $WHEELS, the four files of Fashion-MNIST from $IMAGES; without those, digits are searched instead.
+# $LIMIT is how many seconds there are in all. What matters most comes first.
 #
 # Beside torch, scikit-learn, typer and pytest our tests and benchmarks need alembic annotated-types cffi colorlog mako
 # moocore optuna platformdirs pycparser pydantic pydantic-core sqlalchemy typing-inspection (9 MB of wheels):
@@ -18,7 +19,6 @@ out="${1:-build/gpu}"
 mkdir -p "$out" build
 out="$(cd "$out" && pwd)"
 : >"$out/summary.txt"
-: >"$out/machine.log"
 failed=0
 
 run() { # run SECONDS NAME COMMAND...: the rest goes on if one fails or takes too long
@@ -41,7 +41,7 @@ run() { # run SECONDS NAME COMMAND...: the rest goes on if one fails or takes to
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:${PYTHONPATH:-}" OMP_WAIT_POLICY=PASSIVE
 if [ -n "${WHEELS:-}" ]; then
     timeout -k 5 60 python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
-        --target build/site "$WHEELS"/*.whl >"$out/machine.log" 2>&1 || cat "$out/machine.log"
+        --target build/site "$WHEELS"/*.whl >>"$out/summary.txt" 2>&1
     PYTHONPATH="$PWD/build/site:$PYTHONPATH"
 fi
 if [ -n "${IMAGES:-}" ]; then # where the program looks for data
@@ -50,7 +50,7 @@ if [ -n "${IMAGES:-}" ]; then # where the program looks for data
     export XDG_DATA_HOME="$PWD/build/home"
 fi
 
-timeout -k 5 90 python3 - >>"$out/machine.log" 2>&1 <<'PYTHON'
+timeout -k 5 90 python3 - >>"$out/summary.txt" 2>&1 <<'PYTHON'
 import platform
 import traceback
 from contextlib import contextmanager
@@ -81,34 +81,38 @@ with what_fails():
     hugging_face(48, 1, "grouped_mm")(torch.randn(4, 1, 28, 28))
     print("HAS TRANSFORMERS")
 PYTHON
-grep -E '^(torch|HAS)' "$out/machine.log" | tee -a "$out/summary.txt"
-has() { grep -q "^HAS $1" "$out/machine.log"; }
+cat "$out/summary.txt"
+has() { grep -q "^HAS $1" "$out/summary.txt"; }
 
 data=(--data digits --max-train 1024)
 study=digits
 if has FASHION-MNIST; then data=(--data fashion-mnist) study=fashion-mnist; fi
 if has "A GPU"; then
     step=(--packs 1 16 64 100 --steps 16 --rounds 4 --backends grouped dense)
-    steps=(--packs 1 16 64 100 --widths 64 128 --steps 32)
-    bench=("$study" --packs 1,16,64,100 --time 20s)
-    whole=("${data[@]}" --minutes 1.2 --cohort 24 --trials 24)
     sharing=(--processes 16 --packs 16 64 100 --seconds 4)
+    memory=(--packs 1 16 64 100)
+    whole=("${data[@]}" --minutes 1.4 --cohort 24 --trials 24 --epochs 8)
+    bench=("$study" --packs 1,16,64,100 --time 16s)
+    widths=(--packs 1 16 --widths 64 256 512 --active 4 --steps 16 --rounds 2)
 else
     step=(--packs 2 --widths 16 --steps 1 --rounds 1 --active 1.5)
-    steps=(--packs 1 2 --widths 16 --steps 2 --rounds 1)
-    bench=(digits --packs 1,2 --time 1s)
-    whole=(--data digits --minutes 1.2 --trials 4 --epochs 1 --max-train 256 --cohort 4 --width 16)
     sharing=(--processes 2 --packs 2 --width 16 --active 1.5 --seconds 0.2)
+    memory=(--packs 2 --width 16)
+    whole=(--data digits --minutes 1.2 --trials 4 --epochs 1 --max-train 256 --cohort 4 --width 16)
+    bench=(digits --packs 1,2 --time 1s)
+    widths=(--packs 2 --widths 8 24 --steps 1 --rounds 1 --active 4)
 fi
 if ! has TRANSFORMERS; then step+=(--without-transformers); fi
+rm -rf build/whole
 
-run 130 tests python3 -m pytest -q -m gpu --durations 10 tests/training/test_cuda.py
+# -W: a warning of another version of torch is no failure; what the tests log are the figures
+run 130 tests python3 -m pytest -q -W default -m gpu --log-cli-level INFO --durations 10 tests/training/test_cuda.py
 run 110 step python3 -m benchmarks.speed.step "${step[@]}"
 run 90 sharing python3 -m benchmarks.speed.sharing "${sharing[@]}"
-run 40 steps python3 -m benchmarks.steps "${steps[@]}"
-run 40 bench python3 cli.py bench "${bench[@]}"
-rm -rf build/whole
-run 90 whole_study python3 -m benchmarks.speed.whole_study "${whole[@]}" --folder build/whole
+run 60 memory python3 -m benchmarks.speed.memory "${memory[@]}"
+run 100 whole_study python3 -m benchmarks.speed.whole_study "${whole[@]}" --folder build/whole
+run 50 bench python3 cli.py bench "${bench[@]}"
+run 60 widths python3 -m benchmarks.speed.step --without-transformers "${widths[@]}"
 echo "== summary"
 cat "$out/summary.txt"
 exit "$failed"

@@ -21,12 +21,13 @@ LOOP = "expert loop, DataLoader, AdamW"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contestant:
-    """One row of the table: makes steps, and says afterwards how many experts a token had."""
+    """One row of the table: makes steps, and says afterwards how many experts a token had, and what else it did."""
 
     name: str
     candidates: int
     steps: Callable[[int], None]
     mean_k: Callable[[], float]
+    note: Callable[[], str] = str
 
 
 def random_examples(num: int) -> tuple[Tensor, Tensor]:
@@ -51,10 +52,10 @@ def image_data(num: int) -> ImageData:
     )
 
 
-def candidates(num: int, width: int, num_active: float) -> list[Candidate]:
-    """Candidates of the rivals' network; the learning rate is so small that the routing stays as it is."""
+def study(width: int, num_active: float) -> StudySpec:
+    """A study of the rivals' network alone; the learning rate is so small that the routing stays as it is."""
     threshold = THRESHOLDS[num_active] * (128 / width) ** 0.5
-    spec = StudySpec.model_validate(
+    return StudySpec.model_validate(
         {
             "study": {"name": "speed"},
             "model": {"d_model": width, "d_expert": width, "num_layers": rivals.LAYERS},
@@ -68,6 +69,11 @@ def candidates(num: int, width: int, num_active: float) -> list[Candidate]:
             "train": {"epochs": 1000, "batch_size": rivals.BATCH, "learning_rate": 1e-5},
         }
     )
+
+
+def candidates(num: int, width: int, num_active: float) -> list[Candidate]:
+    """Candidates of that study."""
+    spec = study(width, num_active)
     return [candidate_from({}, spec, ordinal) for ordinal in range(num)]
 
 
@@ -90,8 +96,16 @@ def ours(num: int, width: int, num_active: float, device: str, backend: str) -> 
             _, routings = population.cohort.forward(population.data.train.x[: rivals.BATCH])
         return sum(float(one.mask.sum(-1).float().mean()) for one in routings) / len(routings)
 
+    def note() -> str:
+        (population,) = populations.values()
+        own = population._steps
+        if population.device.type != "cuda":
+            return ""
+        refusal = "" if own.refusal is None else f" ({own.refusal})"
+        return f", {own.num_replays} of {population.step} steps replayed{refusal}"
+
     name = f"dynamoe_search, {backend}, {num} together"
-    return Contestant(name=name, candidates=num, steps=steps, mean_k=mean_k)
+    return Contestant(name=name, candidates=num, steps=steps, mean_k=mean_k, note=note)
 
 
 def others(

@@ -1,9 +1,10 @@
-"""How much memory does a candidate in training take? Peak of resident memory, each contestant in a process of its own.
+"""How much memory does a candidate in training take? The peak, each contestant in a process of its own.
 
     python -m benchmarks.speed.memory --out benchmarks/speed/results/memory_2-cores.md
 
 Measured is what the process holds at its peak after a few steps, less what it held before the networks were built
-(torch, the program, the data), divided by the candidates trained at once.
+(torch, the program, the data), divided by the candidates trained at once: on a CPU resident memory, on a GPU what torch
+has allocated there, beside the estimate by which cohorts are made to fit.
 """
 
 import argparse
@@ -17,33 +18,44 @@ from pathlib import Path
 import torch
 
 from benchmarks.pages import tell
-from benchmarks.speed.contestants import LOOP, others, ours
+from benchmarks.speed.contestants import LOOP, candidates, image_data, others, ours, study
 from benchmarks.speed.machine import conditions
+from dynamoe_search.search.estimate import largest_of
+from dynamoe_search.search.expert_backends import size_of
+from dynamoe_search.search.fitting import cuda_bytes
 
-_STEPS = 3
+_STEPS = {"cpu": 3, "cuda": 12}  # on a GPU some more, since some of them are recorded
 _UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 
-def _resident() -> int:
+def _held(device: str) -> int:
+    """Bytes that are held now; a new peak begins on a GPU."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def inside(pack: int, width: int, active: float) -> float:
+def _peak(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+
+
+def inside(pack: int, width: int, active: float, device: str) -> float:
     """Trains in this process and returns bytes per candidate; a pack of 0 is the expert loop."""
     torch.set_num_threads(2)
-    warm = ours(1, 8, active, "cpu", "grouped")  # everything that is loaded on first use
+    warm = ours(1, 8, active, device, "grouped")  # everything that is loaded on first use
     warm.steps(1)
-    before = _resident()
+    before = _held(device)
     if pack:
-        contestant = ours(pack, width, active, "cpu", "grouped")
+        contestant = ours(pack, width, active, device, "grouped")
     else:
-        contestant = next(
-            one for one in others(width, active, "cpu", with_transformers=False) if one.name == LOOP
-        )
-    contestant.steps(_STEPS)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
-    return (peak - before) / contestant.candidates
+        everybody = others(width, active, device, with_transformers=False)
+        contestant = next(one for one in everybody if one.name == LOOP)
+    contestant.steps(_STEPS[device])
+    return (_peak(device) - before) / contestant.candidates
 
 
 def measure(pack: int, width: int, active: float) -> float:
@@ -52,10 +64,16 @@ def measure(pack: int, width: int, active: float) -> float:
     done = subprocess.run(  # noqa: S603 - this program
         [sys.executable, "-m", "benchmarks.speed.memory", *words],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
     return float(json.loads(done.stdout))
+
+
+def estimated(width: int, active: float) -> int:
+    """Returns the bytes per candidate by which a cohort is made to fit into a GPU."""
+    info = size_of(image_data(1))
+    return cuda_bytes(study(width, active), largest_of(candidates(1, width, active), info))
 
 
 def main() -> None:
@@ -67,18 +85,22 @@ def main() -> None:
     parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = (options.width, options.active)
     if options.inside is not None:
-        sys.stdout.write(json.dumps(inside(options.inside, options.width, options.active)))
+        sys.stdout.write(json.dumps(inside(options.inside, *network, device)))
         return
-    rows = [(LOOP, measure(0, options.width, options.active))]
+    rows = [(LOOP, measure(0, *network))]
     for pack in options.packs:
         name = f"dynamoe_search, {pack} together"
-        rows.append((name, measure(pack, options.width, options.active)))
+        rows.append((name, measure(pack, *network)))
+    if device == "cuda":
+        rows.append(("the estimate that cohorts are lowered by", estimated(*network)))
     lines = [
         "# Memory of a candidate in training",
         "",
-        conditions("benchmarks.speed.memory", "cpu"),
-        "Four layers of 8 experts, batch 256. A pack of 1 runs with a ghost beside it.",
+        conditions("benchmarks.speed.memory", device),
+        f"Four layers of 8 experts of width {options.width}, batch 256. A pack of 1 runs with a ghost beside it.",
         "",
         "| who | MB per candidate |",
         "| :-- | --: |",

@@ -49,7 +49,7 @@ def table(width: int, contestants: list[Contestant], times: list[list[float]]) -
         ratio = statistics.median(b / a for a, b in zip(own, base, strict=True))
         middle = statistics.median(own)
         lines.append(
-            f"| {width} | {contestant.mean_k():.2f} | {contestant.name} | {middle * 1e3:.1f} "
+            f"| {width} | {contestant.mean_k():.2f} | {contestant.name}{contestant.note()} | {middle * 1e3:.1f} "
             f"| {min(own) * 1e3:.1f} | {1 / middle:.0f} | {ratio:.1f}x |"
         )
     return lines

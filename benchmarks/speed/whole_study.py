@@ -133,7 +133,21 @@ def share(timeline: Timeline, reference: Sequence[float]) -> float:
     return dominated_share(points, [True, False], list(reference)) if points else 0.0
 
 
-def report(options: argparse.Namespace, plain: Timeline, packed: Timeline) -> str:
+def went_into(options: argparse.Namespace, spec: StudySpec) -> str:
+    """Returns how much was trained and where our time went, in words."""
+    with Store.open(f"sqlite:///{options.folder}/ours-{options.seed}.db") as store:
+        epochs = sum(one.epochs for one in store.candidates(spec.study.name))
+        times = store.times(spec.study.name)
+    everything = sum(times.values())
+    busy = times["train"] + times["evaluate"]
+    seconds = ", ".join(f"{name} {own:.1f}" for name, own in times.items())
+    return (
+        f"Ours trained {epochs:,} of {options.trials * options.epochs:,} epochs. Its seconds: {seconds}. Training and "
+        f"evaluation waited for the rest for {(everything - busy) / everything:.1%} of the time."
+    )
+
+
+def report(options: argparse.Namespace, plain: Timeline, packed: Timeline, went_into: str) -> str:
     """Returns the page of the results."""
     largest = max(row[2] for row in (*plain, *packed))
     reference = (0.1, largest)
@@ -163,6 +177,7 @@ def report(options: argparse.Namespace, plain: Timeline, packed: Timeline) -> st
         script = rows[0][4]
         if script is not None:
             lines.append(f"Both to 99 %: {script / second:.1f}x.")
+    lines += ["", went_into]
     return "\n".join(lines) + "\n"
 
 
@@ -211,7 +226,7 @@ def main() -> None:
             f"{len(packed)} and {len(plain)} of {options.trials} trials so far; run it again to go on\n"
         )
         return
-    tell(report(options, plain, packed), options.out)
+    tell(report(options, plain, packed, went_into(options, spec)), options.out)
 
 
 if __name__ == "__main__":

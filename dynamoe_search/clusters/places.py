@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dynamoe_search import credentials
 from dynamoe_search.clusters import hosts
 from dynamoe_search.clusters.orders import Order
+from dynamoe_search.errors import DeviceLostError
 
 MOST_EARLY_DEATHS = 5
 """A place whose workers die so often in a row, each soon after its start, is given up."""
@@ -241,6 +242,9 @@ class Places:
         elif code < 0:
             place.last_lines = _last(ended["last_lines"])
             self._replace(place, f"was killed (signal {-code})")
+        elif code == DeviceLostError.exit_code:
+            place.last_lines = _last(ended["last_lines"])
+            self._replace(place, "lost its device")
         else:
             lines = _last(ended["last_lines"]) or ("it said nothing",)
             self._fail(place, f"ended with status {code}: {' | '.join(lines)}")

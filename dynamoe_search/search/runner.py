@@ -170,7 +170,9 @@ class _Run:
         """Trains leg after leg and returns why it ended."""
         with self._store.giving_up(self._stopper.asks_here):
             try:
-                return self._until_end(checkpoint_seconds)
+                reason = self._until_end(checkpoint_seconds)
+                self._note_times()  # those since the last leg that came to its end
+                return reason
             except StoppedError as error:
                 logger.warning("%s", error)
         assert self._stopper.reason is not None

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from dynamoe_search.records import Progress
 
 Activity = Literal["train", "evaluate", "prune", "sample", "store", "wait"]
-"""`train` has set-up and checkpoints in it, `store` whatever is not one of the others: database, files, planning."""
+"""`train` has set-up and legs' checkpoints in it, `store` whatever is none of the others: database, files, planning."""
 ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
 
 

@@ -1,6 +1,5 @@
 """What is read of studies, as records; every function is a part of one transaction."""
 
-import difflib
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any, Literal, cast
@@ -18,6 +17,7 @@ from dynamoe_search.store import tables
 from dynamoe_search.store.runs import Watcher
 from dynamoe_search.store.texts import from_text
 from dynamoe_search.store.workers import asked_to_stop, read_workers
+from dynamoe_search.wording import similar
 
 
 def read_studies(connection: sa.Connection, watcher: Watcher) -> list[StudyRecord]:
@@ -122,7 +122,7 @@ def read_made_at(connection: sa.Connection, name: str) -> str:
 
 
 def _no_study(name: str, names: list[str]) -> str:
-    if close := difflib.get_close_matches(name, names, n=3, cutoff=0.5):
+    if close := similar(name, names, most=3, cutoff=0.5):
         return f"there is no study {name!r}; did you mean {', '.join(map(repr, close))}?"
     if not names:
         return f"there is no study {name!r}, and none other in this database; start one with the command run"

@@ -56,7 +56,9 @@ def claim(cache: Path, ratio: float) -> None:
 def test_what_was_measured_is_not_measured_again(cache: Path) -> None:
     first = seconds_of(SMALL, "cpu", 1)
     assert set(first) == {"grouped", "dense"}
+    written = only_file(cache).stat().st_mtime_ns
     assert seconds_of(SMALL, "cpu", 1) == first
+    assert only_file(cache).stat().st_mtime_ns == written
     assert json.loads(only_file(cache).read_text(encoding="utf-8")) == first
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.training.populations import NUM_SLOTS
+
 _READS = {
     f"torch.Tensor.{name}"
     for name in (
@@ -77,11 +79,15 @@ class NoWaiting:
 
     Attributes:
         products: Every matrix product.
+
+    Args:
+        calls: Whether what Python asks of a tensor is watched, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, calls: bool = True) -> None:
         self.products: list[Product] = []
-        self._modes = (_Functions(), _Kernels(self._note))
+        kernels = _Kernels(self._note)
+        self._modes = (_Functions(), kernels) if calls else (kernels,)
 
     def _note(self, name: str, args: Sequence[Any]) -> None:
         if name.partition(".")[0] in ("mm", "bmm", "addmm", "baddbmm", "_grouped_mm", "mv", "dot"):
@@ -98,6 +104,15 @@ class NoWaiting:
     def __exit__(self, *error: Any) -> None:
         for mode in reversed(self._modes):
             mode.__exit__(*error)
+
+
+def assert_dtypes(products: Sequence[Product], low: torch.dtype, num_grouped: int) -> None:
+    """Checks the dtypes of all products of a step, so many of them grouped: routers are float32, all else `low`."""
+    grouped = [one for one in products if one.name == "_grouped_mm"]
+    assert len(grouped) == num_grouped
+    for one in products:  # whatever has a side of slots is routing
+        is_routing = one not in grouped and bool(one.sides & {1, 2, NUM_SLOTS, NUM_SLOTS + 2})
+        assert one.dtypes == ({torch.float32} if is_routing else {low}), one
 
 
 def _is_blocking_copy(args: Sequence[Any], kwargs: Any) -> bool:

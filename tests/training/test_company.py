@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dynamoe_search.records import Candidate
 from dynamoe_search.specs.vocabulary import ROUTER_KINDS
@@ -146,6 +147,23 @@ def test_wide_candidates_in_batches_that_are_split_over_threads() -> None:
     for company in ([4, 9], [0, 1, 2, 3, 5, 6, 7]):
         for one in train_population([wide[i] for i in company], data, SETTINGS):
             assert differing(one, whole[one.outcome.ordinal]) == [], company
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_a_lone_candidate_on_large_images_has_its_numbers_in_company(threads: int) -> None:
+    """Without a companion two threads would share the product of its first layer in another way."""
+    assert torch.get_num_threads() == threads
+    small = digits(240)
+    train, validation = (
+        replace(part, x=F.interpolate(part.x, (28, 28))) for part in (small.train, small.validation)
+    )
+    data = replace(small, train=train, validation=validation, input_shape=(1, 28, 28))
+    pack = [candidate(i, kind) for i, kind in enumerate(("top-k", "top-any", "percentile"))]
+    pack = [replace(one, model=replace(one.model, d_model=32)) for one in pack]
+    whole = by_ordinal(train_population(pack, data, SETTINGS))
+    for alone in (0, 2):
+        (one,) = train_population([pack[alone]], data, SETTINGS)
+        assert differing(one, whole[alone]) == []
 
 
 def test_none_of_our_routers_and_backbones_falls_back_to_one_at_a_time() -> None:

@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamoe_search.moe.asynchrony import running_ahead
 from dynamoe_search.moe.experts import Experts, pool_forward
+from dynamoe_search.moe.fixed_buffers import fixed_experts
+from dynamoe_search.moe.grouped_experts import grouped_experts
 from dynamoe_search.moe.layer import MoELayer
 from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.moe.routers import Router
@@ -128,6 +131,31 @@ def test_a_pack_under_vmap_is_each_pool_alone(backend: Any) -> None:
     )
     slow = results(lambda: run_pool_slowly(tokens, gate, mask, list(layout.start), *pool), leaves)
     close(packed, slow, 1e-5)
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of all that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("run", [grouped_experts, fixed_experts])
+def test_no_loop_grows_with_the_experts_and_no_gradient_is_put_by_indices(run: Any) -> None:
+    found = []
+    for counts in ([2, 1], [9, 7, 8]):
+        (tokens, gate, *pool), mask, layout = draw(counts)
+        with Operations() as watched:
+            run(tokens, gate, mask, layout, *pool).sum().backward()
+        found.append(watched.names)
+    assert found[0] == found[1]
+    assert sum("_grouped_mm" in name for name in found[0]) == (8 if run is fixed_experts else 6)
+    assert not any("index_put" in name for name in found[0])
 
 
 def test_sums_of_many_pairs_in_bf16_do_not_stop_growing() -> None:

@@ -138,3 +138,10 @@ def test_parts_are_whole_candidates_within_the_limit(most: int) -> None:
     assert [one for begin, end in runs for one in range(begin, end)] == list(range(len(counts)))
     for begin, end in runs:
         assert sum(counts[begin:end]) <= most or end - begin == 1
+
+
+def test_no_product_on_a_device_has_1024_experts() -> None:
+    layout = PoolLayout([8] * 300)
+    sizes = [layout.start[end] - layout.start[begin] for begin, end in layout.runs()]
+    assert sum(sizes) == 2400
+    assert max(sizes) < 1024

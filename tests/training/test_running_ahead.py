@@ -13,8 +13,8 @@ from dynamoe_search.moe.randomness import hashed, normal, uniform
 from dynamoe_search.records import Candidate
 from dynamoe_search.specs.vocabulary import ROUTER_KINDS
 from dynamoe_search.training.population import Population
-from tests.training.host_reads import NoWaiting
-from tests.training.populations import ADAPTIVE, NUM_SLOTS, SETTINGS, candidate, digits, mixed_pack
+from tests.training.host_reads import NoWaiting, assert_dtypes
+from tests.training.populations import ADAPTIVE, SETTINGS, candidate, digits, mixed_pack
 from tests.training.texts import language_pack, text
 
 
@@ -105,13 +105,7 @@ def test_every_product_is_in_its_dtype(kind: str, precision: str) -> None:
     with NoWaiting() as watched:
         population.gradients(data.x[:48], data.y[:48])
     low = torch.bfloat16 if precision == "bf16" else torch.float32
-    grouped = [one for one in watched.products if one.name == "_grouped_mm"]
-    assert len(grouped) == 8 * len(population.cohort.layers)  # two forwards, six backwards
-    assert all(one.dtypes == {low} for one in grouped)
-    for one in watched.products:
-        if one.name != "_grouped_mm":  # routers are float32, and so is whatever has a side of slots
-            is_routing = bool(one.sides & {1, 2, NUM_SLOTS, NUM_SLOTS + 2})
-            assert one.dtypes == ({torch.float32} if is_routing else {low}), one
+    assert_dtypes(watched.products, low, 8 * len(population.cohort.layers))  # 2 forwards, 6 back
 
 
 @pytest.mark.parametrize("backend", ["grouped", "dense"])
