@@ -144,7 +144,7 @@ def _within(value: str) -> Iterator[str]:
     """Yields the passwords in a text: of its URL, of settings such as `password=...`, and, if it is JSON, in that."""
     if value.lstrip()[:1] in ("{", "["):
         with suppress(ValueError, RecursionError):
-            yield from _named(json.loads(value))
+            yield from _named(json.loads(value), is_secret=False)
     shown = Mask()(masked(value))
     found = {value[start:stop] for start, stop in _spans(value)}
     found |= {one["secret"].strip("'\"") for one in _ASSIGNED.finditer(value)}
@@ -152,16 +152,16 @@ def _within(value: str) -> Iterator[str]:
         yield from (text for text in (one, unquote(one), unquote_plus(one)) if text not in shown)
 
 
-def _named(values: Any) -> Iterator[str]:
+def _named(values: Any, *, is_secret: bool) -> Iterator[str]:
     """Yields what has the name of a secret, and the passwords in all texts."""
-    if isinstance(values, str):
-        yield from _within(values)
+    if isinstance(values, dict):
+        for name, one in values.items():
+            yield from _named(one, is_secret=name == "key" or bool(_SECRET_NAME.search(name)))
     elif isinstance(values, list):
         for one in values:
-            yield from _named(one)
-    elif isinstance(values, dict):
-        for name, one in values.items():
-            if isinstance(one, str) and (name == "key" or _SECRET_NAME.search(name)):
-                yield one
-            else:
-                yield from _named(one)
+            yield from _named(one, is_secret=is_secret)
+    else:
+        if is_secret and values is not None and not isinstance(values, bool):
+            yield str(values)
+        if isinstance(values, str):
+            yield from _within(values)

@@ -184,6 +184,21 @@ def test_secrets_in_json_are_found(secret: str) -> None:
     assert "http://minio:9000" not in secrets_in({"FSSPEC_S3": text})
 
 
+def test_secrets_in_json_need_not_be_texts_of_their_own() -> None:
+    text = json.dumps(
+        {
+            "password": 271828,
+            "tokens": ["first", ["second"]],
+            "connection_string": "AccountName=me;AccountKey=third",
+            "anonymous_token": True,
+            "port": 9000,
+        }
+    )
+    found = secrets_in({"FSSPEC_ABFS": text})
+    assert found >= {"271828", "first", "second", "third"}
+    assert not found & {"True", "9000", "me"}
+
+
 def test_what_is_no_secret_stays() -> None:
     harmless = {"TOKENIZERS_PARALLELISM": "false", "HOME": "/home/me", "FSSPEC_S3": "{", "X": "{1:"}
     assert secrets_in(harmless) == frozenset()

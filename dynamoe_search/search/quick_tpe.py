@@ -13,30 +13,35 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
-from optuna.samplers._tpe import (
-    _erf,
-    _truncnorm,
-    parzen_estimator,
-    probability_distributions,
-    sampler,
-)
-from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+try:
+    from optuna.samplers._tpe import (
+        _erf,
+        _truncnorm,
+        parzen_estimator,
+        probability_distributions,
+        sampler,
+    )
+except ImportError:  # of another Optuna, of which nothing here is used
+    _FILES: tuple[ModuleType, ...] = ()
+else:
+    _FILES = (sampler, parzen_estimator, probability_distributions, _truncnorm, _erf)
 
 Array: TypeAlias = NDArray[np.float64]
 Group: TypeAlias = dict[str, BaseDistribution]
 """Settings that occur together, by name."""
-Together: TypeAlias = tuple[Group, _SearchSpaceGroup]
-"""All settings of groups, and the groups."""
+Together: TypeAlias = tuple[Group, Any]
+"""All settings of groups, and the groups as Optuna has them."""
 
-_FILES = (sampler, parzen_estimator, probability_distributions, _truncnorm, _erf)
 _KNOWN = frozenset({"032abebfe4b8f7ed5252e85d527375c3"})
 """Of these files together: those of Optuna 5.0.0."""
 _FEW = 2000
@@ -201,7 +206,7 @@ class Density:
     """
 
     def __init__(
-        self, estimator: parzen_estimator._ParzenEstimator, before: "Density | None" = None
+        self, estimator: "parzen_estimator._ParzenEstimator", before: "Density | None" = None
     ) -> None:
         self._estimator = estimator
         mixture = estimator._mixture_distribution

@@ -315,7 +315,7 @@ class _Run:
         running = {one.trial for one in standings}
         is_search = self._record.purpose == "search"
         gone = found.keys() - trials - running if is_search else set()
-        self._store.patiently(lambda: weight_files.remove(self._files.models, gone))
+        self._store.patiently(lambda: weight_files.remove(found, gone))
         self._remove_outdated({trial: found[trial] for trial in found.keys() - gone})
         if self._front is not None and trials != self._front:
             self._on_event(FrontChanged(members=tuple(members)))

@@ -59,14 +59,20 @@ def front_so_far(
             f"nobody of {study.name!r} who is on the way has a place yet: {', '.join(late)} is only known "
             "when a training ends"
         )
+    constraints = StudySpec.model_validate_json(study.spec_json).study.constraints
+    asked = {*study.objectives, *(name.partition("_")[2] for name in constraints)}
     latest = {report.ordinal: report for report in reports}
     found = []
     for record in records:
         if record.status == "complete" and record.feasible:
             found.append(_finished(record))
         elif record.status in ("paused", "running") and record.ordinal in latest:
-            one = _unfinished(record, latest[record.ordinal], study.objectives, length)
-            if _is_feasible(study, one.member.metrics):
+            last = latest[record.ordinal]
+            metrics = last.metrics(length)
+            if length is None and "perplexity" in asked:  # a token's length has no part in it
+                metrics["perplexity"] = last.metrics(1.0)["perplexity"]
+            one = _unfinished(record, last, study.objectives, metrics)
+            if _is_feasible(constraints, metrics):
                 found.append(one)
     return _on_front(found, study)
 
@@ -74,7 +80,7 @@ def front_so_far(
 def _token_length(records: Iterable[CandidateRecord]) -> float | None:
     """Returns the mean length of a token of the study's text in bytes, as complete candidates know it."""
     told = (one.outcome.metrics for one in records if one.outcome is not None)
-    return next((bytes_per_token(one) for one in told if "bits_per_byte" in one), None)
+    return next((bytes_per_token(one) for one in told if one.get("bits_per_byte")), None)
 
 
 def _finished(record: CandidateRecord) -> Provisional:
@@ -93,17 +99,17 @@ def _finished(record: CandidateRecord) -> Provisional:
 
 
 def _unfinished(
-    record: CandidateRecord, last: Progress, objectives: Sequence[str], length: float | None
+    record: CandidateRecord,
+    last: Progress,
+    objectives: Sequence[str],
+    metrics: Mapping[str, float],
 ) -> Provisional:
-    metrics = last.metrics(length)
-    if length is None and "perplexity" in objectives:  # a token's length has no part in it
-        metrics["perplexity"] = last.metrics(1.0)["perplexity"]
     member = FrontMember(
         trial=record.trial,
         ordinal=record.ordinal,
         candidate=record.candidate,
         values={name: metrics[name] for name in objectives},
-        metrics=metrics,
+        metrics=dict(metrics),
         params=record.params,
         routing=_routing(last),
     )
@@ -127,8 +133,7 @@ def _routing(last: Progress) -> tuple[LayerRouting, ...]:
     )
 
 
-def _is_feasible(study: StudyRecord, metrics: Mapping[str, float]) -> bool:
-    constraints = StudySpec.model_validate_json(study.spec_json).study.constraints
+def _is_feasible(constraints: Mapping[str, float], metrics: Mapping[str, float]) -> bool:
     above = (excess(name, bound, metrics) for name, bound in constraints.items())
     return all(one is None or one <= 0 for one in above)
 

@@ -61,10 +61,15 @@ def outdated(
     ]
 
 
-def remove(folder: AnyPath, trials: Collection[int]) -> None:
-    """Removes the weights of trials; other workers may do the same at the same time."""
-    for trial, paths in _files(folder).items() if trials else ():
-        for path in paths if trial in trials else ():
+def remove(found: Mapping[int, Sequence[AnyPath]], trials: Collection[int]) -> None:
+    """Removes the weights of trials; other workers may do the same at the same time.
+
+    Args:
+        found: Files by trial, listed before it was asked whose are needed; nothing that came since is removed.
+        trials: Whose are not.
+    """
+    for trial in trials:
+        for path in found.get(trial, ()):
             path.unlink(missing_ok=True)
 
 

@@ -127,7 +127,8 @@ def test_a_model_trained_again_for_export_is_compared_by_its_loss(
     with Store.open(words[1]) as store:
         trial = store.front("words")[-1].trial
         kept = store.candidate("words", trial).outcome
-        weight_files.remove(store.files_of("words") / "models", [trial])
+        found = weight_files.present(store.files_of("words") / "models")
+        weight_files.remove(found, [trial])
     assert kept is not None
     done = cli("export", "words", trial, "--out", tmp_path / "again", "--storage", words[1])
     assert done.exit_code == 0, done.output

@@ -2,8 +2,11 @@
 
 import gc
 import random
+import subprocess
+import sys
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -27,7 +30,7 @@ from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.shadows import Shadow
 from dynamoe_search.search.space import Space
 from dynamoe_search.store import quiet_optuna
-from tests.search.proposing import conditional_spec
+from tests.search.proposing import conditional_spec, propose_all
 
 Direction = Any
 COMMON: dict[str, BaseDistribution] = {
@@ -182,6 +185,24 @@ def test_points_beyond_an_end_have_the_density_that_optuna_gives_them() -> None:
 def test_the_optuna_that_was_read_is_known() -> None:
     """Any other may be as well, if its files are the same."""
     assert quick_tpe.is_known() or optuna.__version__ != "5.0.0"
+
+
+def test_another_optuna_draws_the_same_itself() -> None:
+    """One without the modules that are not for others is no reason not to start."""
+    code = (
+        "import sys\nimport optuna.samplers._tpe.sampler\n"
+        "del optuna.samplers._tpe._erf\nsys.modules['optuna.samplers._tpe._erf'] = None\n"
+        "from dynamoe_search.search import quick_tpe\n"
+        "from tests.search.proposing import propose_all\n"
+        "assert not quick_tpe.is_known()\n"
+        "print([one.candidate.design_hash for one in propose_all('tpe', 20)])"
+    )
+    root = Path(__file__).parents[2]
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root
+    )
+    ours = [one.candidate.design_hash for one in propose_all("tpe", 20)]
+    assert found.stdout.strip() == str(ours), found.stderr
 
 
 def test_nothing_is_kept_when_a_proposer_is_gone() -> None:

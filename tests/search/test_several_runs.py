@@ -55,7 +55,8 @@ def test_links_lead_nowhere(tmp_path: Path) -> None:
         files = StudyFiles(folder)
         files.keep_legs(files.present(), ())
         files.keep_states(files.present(), {}, 0)
-        weight_files.remove(files.models, weight_files.present(files.models).keys())
+        found = weight_files.present(files.models)
+        weight_files.remove(found, found.keys())
     assert sorted(path.relative_to(outside) for path in outside.rglob("*")) == before
 
 
@@ -67,6 +68,14 @@ def test_only_what_was_there_before_the_database_was_asked_is_removed(tmp_path: 
     present = files.present()
     later = Leg(number=1, trials=(2,), start=0, end=1, pack_key="a", worker=None)
     files.of_leg(later).path.mkdir()
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / f"7-{'a' * 16}.safetensors").touch()
+    found = weight_files.present(models)
+    fresh = models / f"7-{'b' * 16}.safetensors"
+    fresh.touch()
+    weight_files.remove(found, {7, 8})
+    assert list(models.iterdir()) == [fresh]
     files.keep_legs(present, ())
     left = sorted(path.name for path in (tmp_path / "checkpoints" / "legs").iterdir())
     assert left == ["1", "notes"]

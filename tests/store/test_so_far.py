@@ -13,7 +13,16 @@ from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.store.so_far import front_so_far
 from tests.conftest import TINY
-from tests.store.builders import SETTINGS, add, add_complete, candidate, complete, params, report
+from tests.store.builders import (
+    SETTINGS,
+    add,
+    add_complete,
+    candidate,
+    complete,
+    finish,
+    params,
+    report,
+)
 
 Point = tuple[float, float]
 
@@ -56,6 +65,34 @@ def test_who_violates_a_constraint_is_left_out(
     waits(store, name, 0, (0.9, 61))
     waits(store, name, 1, (0.5, 60))
     assert [one.member.trial for one in store.front_so_far(name)] == [1]
+
+
+def test_a_bound_on_the_perplexity_counts_before_anybody_is_complete(
+    store: Store, tiny_spec: Callable[..., StudySpec]
+) -> None:
+    """It follows from the loss alone; the length of a token, which only an outcome tells, has no part in it."""
+    spec = tiny_spec(
+        data={"name": "docs", "sequence_length": 16},
+        model={"backbone": "gpt", "num_heads": 2},
+        study={
+            "objectives": ["validation_loss", "activated_params"],
+            "constraints": {"max_perplexity": 10},
+        },
+    )
+    store.create_study(spec, source="tiny.toml", settings=SETTINGS)
+    name = spec.study.name
+    for ordinal, (loss, size) in enumerate([(2.0, 60), (3.0, 50)]):
+        add(store, name, ordinal)
+        one = replace(measured(ordinal, 1, 0.5, size), validation_loss=loss)
+        store.add_progress(name, [one])
+    assert [one.member.trial for one in store.front_so_far(name)] == [0]
+
+
+def test_a_loss_of_zero_says_nothing_about_the_length_of_a_token(store: Store, study: str) -> None:
+    outcome = complete(0, 0.8, 100, validation_loss=0.0, perplexity=1.0, bits_per_byte=0.0)
+    finish(store, study, add(store, study, 0), outcome, values=[0.8, 100])
+    waits(store, study, 1, (0.7, 50))
+    assert [one.member.trial for one in store.front_so_far(study)] == [1, 0]
 
 
 def test_a_measure_of_the_end_makes_no_front(

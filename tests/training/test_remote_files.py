@@ -221,7 +221,7 @@ def test_weights_are_whole_or_refused(
         else:
             with pytest.raises(ValueError, match=r"17-[0-9a-f]{16}.safetensors is damaged"):
                 weights.load(remote, 17, known)
-    weight_files.remove(remote, {17, 99})
+    weight_files.remove(weight_files.present(remote), {17, 99})
     assert weight_files.present(remote).keys() == {7}
 
 
@@ -236,7 +236,7 @@ def test_of_two_workers_weights_those_are_loaded_that_the_database_names(
         found = weights.load(folder, 17, checksum)
         assert found is not None
         assert torch.equal(found["a"], state["a"])
-    weight_files.remove(folder, {17})
+    weight_files.remove(weight_files.present(folder), {17})
     assert weights.load(folder, 17, checksums[0]) is None
 
 
