@@ -7,7 +7,8 @@
     │   ├── DataError               a data set that is missing, broken or of the wrong shape
     │   ├── StorageError            a database that cannot be opened, read or written
     │   └── DeviceError             a device that this machine does not have
-    ├── StoppedError                somebody asked to stop while the database was waited for
+    ├── DeviceLostError             the device fails in a way that only another process can mend; exit code 3
+    ├── StoppedError                somebody asked to stop; exit code 130 for Ctrl-C, 143 for SIGTERM, else 1
     └── CandidateError (RuntimeError)   one candidate cannot go on; stored with its reason, the search goes on
 
 A message says what was wrong, what was got and what to do, in one sentence.
@@ -18,27 +19,38 @@ from dataclasses import dataclass
 
 
 class DynamoeError(Exception):
-    """Root of all errors of this package; `exit_code` is what the command line ends with."""
+    """Root of all errors of this package.
+
+    `exit_code` is what the command line ends with, `kind` a short stable word for scripts.
+    """
 
     exit_code = 1
+    kind = "failed"
 
 
 class InputError(DynamoeError, ValueError):
     """What the user gave cannot be used."""
 
     exit_code = 2
+    kind = "input"
 
 
 class UsageError(InputError):
     """An option, a study name or a trial number that does not fit."""
 
+    kind = "usage"
+
 
 class DataError(InputError):
     """A data set that is missing, broken or of the wrong shape."""
 
+    kind = "data"
+
 
 class StorageError(InputError):
     """A database that cannot be opened, read or written."""
+
+    kind = "storage"
 
 
 class LeaseLostError(StorageError):
@@ -48,16 +60,39 @@ class LeaseLostError(StorageError):
 class DeviceError(InputError):
     """A device that this machine does not have."""
 
+    kind = "device"
+
+
+class DeviceLostError(DynamoeError):
+    """The device failed, and computes nothing more for this process; another one can go on."""
+
+    kind = "device"
+    exit_code = 3
+
 
 class StoppedError(DynamoeError):
-    """Somebody asked to stop while the database was waited for; what was not stored is not lost, but done again."""
+    """Somebody asked to stop; what was not stored is not lost, but done again.
+
+    Args:
+        message: What was done, and how to go on.
+        exit_code: What the command line ends with.
+    """
+
+    kind = "stopped"
+
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class CandidateError(DynamoeError, RuntimeError):
     """One candidate cannot go on, for example because its loss is not finite.
 
-    `reason` is a short stable word for tables (`nan`, `out-of-memory`, `exception`); the message is for people.
+    `reason` is a short stable word for tables (`nan`, `out-of-memory`, `device-lost`, `exception`); the message is for
+    people.
     """
+
+    kind = "candidate"
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -84,6 +119,8 @@ class SpecError(InputError):
         source: The file, preset or option that was read.
         problems: Everything that is wrong with it.
     """
+
+    kind = "study-file"
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source = source

@@ -24,7 +24,7 @@ from urllib.request import url2pathname
 
 import fsspec
 
-from dynamoe_search.credentials import masked, secrets_in, without
+from dynamoe_search.credentials import Mask, masked, secrets_in
 from dynamoe_search.errors import StorageError
 
 _SEPARATOR = "://"
@@ -81,7 +81,7 @@ class RemotePath:
     @property
     def name(self) -> str:
         """Last part of the path."""
-        return PurePosixPath(self.inner or self.root).name
+        return PurePosixPath(self.inner or masked(self.root)).name
 
     @property
     def stem(self) -> str:
@@ -199,8 +199,8 @@ class RemotePath:
             storage, key = fsspec.core.url_to_fs(self.root)
             storage.invalidate_cache()  # others write, too
             return question(storage, "/".join(filter(None, (key.rstrip("/"), self.inner))))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(errno.ENOENT, "it is missing", str(self)) from error
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, "it is missing", str(self)) from None
         except Exception as error:  # noqa: BLE001 - every kind of storage has errors of its own
             raise _place_error(self, error) from None  # it may show what no log may
 
@@ -348,9 +348,8 @@ def _put(storage: fsspec.AbstractFileSystem, source: str, key: str, root: str) -
 
 
 def _place_error(place: RemotePath, error: Exception) -> PlaceError:
-    lines = str(error).strip().splitlines()
-    secrets = secrets_in(dict(os.environ) | {"URL": place.root})
-    reason = without(lines[0] if lines else type(error).__name__, secrets)
+    mask = Mask(secrets_in({**os.environ, "URL": place.root}))
+    reason = mask(str(error)).strip().partition("\n")[0] or type(error).__name__
     may_pass = not isinstance(error, _LASTING) and not _LASTING_NAMES.search(type(error).__name__)
     return PlaceError(f"{place} cannot be used: {reason}", reason, may_pass=may_pass)
 

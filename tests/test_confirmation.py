@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -266,12 +267,44 @@ def test_flattery_of_the_search_is_told() -> None:
     assert [one.searched for one in found.designs] == [None, 0.93, 0.97]
     (told,) = [words for words in findings(found) if "own accuracies" in words]
     assert (
-        "of 2 members lie +2.5 points above" in told
+        "of 2 members lie 2.5 points above those with fresh seeds, on average: what the seed"
+        in told
     )  # two numbers have no interval worth telling
     third = [*everyone, *runs("d", BAD, 700)]
     found = confirmation(third, seeds=5, searched={"a": 0.97, "b": 0.93, "d": 0.93})
-    assert any("of 3 members lie +2.7 (" in words for words in findings(found))
+    (told,) = [words for words in findings(found) if "own accuracies" in words]
+    assert re.search(
+        r"lie 2.7 points above .* on average \(\S+ (above|below) to \S+ above\): what", told
+    )
     assert not any("own accuracies" in words for words in findings(confirmation(everyone, seeds=5)))
+
+
+def test_a_search_that_flattered_nobody_is_told_without_signs() -> None:
+    everyone = [*runs("a", GOOD, 1000), *runs("b", BAD, 500), *runs("d", BAD, 700)]
+    low = {name: sum(values) / len(values) - 0.02 for name, values in [("a", GOOD), ("b", BAD)]}
+    (told,) = [
+        words
+        for words in findings(confirmation(everyone, seeds=5, searched=low))
+        if "own accuracies" in words
+    ]
+    assert "of 2 members lie 2.0 points below those with fresh seeds" in told
+    assert told.endswith("on the whole they flatter nobody.")
+    assert not re.search(r"[+-]\d", told)
+
+
+def test_a_gain_on_several_rivals_is_explained() -> None:
+    turns = [("one", [0.9, 0.8]), ("two", [0.8, 0.9])]
+    plain = [
+        replace(run, validation=run.test)
+        for name, values in turns
+        for run in runs(name, values, 5, kind="baseline")
+    ]
+    found = confirmation([*runs("a", [0.86, 0.86], 10), *plain], seeds=2)
+    assert found.gains[0].num_rivals == 2
+    assert "so it may seem to contradict a place" in " ".join(findings(found))
+    alone = confirmation([*runs("a", [0.86, 0.86], 10), *plain[:2]], seeds=2)
+    assert alone.gains[0].num_rivals == 1
+    assert "contradict" not in " ".join(findings(alone))
 
 
 def test_designs_that_failed_with_every_seed_are_named() -> None:
@@ -319,7 +352,7 @@ def test_one_design_is_compared_with_nothing() -> None:
     assert words[-1].startswith(
         "trial-3 is compared with nothing: confirm more members, or leave out"
     )
-    assert "of 1 member lie +1.0 points above" in words[-2]
+    assert "of 1 member lie 1.0 points above" in words[-2]
     two = [*runs("trial-3", GOOD, 100), *runs("trial-5", GOOD, 200)]
     assert "No plain design was trained beside" in " ".join(findings(confirmation(two, seeds=5)))
 

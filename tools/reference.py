@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 from typer.testing import CliRunner
 
 from dynamoe_search.cli.app import app
+from dynamoe_search.cli.complaints import EXIT_CODES
 from dynamoe_search.presets import preset_text, presets, read_study
 from dynamoe_search.presets.toml import to_toml_value
 from dynamoe_search.report import columns
@@ -66,6 +67,25 @@ TABLES = """\
 Our tables stand beside Optuna's in the same database.
 They are keyed by the study's name and Optuna's trial number;
 no foreign key leads into Optuna's tables."""
+ERRORS = """\
+Whatever goes wrong is told in one sentence on stderr (a study file has one for each problem),
+and stdout stays empty. With `--json`, stdout has one JSON document in any case: the result, or,
+if the exit code is not 0 and there is no result, an object such as
+
+```json
+{
+  "ok": false,
+  "error": "there is no study 'x'; see the command list",
+  "kind": "usage",
+  "exit_code": 2,
+  "problems": []
+}
+```
+
+`error` has the sentences of stderr. `kind` is `usage` (an option, a name, a number), `study-file`
+(then `problems` has `path`, `got` and `allowed` of each), `data`, `storage` (a database, or files),
+`device`, `candidate` (a training that failed), `stopped`, `system` (the disk), `failed` or `internal`.
+`watch` and `dashboard`, which Ctrl-C ends in the usual way, return 0 then."""
 REPORT_TABLES = """\
 `dynamoe-search report STUDY --out DIR` writes these tables to `DIR/tables`,
 each as CSV, JSON, Parquet, Markdown and LaTeX.
@@ -110,8 +130,9 @@ def cli_page() -> str:
         lines = (line.rstrip() for line in result.output.strip("\n").splitlines())
         return "```text\n" + "\n".join(lines) + "\n```"
 
-    exit_codes = "Exit codes: 0 done, 1 failed or stopped, 2 wrong usage or input."
-    parts = ["# Commands", exit_codes, help_of()]
+    rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+    exit_codes = "\n".join(["| exit code | means |", "| --: | --- |", *rows])
+    parts = ["# Commands", ERRORS, exit_codes, help_of()]
     for name in command_names():
         parts += [f"## {name}", help_of(name)]
     return "\n\n".join(parts)

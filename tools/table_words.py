@@ -87,7 +87,7 @@ COLUMNS = {
     "process_mark": "tells the process from a later one with the same number: machine, boot, container, start",
     "program": "version of the program that made the tables",
     "purpose": "what the study is for: `search`, `confirm` or `audit`; all but the first are designed: every candidate was given beforehand",
-    "reason": "why it failed, as a stable word: `nan`, `out-of-memory`, `exception`; why it was paused or stopped, in words",
+    "reason": "why it failed, as a stable word: `nan`, `out-of-memory`, `device-lost`, `exception`; why it was paused or stopped, in words",
     "reference": "name of the reference design; empty for a searched one",
     "rivals": "how many others reached the rung",
     "router": "kind of the router",

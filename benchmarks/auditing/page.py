@@ -14,6 +14,8 @@ import numpy as np
 import scipy
 import torch
 
+from dynamoe_search.wording import counted
+
 _ACCURACY = "accuracy of "
 
 
@@ -25,8 +27,8 @@ def lines(audit: dict[str, Any], title: str, commands: list[str]) -> Iterator[st
         f"{torch.__version__}, numpy {np.__version__}, scipy {scipy.__version__}, Python {platform.python_version()}.\n"
     )
     yield (
-        f"{audit['seeds']} seeds, {audit['epochs']} epochs, margin {audit['margin']} points; "
-        f"{audit['failed']} runs failed. Rule: {audit['rule']}.\n"
+        f"{audit['seeds']} seeds, {counted(audit['epochs'], 'epoch')}, margin {audit['margin']} points; "
+        f"{counted(audit['failed'], 'run')} failed. Rule: {audit['rule']}.\n"
     )
     yield "| claim | about | answer | effect | 95 % interval | n | in words |"
     yield "| --- | --- | --- | --: | --: | --: | --- |"

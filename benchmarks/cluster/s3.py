@@ -27,6 +27,7 @@ from benchmarks.faults.small_studies import NAME, facts, small_studies
 from dynamoe_search.places import AnyPath, place_of, remove_tree
 from dynamoe_search.search import run_study, weights
 from dynamoe_search.store import Store
+from dynamoe_search.wording import counted
 
 FILES = "DYNAMOE_SEARCH_FILES"
 KILLS = (3, 7, 12, 18, 25, 33)
@@ -133,7 +134,7 @@ def main() -> None:
         "same machine; beside other work.\n"
     )
     print(
-        f"{study.title}, a checkpoint after every step; killed {killed} times (SIGKILL), then resumed.\n"
+        f"{study.title}, a checkpoint after every step; killed {counted(killed, 'time')} (SIGKILL), then resumed.\n"
     )
     print(
         f"Differs from the study on a disk that nothing happened to: {', '.join(differing) or 'nothing'}.\n"

@@ -39,6 +39,7 @@ from benchmarks.faults.small_studies import (
     quick_study,
     small_studies,
 )
+from dynamoe_search.wording import counted
 
 RANDOM = "at random moments, by a timer"
 COMMAND = "the `resume` command, at random moments"
@@ -295,8 +296,8 @@ def rounds(bench: Bench, options: argparse.Namespace) -> Iterator[str]:
         killed = bench.interrupt(study, places, command=options.commands and number % 8 == 7)
         number += 1
         total = bench.tally.kills.total()
-        problems = len(bench.tally.problems)
-        yield f"{number}: {study.title}: killed {killed} times; {total} in all; {problems} problems"
+        problems = counted(len(bench.tally.problems), "problem")
+        yield f"{number}: {study.title}: killed {counted(killed, 'time')}; {total} in all; {problems}"
 
 
 def _is_enough(tally: Tally, options: argparse.Namespace) -> bool:
@@ -320,7 +321,7 @@ def report(tally: Tally, seconds: float) -> str:
     )
     found = (
         f"**{tally.kills.total()} kills of {tally.studies.total()} studies, "
-        f"{len(tally.problems)} problems.** After every kill: `PRAGMA integrity_check` is ok, and no "
+        f"{counted(len(tally.problems), 'problem')}.** After every kill: `PRAGMA integrity_check` is ok, and no "
         "trial that was over is gone or changed, in our tables and in Optuna's. At the end: "
         "candidates, values, reports, decisions, legs, front, Optuna's trials, weights and files "
         "equal those of the same study without a kill; no zombie; no epoch, trial or design twice. "

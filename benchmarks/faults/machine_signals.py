@@ -108,7 +108,7 @@ def _asked(
         seconds = time.monotonic() - asked
     steps = _steps(site)
     row.ended = f"left after {seconds:.1f} s, exit code {ended.code}: {_without_folder(ended.last)}; {steps}"
-    if ended.code != 1 or "resume" not in ended.words or "Traceback" in ended.words:
+    if ended.code != 128 + number or "resume" not in ended.words or "Traceback" in ended.words:
         row.problems.append(f"it said {ended.words}")
     if seconds > _LEAVES_WITHIN_SECONDS:
         row.problems.append(f"it took {seconds:.0f} s")
@@ -129,7 +129,7 @@ def _asked_twice(site: Site, wait_seconds: float) -> Row:
     ended = running.wait(120)
     seconds = time.monotonic() - asked
     row.ended = f"left after {seconds:.1f} s, exit code {ended.code}: {_without_folder(ended.last)}"
-    if ended.code != 1 or "at once" not in ended.words:
+    if ended.code != 128 + signal.SIGINT or "at once" not in ended.words:
         row.problems.append(f"it said {ended.words}")
     _finish(row, site)
     return row

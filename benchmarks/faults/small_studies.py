@@ -14,9 +14,9 @@ from typing import Any
 import optuna
 
 from dynamoe_search.places import AnyPath, at_hand, listed
-from dynamoe_search.search import Limits, create_study, run_study, weights
+from dynamoe_search.search import Limits, create_study, run_study
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, weight_files
 from dynamoe_search.training.durable_files import PARTIAL, sha256
 
 NAME = "faults"
@@ -190,7 +190,7 @@ def _weights(store: Store, name: str) -> dict[str, str]:
     """Returns the checksums of the front's weights."""
     folder = store.files_of(name) / "models"
     members = store.candidates(name, trials=[one.trial for one in store.front(name)])
-    paths = {one.trial: weights.path_of(folder, one.trial, one.weights) for one in members}
+    paths = {one.trial: weight_files.path_of(folder, one.trial, one.weights) for one in members}
     return {str(trial): _checksum(path) for trial, path in paths.items()}
 
 

@@ -42,6 +42,7 @@ from dynamoe_search.search.space import Space, suggest
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
 from dynamoe_search.training import Trained, TrainSettings, train_leg
+from dynamoe_search.wording import counted
 
 
 @dataclass(kw_only=True, slots=True)
@@ -304,7 +305,7 @@ def report(rows: Sequence[Shared], num: int, differing: Sequence[str]) -> str:
         else f"Four workers differ from one: {list(differing)}",
     ]
     said = Counter(f"{row.title}: {error}" for row in rows for error in row.errors)
-    lines += [f"- {number} times: {error}" for error, number in said.items()]
+    lines += [f"- {counted(number, 'time')}: {error}" for error, number in said.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -31,6 +31,7 @@ from dynamoe_search.presets import read_study
 from dynamoe_search.search import Limits, create_study, run_study
 from dynamoe_search.search.proposals import Proposals
 from dynamoe_search.store import Store
+from dynamoe_search.wording import counted
 
 ROWS = Path(__file__).parent / "results" / "live_{data}_{epochs}.jsonl"
 """One line per search."""
@@ -183,7 +184,7 @@ def main() -> None:
     print("# Searches at an equal budget of epochs\n")
     print(
         f"Command: `python -m benchmarks.pruning.live --seeds {given.seeds} "
-        f"--epochs {given.epochs} --data {given.data}`. Means over {len(seeds)} seeds, "
+        f"--epochs {given.epochs} --data {given.data}`. Means over {counted(len(seeds), 'seed')}, "
         f"paired differences with 95 % intervals; torch {torch.__version__}, "
         f"Python {platform.python_version()}, 2 CPU cores, one thread. Rows: `{path.name}`.\n"
     )

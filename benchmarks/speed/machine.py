@@ -7,6 +7,8 @@ from importlib.metadata import version
 
 import torch
 
+from dynamoe_search.wording import counted
+
 _OPENMP = ("OMP_", "GOMP_")
 
 
@@ -24,13 +26,13 @@ def run_as_users_do(module: str) -> None:
 def conditions(module: str, device: str) -> str:
     """Returns the sentence for a benchmark that is run as `python -m module`."""
     command = " ".join([f"python -m {module}", *sys.argv[1:]])
-    name = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    name = f"{counted(os.cpu_count() or 1, 'CPU core')} ({platform.machine()})"
     if device.startswith("cuda"):
         name = f"{torch.cuda.get_device_name()}, {name}"
     busy = os.getloadavg()[0]
     told = [f"{name}={own}" for name, own in sorted(os.environ.items()) if name.startswith(_OPENMP)]
     return (
-        f"Command: `{command}`. {name}, {torch.get_num_threads()} threads, torch "
+        f"Command: `{command}`. {name}, {counted(torch.get_num_threads(), 'thread')}, torch "
         f"{torch.__version__}, Python {platform.python_version()}, dynamoe_search {_own_version()}; "
         f"{' '.join(told) or 'OpenMP as it is'}; load of the machine before the start {busy:.1f}.\n"
     )

@@ -133,9 +133,14 @@ def _above_curve(curve: Curve, plan: AuditPlan, runs: Runs, margin: float) -> Fi
 
 def _saving_words(above: float, size: float, saved: Estimate, score_name: str) -> str:
     low, middle, high = (100 * value for value in (saved.low, saved.effect, saved.high))
+    if middle < 0:
+        low, middle, high = -high, -middle, -low
+        change = f"needs {middle:.0f} % [{low:.0f}, {high:.0f}] more"
+    else:
+        change = f"saves {middle:.0f} % [{low:.0f}, {high:.0f}]"
     return (
         f"{abs(above):.2f} points {'above' if above > 0 else 'below'} top-k at {size:,.0f} activated parameters; "
-        f"saves {middle:+.0f} % [{low:+.0f}, {high:+.0f}] of them at equal {score_name}"
+        f"{change} of them at equal {score_name}"
     )
 
 

@@ -90,5 +90,6 @@ def _descending(words: str, designs: Mapping[str, str], runs: Runs, margins: Mar
     )
     if estimate.n == 0:
         return undecided("schedule", subject, margins.score, "too few runs ended well")
-    sentence = f"descending is {estimate.effect:+.2f} points from uniform"
+    side = "above" if estimate.effect > 0 else "below"
+    sentence = f"descending is {abs(estimate.effect):.2f} points {side} uniform"
     return finding("schedule", subject, estimate, margins.score, sentence)

@@ -1,12 +1,13 @@
 """The `dynamoe-search` program: its commands, and the one place where errors become a line and an exit code.
 
-Exit codes: 0 done, 1 failed or stopped, 2 wrong usage or input.
+What is said, and with which exit code, is in `complaints`.
 """
 
 import os
+import signal
 import sys
-import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -15,20 +16,23 @@ from typer.core import TyperGroup
 from dynamoe_search import __version__
 from dynamoe_search.cli import (
     audit,
+    bench,
     confirm,
     crew,
     dashboard,
     designs,
+    doctor,
+    garbage,
     language,
-    machine,
     report,
     results,
     searches,
     studies,
     watching,
 )
-from dynamoe_search.cli.words import printable
-from dynamoe_search.errors import DynamoeError
+from dynamoe_search.cli.complaints import FAILED, INTERRUPTED, tell
+from dynamoe_search.cli.streams import mask_stderr
+from dynamoe_search.errors import StoppedError
 
 PROGRAM = "dynamoe-search"
 
@@ -43,31 +47,11 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs a command and turns what it raises into a message and an exit code."""
+        """Runs a command; Ctrl-C where it means nothing else ends it."""
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
-            raise
         except KeyboardInterrupt:
-            typer.echo("stopped", err=True)
-            raise typer.Exit(1) from None
-        except DynamoeError as error:
-            _show_trace(ctx)
-            for line in str(error).split("\n"):
-                typer.echo(f"error: {printable(line)}", err=True)
-            raise typer.Exit(error.exit_code) from error
-        except OSError as error:  # a full disk, a folder that went away
-            _show_trace(ctx)
-            typer.echo(f"error: {printable(str(error))}", err=True)
-            raise typer.Exit(1) from error
-        except Exception as error:  # the program's last line of defence: nobody wants a bare trace
-            _show_trace(ctx)
-            text = printable(" ".join(str(error).split()))
-            typer.echo(
-                f"internal error: {type(error).__name__}: {text} (run with --debug to see where)",
-                err=True,
-            )
-            raise typer.Exit(1) from error
+            raise StoppedError("stopped", exit_code=INTERRUPTED) from None
 
     def main(
         self,
@@ -78,36 +62,28 @@ class Commands(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Runs the program; wrong options and arguments are told in one line, with where to find help."""
-        if (args is not None and not args) or (args is None and len(sys.argv) == 1):
+        """Runs the program, and turns what it raises into a message and an exit code."""
+        words = sys.argv[1:] if args is None else list(args)
+        if not words:
             args = ["--help"]
+        program = prog_name or PROGRAM
         try:
-            code = super().main(
-                args, prog_name or PROGRAM, complete_var, False, windows_expand_args, **extra
-            )
-        except typer.TyperException as error:
-            from dynamoe_search.cli.bad_values import words_of
-
-            message = printable(" ".join(words_of(error).split()))
-            typer.echo(f"error: {message} {_where_help_is(error)}", err=True)
-            code = error.exit_code
-        except typer.Abort:
-            typer.echo("stopped", err=True)
-            code = 1
+            code = super().main(args, program, complete_var, False, windows_expand_args, **extra)
+            sys.stdout.flush()  # what is written at the end of the process, nobody could tell of
+        except BrokenPipeError:
+            code = FAILED
+        except Exception as error:  # noqa: BLE001 - the last line of defence: nobody wants a bare trace
+            code = FAILED
+            with suppress(OSError):  # nobody can be told
+                code = tell(
+                    error,
+                    program=program,
+                    as_json="--json" in words,
+                    with_trace="--debug" in words,
+                )
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _where_help_is(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else PROGRAM
-    return f"(see {command} --help)"
-
-
-def _show_trace(ctx: Any) -> None:
-    if ctx.params.get("debug"):
-        traceback.print_exc()
 
 
 app = typer.Typer(
@@ -154,7 +130,9 @@ for panel, module in (
     ("Results", language),
     ("Results", dashboard),
     ("Designs", designs),
-    ("This machine", machine),
+    ("This machine", doctor),
+    ("This machine", bench),
+    ("This machine", garbage),
 ):
     for name, command in module.COMMANDS.items():
         app.command(name, rich_help_panel=panel)(command)
@@ -165,4 +143,29 @@ def main() -> None:
     # Threads of torch that wait by spinning slow a training down tenfold when another program wants the core.
     # It must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app(prog_name=PROGRAM)
+    _make_writable()
+    mask_stderr()
+    try:
+        app(prog_name=PROGRAM)
+    finally:  # nothing is left to do, so nothing that happens from now on is worth a trace
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _let_go()
+
+
+def _make_writable() -> None:
+    """Lets everything be written, also where there is no stdout, or it has few characters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started the process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for good
+        elif stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="replace")
+
+
+def _let_go() -> None:
+    """Drops what cannot be written, or the end of the process would complain about it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

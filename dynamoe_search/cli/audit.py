@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dynamoe_search.cli.options import STORAGE_VARIABLE, AsJson, Quiet, Storage, Study
-from dynamoe_search.cli.words import say
+from dynamoe_search.cli.options import (
+    STORAGE_VARIABLE,
+    AsJson,
+    Quiet,
+    Storage,
+    Study,
+    countable,
+    finite,
+)
+from dynamoe_search.cli.words import say, seconds
 from dynamoe_search.errors import StoppedError
+from dynamoe_search.wording import counted
 
 if TYPE_CHECKING:  # these load torch or Optuna
     from collections.abc import Sequence
@@ -34,13 +43,18 @@ def audit(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", help="Runs of every design, each with its own seed.")
+        int,
+        typer.Option(
+            "--seeds", min=2, max=1000, help="Runs of every design, each with its own seed."
+        ),
     ] = 5,
     epochs: Annotated[
         int | None,
         typer.Option(
             "--epochs",
+            min=1,
             help="Epochs of every run. Default: as many as the study's candidates have.",
+            callback=countable,
             show_default=False,
         ),
     ] = None,
@@ -48,6 +62,9 @@ def audit(
         float,
         typer.Option(
             "--margin",
+            min=0.001,
+            max=100.0,
+            callback=finite,
             help="Smallest difference of accuracy that is of interest, in points; of text, of the loss in hundredths "
             "of a nat.",
         ),
@@ -79,21 +96,16 @@ def audit(
         planned = prepare_audit(store, study, request)
         if not quiet:
             say(_cost(planned), err=True)
-        try:
-            with (
-                stop_on_signals(f"go on with: {again}") as should_stop,
-                watching(quiet) as on_event,
-            ):
-                done = audit_study(store, planned, on_event=on_event, should_stop=should_stop)
-        except StoppedError as error:
-            say(f"{error}\nstopped; go on with: {again}", err=True)
-            raise typer.Exit(1) from None
-    if done.unfinished is not None:
-        say(done.unfinished, err=True)
-        raise typer.Exit(1)
-    if done.is_interrupted:
-        say(f"stopped; go on with: {again}", err=True)
-        raise typer.Exit(1)
+        with stop_on_signals(f"go on with: {again}") as flag:
+            try:
+                with watching(quiet) as on_event:
+                    done = audit_study(store, planned, on_event=on_event, should_stop=flag)
+            except StoppedError as error:
+                message = f"{error}\nstopped; go on with: {again}"
+                raise StoppedError(message, exit_code=flag.exit_code) from None
+    if done.unfinished is not None or done.is_interrupted:
+        message = done.unfinished or f"stopped; go on with: {again}"
+        raise StoppedError(message, exit_code=flag.exit_code)
     if as_json:
         _print_json(planned, done)
     else:
@@ -126,11 +138,9 @@ def _again(
 
 
 def _cost(planned: "Audit") -> str:
-    from dynamoe_search.cli.words import seconds
-
     plan, seeds = planned.plan, planned.request.seeds
-    epochs = "1 epoch" if planned.epochs == 1 else f"{planned.epochs} epochs"
-    controls = f" and up to {len(plan.controls)} controls" if plan.controls else ""
+    epochs = counted(planned.epochs, "epoch")
+    controls = f" and up to {counted(len(plan.controls), 'control')}" if plan.controls else ""
     pace = (
         "" if planned.seconds is None else f", {seconds(planned.seconds)} at the study's own pace"
     )
@@ -192,7 +202,7 @@ def _show(planned: "Audit", done: "Audited") -> None:
         )
     if planned.plan.is_text:
         out.print(f"\nOf text, {POINTS_OF_TEXT}.", markup=False)
-    failed = f" {done.failed} runs failed and are left out." if done.failed else ""
+    failed = f" Left out: {counted(done.failed, 'failed run')}." if done.failed else ""
     out.print(
         f"\nRule: {RULE}.\nIntervals are over {planned.request.seeds} seeds, measured on the validation part; the runs "
         f"are in {', '.join(done.studies)}.{failed}",

@@ -95,25 +95,22 @@ def confirm(
             factor=scale or 1,
             scale_by=scale_by,
         )
-        try:
-            with (
-                stop_on_signals("call it again to go on") as should_stop,
-                watching(quiet) as on_event,
-            ):
-                found = confirm_study(
-                    store,
-                    study,
-                    request,
-                    on_event=on_event,
-                    should_stop=should_stop,
-                    trust_code=trust_code,
-                )
-        except StoppedError as error:
-            say(f"{error}\nstopped; call the same command again to go on", err=True)
-            raise typer.Exit(1) from None
+        again = "stopped; call the same command again to go on"
+        with stop_on_signals("call it again to go on") as flag:
+            try:
+                with watching(quiet) as on_event:
+                    found = confirm_study(
+                        store,
+                        study,
+                        request,
+                        on_event=on_event,
+                        should_stop=flag,
+                        trust_code=trust_code,
+                    )
+            except StoppedError as error:
+                raise StoppedError(f"{error}\n{again}", exit_code=flag.exit_code) from None
     if found.confirmation is None:
-        say(found.unfinished or "stopped; call the same command again to go on", err=True)
-        raise typer.Exit(1)
+        raise StoppedError(found.unfinished or again, exit_code=flag.exit_code)
     if as_json:
         _print_json(study, found)
     else:

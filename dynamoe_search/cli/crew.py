@@ -17,25 +17,44 @@ from dynamoe_search.cli.options import (
     Study,
     Timeout,
     TrustCode,
-    device_names,
+    device_name,
     duration,
+    finite,
     handed_logs,
     log_target,
 )
 from dynamoe_search.cli.waiting import check_files, opened, waiting_for
 from dynamoe_search.cli.words import say, seconds
 from dynamoe_search.errors import InputError, StoppedError, UsageError
+from dynamoe_search.wording import counted
 
 if TYPE_CHECKING:  # loads Optuna
     from dynamoe_search.store import Store
 
 _WAIT_SECONDS = 2.0
+_MOST_WORKERS = 1024  # of one command, on a cluster
+_MOST_HERE, _MOST_PER_CORE = 16, 4  # of this machine: a slip of the finger would bring it to a halt
+
+
+def device_names(text: str | None) -> str | None:
+    """Returns the text if it names devices.
+
+    Raises:
+        DeviceError: It names something else.
+        UsageError: `auto`, which is all of them, stands beside others.
+    """
+    names = [device_name(name.strip()) for name in (text or "auto").split(",")]
+    if "auto" in names and len(names) > 1:
+        raise UsageError(f"--devices auto takes every device, so it stands alone, got {text}")
+    return text
+
 
 Number = Annotated[
     int | None,
     typer.Option(
         "--workers",
         min=1,
+        max=_MOST_WORKERS,
         help="Train with this many processes. Default: one per device, or no more than this one.",
         show_default=False,
     ),
@@ -45,7 +64,8 @@ Devices = Annotated[
     typer.Option(
         "--devices",
         metavar="DEVICES",
-        help="The workers' devices: auto (all CUDA devices), or a list such as cuda:0,cuda:1.",
+        help="The workers' devices: auto (all CUDA devices, else the CPU), or a list such as cuda:0,cuda:1 with one "
+        "worker each; with more --workers they take them in turn.",
         show_default=False,
         callback=device_names,
     ),
@@ -70,6 +90,7 @@ GpusPerWorker = Annotated[
         "--gpus-per-worker",
         min=0.0,
         max=1.0,
+        callback=finite,
         help="What Ray sets aside for a worker, e.g. 0.5. Default: 1, or 0 for a study on the CPU.",
         show_default=False,
     ),
@@ -85,6 +106,21 @@ class AskedTeam(NamedTuple):
     ray_address: str | None
     gpus_per_worker: float | None
 
+    def on(self, device: str) -> "AskedTeam":
+        """Returns the team for a new study on a device.
+
+        Raises:
+            UsageError: Its workers were given others.
+        """
+        if device == "auto" or self.engine == "ray":
+            return self
+        if self.devices is not None:
+            raise UsageError(
+                f"--device {device} and --devices {self.devices} are both given; name the workers' devices with "
+                "--devices alone"
+            )
+        return self if self.workers is None else self._replace(devices=device)
+
     def check(self, *, quiet: bool = False) -> None:
         """Returns if the options go together, and somebody answers at the address of the cluster; loads no torch.
 
@@ -96,13 +132,28 @@ class AskedTeam(NamedTuple):
             return
         if self.ray_address is not None or self.gpus_per_worker is not None:
             raise UsageError("--ray-address and --gpus-per-worker need --engine ray")
-        if self.workers is None or self.devices in (None, "auto"):
+        self._check_number()
+        if self.devices in (None, "auto"):
             return
-        num_devices = len(str(self.devices).split(","))
-        if self.workers < num_devices:
+        names = [name.strip() for name in str(self.devices).split(",")]
+        if "cpu" in names and set(names) != {"cpu"}:
+            raise UsageError(
+                f"--devices {self.devices} has the CPU beside CUDA devices, and a study is trained on one kind of them"
+            )
+        num_devices = len(names)
+        if self.workers is not None and self.workers < num_devices:
             raise UsageError(
                 f"--workers {self.workers} is too few for {num_devices} devices; name fewer devices, or ask for "
                 "more workers"
+            )
+
+    def _check_number(self) -> None:
+        cores = os.cpu_count() or 1
+        most = max(_MOST_HERE, _MOST_PER_CORE * cores)
+        if max(self.workers or 1, len((self.devices or "").split(","))) > most:
+            raise UsageError(
+                f"more than {most} workers are too many for this machine, which has {counted(cores, 'CPU core')}; "
+                "ask for fewer, or start some on other machines with the command worker"
             )
 
     def _check_ray(self, quiet: bool) -> None:
@@ -179,14 +230,13 @@ def worker(
                     has_own_device=parent is not None,
                 )
     except StoppedError as error:
-        say(f"{study}: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise StoppedError(f"{study}: {error}", exit_code=flag.exit_code) from None
     if as_json:
         typer.echo(json.dumps({"reason": summary.reason, "seconds": summary.seconds}))
     else:
         say(f"{study}: this worker ends ({summary.reason}) after {seconds(summary.seconds)}")
     if summary.reason in ("interrupt", "stop"):
-        raise typer.Exit(1)
+        raise typer.Exit(flag.exit_code)
 
 
 @contextmanager

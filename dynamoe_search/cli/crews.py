@@ -14,6 +14,7 @@ from dynamoe_search.cli.words import say
 from dynamoe_search.errors import StoppedError, UsageError
 from dynamoe_search.search import Limits, StudySummary, set_limits, started, summarise
 from dynamoe_search.store import PassingError, Store, default_url
+from dynamoe_search.wording import counted
 
 _LOOK_SECONDS = 1.0
 
@@ -83,7 +84,7 @@ class _View:
             return
         is_plain = isinstance(self._view, PlainView)
         self._next = time.monotonic() + (LINE_SECONDS if is_plain else _LOOK_SECONDS)
-        workers = "1 worker" if alive == 1 else f"{alive} workers"
+        workers = counted(alive, "worker")
         workers += f" ({waiting} wait for room)" if waiting else ""
         try:
             record, spent = self._store.study(self._study), self._store.spent(self._study)

@@ -16,6 +16,7 @@ from dynamoe_search.cli.options import (
     TrustCode,
     check_folder,
 )
+from dynamoe_search.wording import counted
 
 
 def check(
@@ -30,28 +31,18 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a study file and estimate trials, time, memory and disk."""
-    from dynamoe_search.cli import screens
-    from dynamoe_search.errors import SpecError
+    from dynamoe_search.cli import estimates, screens
     from dynamoe_search.presets import read_study
 
-    try:
-        loaded = read_study(file, changes or ())  # before anything that loads torch
+    loaded = read_study(file, changes or ())  # before anything that loads torch
 
-        from dynamoe_search.data import find_data
-        from dynamoe_search.search import estimate
+    from dynamoe_search.data import find_data
+    from dynamoe_search.search import estimate
 
-        where = find_data(loaded.spec.data)
-        expected = estimate(
-            loaded.spec,
-            trust_code=trust_code,
-            measure=measure and where is not None,
-            device=device,
-        )
-    except SpecError as error:
-        if as_json:
-            problems = [asdict(problem) for problem in error.problems]
-            screens.print_json({"ok": False, "file": file, "problems": problems})
-        raise
+    where = find_data(loaded.spec.data)
+    expected = estimate(
+        loaded.spec, trust_code=trust_code, measure=measure and where is not None, device=device
+    )
     if as_json:
         screens.print_json(
             {
@@ -65,7 +56,7 @@ def check(
             }
         )
     else:
-        screens.show_estimate(file, loaded.spec, where, expected)
+        estimates.show_estimate(file, loaded.spec, where, expected)
 
 
 def presets(
@@ -165,7 +156,7 @@ def schedules(
     highest = max(max(numbers) for numbers in counts.values())
     for shape, numbers in counts.items():
         drawing = pictures.bars(numbers, highest)
-        lines = ["", shape, f"{sum(numbers)} experts"][-len(drawing) :]
+        lines = ["", shape, counted(sum(numbers), "expert")][-len(drawing) :]
         for label, picture in zip(lines, drawing, strict=True):
             typer.echo(f"{label:14}{picture}".rstrip())
         typer.echo(" " * 14 + " ".join(f"{number:<2}" for number in numbers).rstrip() + "\n")
@@ -187,8 +178,7 @@ def train(
     """Train the one architecture that a study file describes; every value in it must be fixed."""
     import json
 
-    from dynamoe_search.cli import screens
-    from dynamoe_search.cli.interrupts import stop_on_signals
+    from dynamoe_search.cli import candidates, screens
     from dynamoe_search.presets import read_study
     from dynamoe_search.specs.vocabulary import TEXT_NAMES
 
@@ -197,12 +187,13 @@ def train(
         check_folder(out)
     is_text = loaded.spec.data.name in TEXT_NAMES
 
+    from dynamoe_search.cli.interrupts import all_or_nothing
     from dynamoe_search.cli.progress import watching_epochs
     from dynamoe_search.records import to_json
     from dynamoe_search.search import train_one
     from dynamoe_search.training.export import save_model
 
-    with stop_on_signals("nothing was written") as should_stop:
+    with all_or_nothing() as should_stop:
         trained = train_one(
             loaded.spec,
             device=device,
@@ -221,9 +212,9 @@ def train(
         }
         screens.print_json(result)
         return
-    screens.show_outcome(trained.outcome)
+    candidates.show_outcome(trained.outcome)
     if out is not None:
-        screens.show_loading(out, is_text=is_text)
+        candidates.show_loading(out, is_text=is_text)
 
 
 COMMANDS: dict[str, Any] = {

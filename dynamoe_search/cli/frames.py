@@ -17,6 +17,7 @@ from dynamoe_search.cli.screens import table
 from dynamoe_search.cli.words import cell, printable, seconds, words_of
 from dynamoe_search.confirmation import MEASURES, measure_of
 from dynamoe_search.store import Happening, Overview
+from dynamoe_search.wording import counted
 
 Item = TypeVar("Item")
 Point = tuple[float, float]
@@ -72,15 +73,15 @@ def _head(view: Overview, rate: float | None, note: str) -> RenderableType:
     num_workers = len(view.workers)
     state: str = record.state
     if num_workers:
-        state += f" on {record.settings.device}, {_count(num_workers, 'worker')}"
+        state += f" on {record.settings.device}, {counted(num_workers, 'worker')}"
     if record.is_stop_requested:
         state += ", asked to stop"
     candidates = [
-        f"{spent.complete} of {record.trials:,} candidates complete",
+        f"{spent.complete} of {counted(record.trials, 'candidate')} complete",
         *(f"{number:,} {word}" for number, word in _counts(view) if number),
     ]
     resources = [
-        f"{_of(spent.epochs, record.max_epochs)} epochs",
+        _of_epochs(spent.epochs, record.max_epochs),
         _of_time(record.seconds_spent, record.max_seconds),
         *([f"{rate:.3g} epochs/s"] if rate else []),
         *([f"about {seconds(left)} left"] if (left := seconds_left(view, rate)) else []),
@@ -210,7 +211,7 @@ def _legs(view: Overview) -> RenderableType:
         )
         grid.add_row(*(Text(printable(value)) for value in row))
     more = len(view.legs) - len(shown)
-    return Group(grid, Text(f"and {_count(more, 'leg')} more")) if more else grid
+    return Group(grid, Text(f"and {counted(more, 'leg')} more")) if more else grid
 
 
 def _front(view: Overview, most: int, width: int) -> RenderableType:
@@ -232,7 +233,7 @@ def _front(view: Overview, most: int, width: int) -> RenderableType:
     total = len(view.front)
     shown = f"{len(places)} of " if len(places) < total else ""
     return _titled(
-        f"front, {shown}{_count(total, 'member')}", grid if rows else Text("empty so far")
+        f"front, {shown}{counted(total, 'member')}", grid if rows else Text("empty so far")
     )
 
 
@@ -286,12 +287,10 @@ def _titled(title: str, content: RenderableType) -> RenderableType:
     return Group(Text(title, "bold"), content)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _of(spent: int, budget: int | None) -> str:
-    return f"{spent:,}" if budget is None else f"{spent:,} of {budget:,}"
+def _of_epochs(spent: int, budget: int | None) -> str:
+    if budget is None:
+        return counted(spent, "epoch")
+    return f"{spent:,} of {counted(budget, 'epoch')}"
 
 
 def _of_time(spent: float, budget: float | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dynamoe_search.cli.options import AsJson, TrustCode
+from dynamoe_search.cli.options import AsJson, TrustCode, finite
 from dynamoe_search.cli.words import say
 
 
@@ -30,6 +30,7 @@ def sample(
         typer.Option(
             "--temperature",
             min=0.0,
+            callback=finite,
             help="Below 1 what is probable becomes more so; 0 always takes the most probable token.",
         ),
     ] = 0.8,

@@ -18,7 +18,7 @@ from mlflow.entities import Run as StoredRun  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
-from dynamoe_search.cli.logs import Run, end_of, measures_of  # noqa: E402
+from dynamoe_search.cli.log_runs import Run, end_of, measures_of  # noqa: E402
 from dynamoe_search.records import CandidateRecord, Progress  # noqa: E402
 
 _MARK = "accuracy"  # every report has it, so it says which epochs are there

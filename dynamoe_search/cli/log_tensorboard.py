@@ -7,7 +7,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from dynamoe_search.cli.logs import Run, end_of, measures_of
+from dynamoe_search.cli.log_runs import Run, end_of, measures_of
 from dynamoe_search.records import CandidateRecord, Progress
 
 _FLUSH_SECONDS = 10

@@ -4,24 +4,18 @@ The search hands its events over and goes on at once; what a log does with them,
 nothing. A log that fails is told of once and is off from then on.
 """
 
-import json
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
-from dynamoe_search.records import (
-    Candidate,
-    CandidateRecord,
-    Progress,
-    language_metrics,
-    to_json,
-)
+from dynamoe_search.cli.log_runs import Run, Sink, settings_of
+from dynamoe_search.credentials import Mask, masked, secrets_in
+from dynamoe_search.records import Candidate, CandidateRecord, Progress
 from dynamoe_search.search.events import (
     CandidateFinished,
     EpochFinished,
@@ -32,10 +26,10 @@ from dynamoe_search.search.events import (
     ignore,
 )
 from dynamoe_search.search.study_files import StudyFiles
-from dynamoe_search.search.weights import path_of
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import TEXT_NAMES
-from dynamoe_search.store import Store, masked
+from dynamoe_search.store import Store
+from dynamoe_search.store.weight_files import path_of
 
 CLOSE_SECONDS = 60.0
 """So long the end of a search waits for a log that writes nothing meanwhile."""
@@ -43,39 +37,6 @@ CLOSE_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
-_SECTIONS = ("model", "schedule", "router", "losses", "train", "adaptive")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """What a log calls a run: one candidate of one study."""
-
-    study: str
-    created_at: str  # of the study; tells it from another of the same name
-    trial: int
-    settings: Mapping[str, str | float | bool]
-    is_text: bool = False  # whether it is a language model
-
-    @property
-    def name(self) -> str:
-        """The study and the trial."""
-        return f"{self.study}/{self.trial}"
-
-
-class Sink(Protocol):
-    """Where runs are written to. Everything may be written twice; it stands there once."""
-
-    def is_finished(self, run: Run) -> bool:
-        """Whether the end of a run is written."""
-
-    def write_epochs(self, run: Run, reports: Sequence[Progress]) -> None:
-        """Writes reports, with the epoch as step."""
-
-    def finish(self, run: Run, record: CandidateRecord, links: Mapping[str, str]) -> None:
-        """Writes how a run ended, and where its files are."""
-
-    def rest(self, run: Run) -> None:
-        """Lets go of a run that others may go on with."""
 
 
 @contextmanager
@@ -150,6 +111,7 @@ class Writer:
     ) -> None:
         self._translator = _Translator(store, name)
         self._title = masked(f"{kind}={place}")
+        self._mask = Mask(secrets_in({**os.environ, "PLACE": place}))
         self._open: Callable[[], Sink] = partial(open_log, kind, place)
         self._tasks: queue.SimpleQueue[Callable[[Sink], None] | None] = queue.SimpleQueue()
         self._is_off = threading.Event()
@@ -185,7 +147,7 @@ class Writer:
             return
         except Exception as error:  # noqa: BLE001 - whatever a library of others raises, the search goes on
             self._is_off.set()
-            words = masked(" ".join(str(error).split()))[:300]
+            words = " ".join(self._mask(str(error)).split())[:300]
             _log.warning(
                 "the log %s is off from now on, the search goes on: %s: %s",
                 self._title,
@@ -307,47 +269,3 @@ class _Translator:
             else "",
             "export": f"dynamoe-search export {self._study.name} {record.trial} --out DIR",
         }
-
-
-def settings_of(candidate: Candidate) -> dict[str, str | float | bool]:
-    """Returns the design of a candidate and its training, by dotted names such as `router.k`."""
-    plain = json.loads(to_json(candidate))
-    found: dict[str, str | float | bool] = {
-        "ordinal": candidate.ordinal,
-        "study_seed": candidate.study_seed,
-        "reference": candidate.reference or "",
-        "experts_per_layer": " ".join(map(str, candidate.experts_per_layer)),
-    }
-    for section in _SECTIONS:
-        for key, value in (plain[section] or {}).items():
-            if value is not None:
-                found[f"{section}.{key}"] = _plain(value)
-    return found
-
-
-def _plain(value: Any) -> str | float | bool:
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return value if isinstance(value, str | float | int | bool) else str(value)
-
-
-def measures_of(report: Progress, *, is_text: bool = False) -> dict[str, float]:
-    """Returns the numbers of a report by the names under which logs show them."""
-    perplexity = language_metrics(report.validation_loss, 1.0)["perplexity"]
-    return {
-        **({"perplexity": perplexity} if is_text else {}),
-        "accuracy": report.accuracy,
-        "validation_loss": report.validation_loss,
-        "train_loss": report.train_loss,
-        "activated_params": report.activated_params,
-        "seconds": report.seconds,
-        **{f"mean_k/layer_{place}": k for place, k in enumerate(report.mean_k_per_layer)},
-        **{f"experts/layer_{place}": float(n) for place, n in enumerate(report.experts_per_layer)},
-    }
-
-
-def end_of(record: CandidateRecord) -> str:
-    """Returns how a candidate ended: `complete`, `pruned`, or `failed` with the reason."""
-    if record.status == "failed":
-        return f"failed ({record.reason})"
-    return "pruned" if record.status == "stopped" else record.status

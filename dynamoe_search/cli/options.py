@@ -21,6 +21,7 @@ LOGS_VARIABLE = "DYNAMOE_SEARCH_LOGS"
 _MOST_CONFIG_BYTES = 10_000_000  # of an exported model; a usual one has a few thousand
 MOST = 1_000_000_000
 """Of trials and epochs, as in study files."""
+_MOST_SECONDS = 100 * 365 * 86400.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SCALES = {"": 1.0, "%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 
@@ -29,6 +30,13 @@ def countable(number: int | None) -> int | None:
     """Returns a number as it is, if it is none that no database keeps."""
     if number is not None and number > MOST:
         raise typer.BadParameter(f"must be at most {MOST:,}, got {number}")
+    return number
+
+
+def finite(number: float | None) -> float | None:
+    """Returns a number as it is, if it is one: a range lets nan and inf through."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"must be a finite number, got {number}")
     return number
 
 
@@ -42,8 +50,10 @@ def duration(text: str) -> float:
             f"{text!r} has a number without a unit; write 45s, 30m, 1h30m or 2d"
         )
     seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
-    if not 0 < seconds < math.inf:
+    if not seconds:
         raise typer.BadParameter(f"{text!r} must be longer than nothing")
+    if seconds > _MOST_SECONDS:
+        raise typer.BadParameter(f"{text[:20]!r} is longer than a hundred years")
     return seconds
 
 
@@ -52,7 +62,10 @@ def quantity(text: str) -> float:
     match = re.fullmatch(r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(%|k|K|M|G)?", text)
     if match is None:
         raise typer.BadParameter(f"{text!r} is no number; write 50000, 50k, 1.5M, 0.9 or 90%")
-    return float(match[1]) * _SCALES[match[2] or ""]
+    number = float(match[1]) * _SCALES[match[2] or ""]
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"{text[:20]!r} is too large a number")
+    return number
 
 
 def bound(text: str) -> tuple[str, float]:
@@ -178,22 +191,21 @@ Changes = Annotated[
 ]
 
 
-def device_names(text: str | None) -> str | None:
-    """Returns the text if it names devices; whether they are here takes torch to know.
+def device_name(text: str) -> str:
+    """Returns the text if it names a device; whether that is here takes torch to know.
 
     Raises:
         DeviceError: It names something else.
     """
-    for name in (text or "auto").split(","):
-        if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", name.strip()):
-            raise DeviceError(f"unknown device {name.strip()!r}; use auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
+        raise DeviceError(f"unknown device {text!r}; use auto, cpu, cuda or cuda:N")
     return text
 
 
 Device = Annotated[
     str,
     typer.Option(
-        "--device", help="Where to train: auto, cpu, cuda or cuda:1, …", callback=device_names
+        "--device", help="Where to train: auto, cpu, cuda or cuda:1, …", callback=device_name
     ),
 ]
 Threads = Annotated[
@@ -201,6 +213,7 @@ Threads = Annotated[
     typer.Option(
         "--threads",
         min=1,
+        max=1024,
         help="CPU threads of torch; a study keeps its number. Default: as many as torch would use.",
         show_default=False,
     ),

@@ -27,6 +27,7 @@ from dynamoe_search.search.events import (
     StudyStarted,
     ignore,
 )
+from dynamoe_search.wording import counted
 
 LINE_SECONDS = 10.0
 """At most one plain line of progress in this time."""
@@ -166,9 +167,11 @@ class PlainView:
         tally.add(event)
         match event:
             case StudyStarted():
-                budget = f", {tally.max_epochs:,} epochs at most" if tally.max_epochs else ""
+                budget = (
+                    f", {counted(tally.max_epochs, 'epoch')} at most" if tally.max_epochs else ""
+                )
                 _line(
-                    f"{tally.name}: {tally.trials} trials of {_epochs(tally)} on {tally.device}{budget}"
+                    f"{tally.name}: {counted(tally.trials, 'trial')} of {_epochs(tally)} on {tally.device}{budget}"
                 )
                 if event.num_finished or event.num_running or event.num_paused:
                     _line(
@@ -233,7 +236,7 @@ def _failure(event: CandidateFinished) -> str:
 
 
 def _epochs(tally: Tally) -> str:
-    return "1 epoch" if tally.epochs_per_candidate == 1 else f"{tally.epochs_per_candidate} epochs"
+    return counted(tally.epochs_per_candidate, "epoch")
 
 
 def _line(text: str) -> None:

@@ -20,13 +20,14 @@ from dynamoe_search.cli.options import (
     check_folder,
 )
 from dynamoe_search.cli.words import printable, quality_words, say
+from dynamoe_search.records import CandidateRecord, FrontMember
 
 
 def show(study: Study, trial: Trial, storage: Storage = None, as_json: AsJson = False) -> None:
     """Show one candidate: its architecture, how it was trained, what was measured, layer by layer."""
     import json
 
-    from dynamoe_search.cli import screens, states
+    from dynamoe_search.cli import candidates, screens, states
     from dynamoe_search.records import to_json
     from dynamoe_search.store import Store
 
@@ -42,7 +43,7 @@ def show(study: Study, trial: Trial, storage: Storage = None, as_json: AsJson = 
         result["decisions"] = [json.loads(to_json(one)) for one in decisions]
         screens.print_json(result)
         return
-    screens.show_candidate(record, progress)
+    candidates.show_candidate(record, progress)
     states.show_decisions(decisions)
 
 
@@ -73,12 +74,19 @@ def front(
             help="Only the member at the knee: a little more of one objective costs much of another from there on.",
         ),
     ] = False,
+    so_far: Annotated[
+        bool,
+        typer.Option(
+            "--so-far",
+            help="Count candidates that are paused or in training with what they reported last.",
+        ),
+    ] = False,
     storage: Storage = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Show the Pareto front of a study, the smallest design first."""
-    from dynamoe_search.cli import screens
+    from dynamoe_search.cli import fronts, screens
     from dynamoe_search.errors import UsageError
     from dynamoe_search.store import Store, answers
 
@@ -88,24 +96,40 @@ def front(
     lowest = [bound(text) for text in at_least or ()]
     with Store.open(storage, create=False) as store:
         record = store.study(study)
-        everyone = store.front(study)
-        points = [] if as_json or as_csv else store.candidates(study, status=("complete",))
+        known = store.candidates(study, status=("complete", "paused", "running"))
+        standing = store.front_so_far(study) if so_far else []
+        everyone = [one.member for one in standing] if so_far else store.front(study)
     members = answers.within(everyone, highest, lowest)
     if knee:
         members = answers.knee(members, record.objectives, record.maximise)
-    rows = [answers.front_row(member) for member in members]
-    if as_json:
-        screens.print_json(rows)
-    elif as_csv:
-        _write_csv(rows)
+    trained = {one.member.trial: one for one in standing}
+    if as_json or as_csv:
+        rows = [answers.front_row(member) for member in members]
+        for row in rows if so_far else ():
+            one = trained[row["trial"]]
+            row |= {"epochs": one.epochs, "is_complete": one.is_complete}
+        _write_csv(rows) if as_csv else screens.print_json(rows)
     elif members:
-        screens.show_front(members, record.objectives, points)
+        epochs = {trial: one.epochs for trial, one in trained.items()}
+        fronts.show_front(members, record.objectives, known, epochs)
     else:
-        console = screens.console()
-        reason = (
-            "no member of the front keeps these bounds" if everyone else "the front is empty so far"
-        )
-        console.print(f"{printable(study)}: {reason}", markup=False)
+        say(f"{study}: {_why_empty(everyone, known, so_far=so_far)}")
+
+
+def _why_empty(
+    everyone: Sequence[FrontMember], known: Sequence[CandidateRecord], *, so_far: bool
+) -> str:
+    """Returns why no member of a front is shown, and how to see those who may become one."""
+    if everyone:
+        return "no member of the front keeps these bounds"
+    waiting = [one for one in known if one.status != "complete" and one.epochs]
+    if so_far or not waiting:
+        return "the front is empty so far"
+    num = len(waiting)
+    return (
+        "the front is empty so far: nobody has been trained to the end; "
+        f"{num} {'is' if num == 1 else 'are'} on the way, see --so-far"
+    )
 
 
 def _write_csv(rows: Sequence[dict[str, Any]]) -> None:
@@ -151,12 +175,12 @@ def export(
         epochs = record.candidate.train.epochs
         is_text = record.outcome is not None and "perplexity" in record.outcome.metrics
 
-        from dynamoe_search.cli import screens
-        from dynamoe_search.cli.interrupts import stop_on_signals
+        from dynamoe_search.cli import candidates, screens
+        from dynamoe_search.cli.interrupts import all_or_nothing
         from dynamoe_search.cli.progress import watching_epochs
         from dynamoe_search.search import export_candidate
 
-        with stop_on_signals("nothing was written") as should_stop:
+        with all_or_nothing() as should_stop:
             exported = export_candidate(
                 store,
                 study,
@@ -171,7 +195,7 @@ def export(
         return
     origin = "trained again" if exported.is_retrained else "weights of the study"
     say(f"{out}: {quality_words(exported.metrics)} on the validation part ({origin})")
-    screens.show_loading(out, is_text=is_text)
+    candidates.show_loading(out, is_text=is_text)
 
 
 COMMANDS: dict[str, Any] = {"show": show, "front": front, "export": export}

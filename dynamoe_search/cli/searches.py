@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,7 +66,7 @@ def run(
     from dynamoe_search.presets import read_study
 
     # What can be wrong is looked at before anything that loads torch, the cheapest first.
-    asked = AskedTeam(engine, workers, devices, ray_address, gpus_per_worker)
+    asked = AskedTeam(engine, workers, devices, ray_address, gpus_per_worker).on(device)
     targets = [log_target(text) for text in logs or ()]
     overrides = list(changes or ())
     if trials is not None:
@@ -147,26 +147,26 @@ def _search(
     quiet: bool,
 ) -> None:
     """Runs a stored study, shows its front, and says what to do next."""
-    from dynamoe_search.cli import screens, states
+    from dynamoe_search.cli import fronts, states
+    from dynamoe_search.cli.interrupts import stop_on_signals
 
-    again = _command("resume", study, storage=storage)
-    try:
-        summary = _searched(
-            store, study, storage, limits, team, logs, again, trust_code=trust_code, quiet=quiet
-        )
-    except StoppedError as error:
-        say(str(error), err=True)
-        say(f"stopped; go on with: {again}", err=True)
-        raise typer.Exit(1) from None
+    hint = f"go on with: {_command('resume', study, storage=storage)}"
+    with stop_on_signals(hint) as flag, store.giving_up(flag):
+        try:
+            summary = _searched(
+                store, study, storage, limits, team, logs, flag, trust_code=trust_code, quiet=quiet
+            )
+        except StoppedError as error:
+            message = f"{error}\nstopped; {hint}"
+            raise StoppedError(message, exit_code=flag.exit_code) from None
     record = store.study(study)
     if summary.front and summary.reason != "interrupt":
-        screens.show_front(
+        fronts.show_front(
             summary.front, record.objectives, store.candidates(study, status=("complete",))
         )
     states.show_summary(summary)
     if summary.reason in ("interrupt", "stop"):
-        say(f"stopped; go on with: {again}", err=True)
-        raise typer.Exit(1)
+        raise StoppedError(f"stopped; {hint}", exit_code=flag.exit_code)
     _suggest(summary, record, storage)
 
 
@@ -185,43 +185,38 @@ def _searched(
     limits: "Limits",
     team: "Team | None",
     logs: Sequence[tuple[str, str]],
-    again: str,
+    should_stop: Callable[[], bool],
     *,
     trust_code: bool,
     quiet: bool,
 ) -> "StudySummary":
     """Runs a stored study in this process, or with a team, until somebody asks it to stop."""
     from dynamoe_search.cli import crews
-    from dynamoe_search.cli.interrupts import stop_on_signals
     from dynamoe_search.cli.logs import logging_to
     from dynamoe_search.cli.progress import watching
     from dynamoe_search.search import run_study
 
-    with (
-        stop_on_signals(f"go on with: {again}") as should_stop,
-        store.giving_up(should_stop),
-    ):
-        if team:
-            return crews.search(
-                store,
-                study,
-                storage,
-                team,
-                limits,
-                logs,
-                should_stop=should_stop,
-                trust_code=trust_code,
-                quiet=quiet,
-            )
-        with watching(quiet) as view, logging_to(store, study, logs, view) as on_event:
-            return run_study(
-                store,
-                study,
-                limits=limits,
-                on_event=on_event,
-                should_stop=should_stop,
-                trust_code=trust_code,
-            )
+    if team:
+        return crews.search(
+            store,
+            study,
+            storage,
+            team,
+            limits,
+            logs,
+            should_stop=should_stop,
+            trust_code=trust_code,
+            quiet=quiet,
+        )
+    with watching(quiet) as view, logging_to(store, study, logs, view) as on_event:
+        return run_study(
+            store,
+            study,
+            limits=limits,
+            on_event=on_event,
+            should_stop=should_stop,
+            trust_code=trust_code,
+        )
 
 
 def _suggest(summary: "StudySummary", record: "StudyRecord", storage: str | None) -> None:
@@ -244,6 +239,8 @@ def _suggest(summary: "StudySummary", record: "StudyRecord", storage: str | None
         lines.append(_command("show", name, best.trial, storage=storage))
         out = f"{name}-{best.trial}"
         lines.append(_command("export", name, best.trial, "--out", out, storage=storage))
+    elif summary.paused:
+        lines.append(_command("front", name, "--so-far", storage=storage))
     typer.echo("\nnext:")
     for line in lines:
         say(f"  {line}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dynamoe_search.cli.screens import console, facts, table
 from dynamoe_search.cli.words import ago, printable, seconds
 from dynamoe_search.records import CandidateRecord, RungDecision, Spent, StudyRecord, Worker
+from dynamoe_search.wording import counted
 
 if TYPE_CHECKING:  # loads torch
     from dynamoe_search.search import StudySummary
@@ -180,14 +181,13 @@ def show_summary(summary: "StudySummary") -> None:
     """Prints how a run ended, in a few lines."""
     out = console()
     out.print(
-        f"\n{printable(summary.name)}: {_REASONS[summary.reason]}; {summary.complete} of {summary.trials} "
-        f"candidates complete, {summary.failed} failed, {_pruned(summary.pruned)}{_paused(summary.paused)}"
-        f"{summary.epochs:,} epochs in all, "
+        f"\n{printable(summary.name)}: {_REASONS[summary.reason]}; "
+        f"{summary.complete} of {counted(summary.trials, 'candidate')} complete, {summary.failed} failed, "
+        f"{_pruned(summary.pruned)}{_paused(summary.paused)}{counted(summary.epochs, 'epoch')} in all, "
         f"{seconds(summary.seconds)} in this run",
         markup=False,
     )
-    num = len(summary.front)
-    members = "1 member" if num == 1 else f"{num} members"
+    members = counted(len(summary.front), "member")
     out.print(f"front: {members}, hypervolume {summary.hypervolume:.4f}", markup=False)
     if summary.times:
         out.print(f"worker time: {time_words(summary.times)}", markup=False)

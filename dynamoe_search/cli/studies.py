@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dynamoe_search.cli.complaints import FAILED, INTERRUPTED
 from dynamoe_search.cli.options import AsJson, Storage, Study
-from dynamoe_search.cli.words import say
+from dynamoe_search.cli.words import ago, say
+from dynamoe_search.errors import StoppedError
+from dynamoe_search.wording import counted
 
 if TYPE_CHECKING:  # these load torch or Optuna
-    from dynamoe_search.records import CandidateRecord, RungDecision
+    from dynamoe_search.records import CandidateRecord, RungDecision, StudyRecord
 
 
 def stop(study: Study, storage: Storage = None) -> None:
@@ -42,15 +45,15 @@ def delete(
         children = store.children(study)
         if not yes:
             more = f", and what was made from it: {', '.join(children)}" if children else ""
-            word = "candidate" if candidates == 1 else "candidates"
-            question = f"Delete {study} with its {candidates} {word}{more}?"
+            question = f"Delete {study} with its {counted(candidates, 'candidate')}{more}?"
             try:
-                agreed = typer.confirm(question, err=True)
-            except typer.Abort:  # nobody there to answer
-                agreed = False
-            if not agreed:
-                say("not deleted; --yes deletes without asking", err=True)
-                raise typer.Exit(1)
+                code = 0 if typer.confirm(question, err=True) else FAILED
+            except typer.Abort as abort:  # nobody there to answer, or Ctrl-C
+                typer.echo(err=True)
+                code = INTERRUPTED if isinstance(abort.__context__, KeyboardInterrupt) else FAILED
+            if code:
+                message = "not deleted; --yes deletes without asking"
+                raise StoppedError(message, exit_code=code)
         store.delete_study(study)
     say(f"deleted {', '.join([study, *children])}")
 
@@ -65,11 +68,59 @@ def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
         records = store.studies()
         url = store.url
     if as_json:
-        screens.print_json([screens.study_row(record) for record in records])
+        screens.print_json([_study_row(record) for record in records])
     elif records:
-        screens.show_studies(records)
+        _show_studies(records)
     else:
         say(f"no studies in {url}; start with: dynamoe-search run digits")
+
+
+def _show_studies(records: "Sequence[StudyRecord]") -> None:
+    """Prints one line per study."""
+    from dynamoe_search.cli.screens import console, table
+
+    rows = [
+        (
+            record.name,
+            record.purpose,
+            record.state,
+            f"{record.num_complete + record.num_failed + record.num_stopped}/{record.trials}",
+            record.num_failed,
+            record.num_front,
+            ago(record.updated_at),
+        )
+        for record in records
+    ]
+    console().print(
+        table(
+            ["study", "purpose", "state", "candidates", "failed", "on the front", "updated"], rows
+        )
+    )
+
+
+def _study_row(record: "StudyRecord") -> dict[str, Any]:
+    """Returns a study as plain values under stable names."""
+    return {
+        "name": record.name,
+        "state": record.state,
+        "purpose": record.purpose,
+        "parent": record.parent,
+        "trials": record.trials,
+        "complete": record.num_complete,
+        "failed": record.num_failed,
+        "stopped": record.num_stopped,
+        "running": record.num_running,
+        "paused": record.num_paused,
+        "front": record.num_front,
+        "objectives": list(record.objectives),
+        "source": record.source,
+        "device": record.settings.device,
+        "is_stop_requested": record.is_stop_requested,
+        "host": record.host,
+        "pid": record.pid,
+        "created_at": record.created_at,
+        "updated_at": record.updated_at,
+    }
 
 
 def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -91,7 +142,7 @@ def status(study: Study, storage: Storage = None, as_json: AsJson = False) -> No
     if as_json:
         screens.print_json(
             {
-                **screens.study_row(record),
+                **_study_row(record),
                 "spent": json.loads(to_json(spent)),
                 "times": times,
                 "workers": [json.loads(to_json(one)) for one in workers if one.is_alive],

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -47,7 +47,7 @@ class Work:
 
     store: Store
     study: str
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     arguments: Sequence[str]
     timeout_seconds: float | None
     should_stop: Callable[[], bool]
@@ -86,7 +86,7 @@ class NearTeam:
 
     def device(self, asked: str) -> str:
         """Returns the device that a new study stores."""
-        return stored_device(self.devices) if asked == "auto" else asked
+        return stored_device(self.devices)
 
     def threads(self) -> int | None:
         """Returns how many CPU threads each worker of a new study has."""
@@ -177,8 +177,9 @@ class RayTeam:
             raise UsageError("without GPUs, say with --workers how many workers Ray is to place")
         has = self.cluster.has
         if self.is_on_sqlite and (has.nodes > 1 or not has.is_near):
+            nodes = f"{has.nodes} nodes" if has.nodes > 1 else "its node on another machine"
             raise UsageError(
-                f"the Ray cluster has {has.nodes} nodes, which cannot share a SQLite file; name a PostgreSQL "
+                f"the Ray cluster has {nodes}, which cannot share a SQLite file; name a PostgreSQL "
                 "database with --storage (`copy STUDY --to URL` moves a study)"
             )
         return gpus

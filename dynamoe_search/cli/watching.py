@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dynamoe_search.cli.options import Storage, Study
+from dynamoe_search.cli.options import Storage, Study, finite
 
 if TYPE_CHECKING:  # loads Optuna
     from rich.console import Console, RenderableType
@@ -21,7 +21,15 @@ _LOCK_SECONDS = 2.0  # after so long a locked database is told, and asked again
 def watch(
     study: Study,
     interval: Annotated[
-        float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="How often to look.")
+        float,
+        typer.Option(
+            "--interval",
+            metavar="SECONDS",
+            min=0.1,
+            max=3600.0,
+            callback=finite,
+            help="Seconds from one look to the next.",
+        ),
     ] = 1.0,
     once: Annotated[
         bool,

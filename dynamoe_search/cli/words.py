@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dynamoe_search.wording import counted
+
 if TYPE_CHECKING:  # loads pydantic
     from dynamoe_search.records import Leg
 
@@ -107,8 +109,7 @@ def quality_words(metrics: Mapping[str, float]) -> str:
 
 def words_of(leg: "Leg") -> str:
     """Returns what a leg does, for people."""
-    number = len(leg.trials)
-    candidates = "1 candidate" if number == 1 else f"{number} candidates"
+    candidates = counted(len(leg.trials), "candidate")
     epochs = (
         f"epoch {leg.end}" if leg.end == leg.start + 1 else f"epochs {leg.start + 1} to {leg.end}"
     )

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypedDict
@@ -56,7 +56,7 @@ class WorkerHost:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         folder: str,
-        secrets: Sequence[str] = (),
+        mask: Callable[[str], str],
     ) -> int | None:
         """Starts the worker and returns its process, None if it is to leave already.
 
@@ -64,7 +64,7 @@ class WorkerHost:
             arguments: Of the program.
             environment: Beside that of the node; may hold passwords.
             folder: Where to run it, if it is here.
-            secrets: What is to be left out of all that the worker says.
+            mask: Returns what the worker says without what nobody may read.
         """
         with self._lock:
             if self._is_leaving:
@@ -82,7 +82,7 @@ class WorkerHost:
             )
         assert self._process.stderr is not None
         self._listener = threading.Thread(
-            target=_pass_on, args=(self._process.stderr, self._last_lines, secrets), daemon=True
+            target=_pass_on, args=(self._process.stderr, self._last_lines, mask), daemon=True
         )
         self._listener.start()
         return self._process.pid
@@ -110,12 +110,9 @@ class WorkerHost:
         process.kill()
 
 
-def _pass_on(stream: IO[str], last_lines: "deque[str]", secrets: Sequence[str]) -> None:
+def _pass_on(stream: IO[str], last_lines: "deque[str]", mask: Callable[[str], str]) -> None:
     """Writes what a worker says to the actor's own log, which Ray keeps, and remembers the last of it."""
-    for whole in stream:
-        line = whole
-        for secret in secrets:
-            line = line.replace(secret, "***")
+    for line in map(mask, stream):
         sys.stderr.write(line)
         sys.stderr.flush()
         if line.strip():

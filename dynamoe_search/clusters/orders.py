@@ -1,7 +1,7 @@
 """What the program and the process that speaks to Ray say to each other: one JSON object per line."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 
@@ -41,7 +41,7 @@ class Order:
 
     study: str
     arguments: list[str]
-    environment: dict[str, str]
+    environment: dict[str, str] = field(repr=False)
     folder: str
     workers: int | None
     cpus: float

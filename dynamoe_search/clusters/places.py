@@ -17,9 +17,10 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dynamoe_search import credentials
 from dynamoe_search.clusters import hosts
 from dynamoe_search.clusters.orders import Order
-from dynamoe_search.credentials import masked, secrets_in
+from dynamoe_search.errors import DeviceLostError
 
 MOST_EARLY_DEATHS = 5
 """A place whose workers die so often in a row, each soon after its start, is given up."""
@@ -79,8 +80,9 @@ class Places:
         self._lost: list[
             tuple[str, str, int]
         ] = []  # node as Ray calls it, its name, process of the worker
-        self._secrets = sorted(secrets_in(order.environment), key=len, reverse=True)
-        cloudpickle.register_pickle_by_value(hosts)
+        self._mask = credentials.Mask(credentials.secrets_in(order.environment))
+        for module in (hosts, credentials):
+            cloudpickle.register_pickle_by_value(module)
         self._host = ray.remote(hosts.WorkerHost)
 
     def run(self) -> None:
@@ -221,7 +223,7 @@ class Places:
             arguments += ["--timeout", f"{max(left, _LEAST_SECONDS):.3f}"]
         place.node, place.node_id, place.since = node, node_id, time.monotonic()
         place.ref = place.actor.begin.remote(
-            arguments, self._order.environment, self._order.folder, self._secrets
+            arguments, self._order.environment, self._order.folder, self._mask
         )
 
     def _collect(self, place: _Place, ended: hosts.Ended) -> None:
@@ -240,6 +242,9 @@ class Places:
         elif code < 0:
             place.last_lines = _last(ended["last_lines"])
             self._replace(place, f"was killed (signal {-code})")
+        elif code == DeviceLostError.exit_code:
+            place.last_lines = _last(ended["last_lines"])
+            self._replace(place, "lost its device")
         else:
             lines = _last(ended["last_lines"]) or ("it said nothing",)
             self._fail(place, f"ended with status {code}: {' | '.join(lines)}")
@@ -294,7 +299,7 @@ def _last(lines: Sequence[str]) -> tuple[str, ...]:
     """Returns the sentence with which this program ends, or, of whatever ended otherwise, the last few lines."""
     if lines and lines[-1].startswith(_ERROR):
         return (lines[-1].removeprefix(_ERROR),)
-    return tuple(masked(line) for line in lines[-_MOST_LINES:])
+    return tuple(lines[-_MOST_LINES:])
 
 
 def _title(place: _Place) -> str:

@@ -125,6 +125,27 @@ class Measure:
         between = f"{self.gain_text(ends.low)} to {self.gain_text(ends.high)}"
         return f"{self.gain_text(found.mean)} ({between}){self.unit}"
 
+    def by_text(self, found: Interval | Difference) -> str:
+        """Returns the size of a gain or loss whose interval has one sign only: `by 1.5 (0.2 to 2.8) points`."""
+        ends = self.possible_gain(found)
+        least, most = (ends.low, ends.high) if found.mean >= 0 else (ends.high, ends.low)
+        number, least_text, most_text = (self._size(end) for end in (found.mean, least, most))
+        return f"by {number} ({least_text} to {most_text}){self.unit}"
+
+    def sided_text(self, gain: float, ahead: str, behind: str, *, unit: bool = True) -> str:
+        """Returns a gain without a sign: `2.0 points above`, or below.
+
+        Args:
+            gain: The gain.
+            ahead: The word for one.
+            behind: The word for a loss.
+            unit: Whether to name the unit.
+        """
+        return f"{self._size(gain)}{self.unit if unit else ''} {ahead if gain >= 0 else behind}"
+
+    def _size(self, gain: float) -> str:
+        return self.gain_text(gain, signed=False).removeprefix("-")
+
     def width_text(self, half: float) -> str:
         """Returns half of an interval's width in words: `±1.5 points`, or a factor where ± would mislead."""
         if self.name != "perplexity":

@@ -80,6 +80,7 @@ class Gain:
     baseline: str | None  # None if there is none of that size
     difference: Difference | None
     answer: Answer  # whether it is better
+    num_rivals: int = 0  # plain designs that it was compared with, one with each seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -347,12 +348,13 @@ def _gain(member: DesignResult, designs: Sequence[DesignResult], sides: _Sides) 
         and one.activated_params <= MORE_PARAMS * member.activated_params
     ]
     own = sides.runs[member.design]
-    pairs = []
+    pairs, chosen = [], set()
     for replicate in sorted(own):
         rivals = [one for one in small if replicate in sides.runs[one.design]]
         if rivals:
-            best = sides.best(rivals, without=replicate)
-            pairs.append((own[replicate], sides.runs[best.design][replicate]))
+            best = sides.best(rivals, without=replicate).design
+            pairs.append((own[replicate], sides.runs[best][replicate]))
+            chosen.add(best)
     if not pairs:
         return Gain(design=member.design, baseline=None, difference=None, answer="not decided")
     difference = sides.gain(pairs)
@@ -361,6 +363,7 @@ def _gain(member: DesignResult, designs: Sequence[DesignResult], sides: _Sides) 
         baseline=sides.best(small).design,
         difference=difference,
         answer=_decided(difference.low > 0, difference.high < 0),
+        num_rivals=len(chosen),
     )
 
 

@@ -3,9 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
-from dynamoe_search.confirmation.measures import Measure
 from dynamoe_search.confirmation.results import (
     ALPHA,
     CARRIES,
@@ -14,7 +12,8 @@ from dynamoe_search.confirmation.results import (
     Confirmation,
     Gain,
 )
-from dynamoe_search.intervals import Interval, holm, mean_interval
+from dynamoe_search.intervals import holm, mean_interval
+from dynamoe_search.wording import counted
 
 _MOST_NAMED = 6
 
@@ -48,7 +47,7 @@ def findings(found: Confirmation, scaled: Carrying | None = None) -> list[str]:
 def _of_runs(found: Confirmation) -> Iterator[str]:
     unit = "tokens" if found.is_text else "examples"
     yield (
-        f"{_counted(len(found.designs), 'design')} {_were(len(found.designs))} trained with {found.seeds} fresh seeds "
+        f"{counted(len(found.designs), 'design')} {_were(len(found.designs))} trained with {found.seeds} fresh seeds "
         f"each and measured on the {found.examples:,} {unit} of the test part."
     )
     if missing := [one for one in found.designs if one.missing]:
@@ -96,16 +95,23 @@ def _of_flattery(found: Confirmation) -> Iterator[str]:
     if not more:
         return
     mean = mean_interval(more)
-    worth = measure.gains_text(mean) if mean.number >= LEAST_VALUES else _mean_alone(measure, mean)
-    side = "above" if measure.is_maximised else "better than"
-    yield (
-        f"On the validation part the search's own {measure.plural} of {_counted(len(more), 'member')} lie {worth} "
-        f"{side} those with fresh seeds, on average: what the seed and being chosen were worth."
+    sides = ("above", "below") if measure.is_maximised else ("better than", "worse than")
+    verb = "lie" if measure.is_maximised else "are"
+    between = ""
+    if mean.number >= LEAST_VALUES:
+        ends = measure.possible_gain(mean)
+        words = [side.removesuffix(" than") for side in sides]
+        low, high = (measure.sided_text(one, *words, unit=False) for one in (ends.low, ends.high))
+        between = f" ({low} to {high})"
+    meaning = (
+        "what the seed and being chosen were worth"
+        if mean.mean > 0
+        else "on the whole they flatter nobody"
     )
-
-
-def _mean_alone(measure: Measure, found: Interval) -> str:
-    return measure.gains_text(replace(found, low=math.nan, high=math.nan))
+    yield (
+        f"On the validation part the search's own {measure.plural} of {counted(len(more), 'member')} {verb} "
+        f"{measure.sided_text(mean.mean, *sides)} those with fresh seeds, on average{between}: {meaning}."
+    )
 
 
 def _of_front(found: Confirmation) -> Iterator[str]:
@@ -116,15 +122,15 @@ def _of_front(found: Confirmation) -> Iterator[str]:
     left_open = verdicts.count("open")
     about_open = f"; of {left_open} so few seeds cannot tell" if left_open else ""
     yield (
-        f"Of {_counted(len(verdicts), 'member')} of the front {_are(stay + unsure)} left: {_are(stay)} behind no "
+        f"Of {counted(len(verdicts), 'member')} of the front {_are(stay + unsure)} left: {_are(stay)} behind no "
         f"design that uses no more parameters, {_are(unsure)} behind one by no more than chance explains; "
         f"{_are(beaten)} beaten{about_open}."
     )
     for one in found.places:
         if one.verdict == "beaten" and one.difference is not None:
             yield (
-                f"{one.design} is beaten by {one.by}, which uses no more parameters: by "
-                f"{found.measure.gains_text(one.difference)}, p = {one.p:.2g} after correction."
+                f"{one.design} is beaten by {one.by}, which uses no more parameters, "
+                f"{found.measure.by_text(one.difference)}; p = {one.p:.2g} after correction."
             )
 
 
@@ -147,16 +153,21 @@ def _of_gains(found: Confirmation) -> Iterator[str]:
     better, worse = _certain(with_rival)
     yield (
         f"Against the best plain design with at most 1.05 times the activated parameters, of "
-        f"{_counted(len(with_rival), 'member')} {_are(better)} better, {_are(worse)} worse, and "
+        f"{counted(len(with_rival), 'member')} {_are(better)} better, {_are(worse)} worse, and "
         f"{_are(len(with_rival) - better - worse)} not decided with these seeds, corrected for the number of members."
     )
     for one in with_rival:
         if one.answer != "not decided" and one.difference is not None:
             word = "better" if one.answer == "yes" else "worse"
             yield (
-                f"By its own interval {one.design} is {word} than {one.baseline}: "
-                f"{found.measure.gains_text(one.difference)}."
+                f"By its own interval {one.design} is {word} than {one.baseline} "
+                f"{found.measure.by_text(one.difference)}."
             )
+    if any(one.num_rivals > 1 for one in with_rival):
+        yield (
+            "A gain is taken seed by seed on the plain design that is best with the other seeds, which is not always "
+            "the one in the table, so it may seem to contradict a place, for which a pair is compared with all seeds."
+        )
     if alone := [one.design for one in gains if one.baseline is None]:
         yield f"No plain design is as small as {_named(alone)}."
 
@@ -174,14 +185,14 @@ def _of_scale(found: Carrying) -> Iterator[str]:
     what = f"{found.factor} times the {found.by}"
     agreement = found.agreement
     if math.isnan(agreement.tau):
-        yield f"Whether the ranking carries over to {what} cannot be said of {_counted(agreement.number, 'design')}."
+        yield f"Whether the ranking carries over to {what} cannot be said of {counted(agreement.number, 'design')}."
         return
     share = round(100 * (1 + agreement.tau) / 2)
     own, other = found.within
     yield (
         f"Does the ranking carry over to {what}? {found.answer.capitalize()}: Kendall's tau is {agreement.tau:.2f} "
         f"({agreement.low:.2f} to {agreement.high:.2f}), so {share} % of the pairs of {agreement.number} designs stand "
-        f"in the same order; of {_counted(found.members, 'member')} {_are(found.kept)} beaten at neither scale."
+        f"in the same order; of {counted(found.members, 'member')} {_are(found.kept)} beaten at neither scale."
     )
     if not math.isnan(own) and not math.isnan(other):
         yield (
@@ -193,10 +204,6 @@ def _of_scale(found: Carrying) -> Iterator[str]:
                 else "; so close designs can agree with no ranking."
             )
         )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def _are(number: int) -> str:

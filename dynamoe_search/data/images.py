@@ -17,6 +17,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from dynamoe_search.errors import DataError, in_one_line
+from dynamoe_search.wording import counted
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -117,7 +118,7 @@ def check_images(
     if y.ndim != 1 or len(y) != len(x):
         raise DataError(
             f"{source}: there must be one label per image, "
-            f"got {len(x)} images and labels of shape {y.shape}"
+            f"got {counted(len(x), 'image')} and labels of shape {y.shape}"
         )
     if x.dtype.kind == "f":
         broken = int(len(x) - np.isfinite(x).reshape(len(x), -1).all(axis=1).sum())

@@ -29,6 +29,7 @@ from dynamoe_search.data.vocabularies import (
 )
 from dynamoe_search.errors import DataError
 from dynamoe_search.specs.sections import DataSection
+from dynamoe_search.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -252,7 +253,7 @@ def sequences(tokens: TokenStreams, part: str, section: DataSection) -> TextSpli
     stream, length = tokens.streams[part], section.sequence_length
     if len(stream) <= length:
         raise DataError(
-            f"the {part} part of the text has {len(stream):,} tokens, which is less than one sequence of "
+            f"the {part} part of the text has {counted(len(stream), 'token')}, which is less than one sequence of "
             f"{length:,} and what follows it; give more text, or lower data.sequence_length"
         )
     return TextSplit(tokens=torch.from_numpy(stream).unfold(0, length + 1, length))

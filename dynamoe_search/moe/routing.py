@@ -38,3 +38,22 @@ class Routing(NamedTuple):
     """(): tokens that chose a null expert, as a share, mean over the null experts; else 0.
 
     The load-balance loss reads it. None, which counts as 0, if it was left out."""
+
+
+class Chosen(NamedTuple):
+    """What of a layer's routing is read after a training step, of a whole pack and without the way back.
+
+    Nodes of the way back would keep a pass in memory, and a CUDA graph of the next from being recorded.
+    """
+
+    mask: Tensor
+    """(candidates, tokens, experts) bool."""
+    unrouted: Tensor
+    """(candidates, d_model)."""
+    state: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, routing: Routing) -> "Chosen":
+        """Returns it of a pack's routing."""
+        state = {name: value.detach() for name, value in (routing.state or {}).items()}
+        return cls(routing.mask, routing.unrouted.detach(), state)

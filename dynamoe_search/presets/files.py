@@ -1,10 +1,10 @@
 """Finds and reads study files and presets; a file that cannot be read is told in one sentence."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 from dynamoe_search.errors import UsageError
+from dynamoe_search.wording import similar
 
 MAX_BYTES = 1_000_000
 _LONGEST = 200  # characters of a file name in a message
@@ -60,7 +60,7 @@ def find_study(source: str) -> FoundStudy:
 
 
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, preset_names(), n=1)
+    close = similar(name, preset_names())
     hint = f"did you mean {close[0]}? " if close else ""
     return (
         f"there is no preset or file {_shown(name)}; {hint}presets are {', '.join(preset_names())}; "

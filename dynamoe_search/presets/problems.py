@@ -1,6 +1,5 @@
 """What pydantic found wrong with a study file, in plain words: dotted path, value got, what is allowed."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic_core import ErrorDetails
 from dynamoe_search.errors import Problem
 from dynamoe_search.presets.toml import to_toml_value
 from dynamoe_search.specs import FloatRange, StudySpec, conflicts, useless
+from dynamoe_search.wording import similar
 
 _TAGS = ("value", "choice", "range")  # names of the three forms, which pydantic adds to the path
 _LONGEST = 60
@@ -177,14 +177,14 @@ def _or_many(details: ErrorDetails) -> str:
 def _one_of(expected: str, got: Any) -> str:
     """Returns the allowed words, from pydantic's "'a', 'b' or 'c'"."""
     words = expected.replace(" or ", ", ").replace("'", "").split(", ")
-    close = difflib.get_close_matches(got, words, n=1) if isinstance(got, str) else []
+    close = similar(got, words) if isinstance(got, str) else []
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}must be {'one of ' if len(words) > 1 else ''}{', '.join(words)}"
 
 
 def _unknown_key(keys: Sequence[int | str]) -> str:
     known = list(_fields(keys[:-1]))
-    close = difflib.get_close_matches(str(keys[-1]), known, n=1)
+    close = similar(str(keys[-1]), known)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"there is no such key; {hint}known are {', '.join(known)}"
 

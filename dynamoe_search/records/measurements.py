@@ -54,6 +54,22 @@ class Progress:
     experts_per_layer: tuple[int, ...]  # open experts
     seconds: float  # this candidate's share of the cohort's wall time, this epoch
 
+    def metrics(self, bytes_per_token: float | None = None) -> dict[str, float]:
+        """Returns what was measured, under the names of the measures of an outcome.
+
+        Args:
+            bytes_per_token: Mean length of a token, if a text is learned and that is known.
+        """
+        found = {
+            "accuracy": self.accuracy,
+            "validation_loss": self.validation_loss,
+            "train_loss": self.train_loss,
+            "activated_params": self.activated_params,
+        }
+        if bytes_per_token is not None:
+            found |= language_metrics(self.validation_loss, bytes_per_token)
+        return found
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -71,7 +87,7 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     routing: tuple[LayerRouting, ...] = ()
     expert_events: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (step, open experts per layer)
-    reason: str | None = None  # stable word: nan, out-of-memory, exception, pruned
+    reason: str | None = None  # stable word: nan, out-of-memory, device-lost, exception, pruned
     message: str | None = None  # for people, with the traceback of an exception
     device: str = "cpu"
     pack_size: int = 1  # candidates that were trained together

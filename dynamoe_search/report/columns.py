@@ -144,7 +144,9 @@ FAILURES = TableKind(
     columns=(
         _STUDY,
         _TRIAL,
-        _column("reason*", "text", "stable word: `nan`, `out-of-memory`, `exception`"),
+        _column(
+            "reason*", "text", "stable word: `nan`, `out-of-memory`, `device-lost`, `exception`"
+        ),
         _column("router*", "text", "kind of the router"),
         _column("schedule*", "text", "shape of the schedule"),
         _column("experts_per_layer*", "ints", "open experts of each layer"),

@@ -12,9 +12,9 @@ from dynamoe_search.report.words import (
     label,
     measure,
     number,
-    plural,
     title,
 )
+from dynamoe_search.wording import counted
 
 
 def headline(data: StudyData) -> list[str]:
@@ -23,7 +23,7 @@ def headline(data: StudyData) -> list[str]:
         return [_nothing(data)]
     across, upwards = data.axes
     best, cheapest = best_of(data.front, upwards), best_of(data.front, across)
-    size = f"The front has {plural(len(data.front), 'design')} out of {_ranked(data)}."
+    size = f"The front has {counted(len(data.front), 'design')} out of {_ranked(data)}."
     if len(data.front) == 1:
         only = data.front[0]
         return [f"{size} It is {title(only)}: {_pair(data, only)}.", *_beside_references(data)]
@@ -141,7 +141,7 @@ def _nothing(data: StudyData) -> str:
 
 
 def _ranked(data: StudyData) -> str:
-    return plural(len(data.ranked), "complete candidate")
+    return counted(len(data.ranked), "complete candidate")
 
 
 def _cost(data: StudyData, record: CandidateRecord) -> str:

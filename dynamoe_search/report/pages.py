@@ -21,7 +21,8 @@ from dynamoe_search.report.comparing import Comparison
 from dynamoe_search.report.history import hypervolumes, reference_of
 from dynamoe_search.report.page import render
 from dynamoe_search.report.reading import StudyData, value
-from dynamoe_search.report.words import label, number, plural
+from dynamoe_search.report.words import label, number
+from dynamoe_search.wording import counted
 
 MAX_CHOICES = 60
 """Candidates whose experts the page can show."""
@@ -191,7 +192,7 @@ def _failures(data: StudyData) -> str:
     failed = data.with_status("failed")
     reasons = Counter(one.reason or "unknown" for one in failed)
     listed = ", ".join(f"{reason} ({number_of:,})" for reason, number_of in reasons.most_common())
-    return f"{plural(len(failed), 'candidate')} of {len(data.candidates):,} failed: {listed}."
+    return f"{counted(len(failed), 'candidate')} of {len(data.candidates):,} failed: {listed}."
 
 
 def _most(records: list[CandidateRecord]) -> int:
@@ -216,7 +217,7 @@ def _card(data: StudyData, record: CandidateRecord, most: int) -> dict[str, Any]
             "used_height": round(floor * k / most, 2),
             "middle": round((layer + 0.5) * step, 2),
             "text": str(count) if step > 12 else "",
-            "alt": f"layer {layer + 1}: {count} experts, mean K {k:.2f}",
+            "alt": f"layer {layer + 1}: {counted(count, 'expert')}, mean K {k:.2f}",
         }
         for layer, (count, k) in enumerate(zip(experts, used, strict=True))
     ]
@@ -276,7 +277,7 @@ def comparison_page(compared: Comparison) -> str:
 def _verdicts(compared: Comparison) -> list[str]:
     ordered = sorted(compared.studies, key=compared.hypervolume, reverse=True)
     found = [
-        f"{one.name}: hypervolume {words.real(compared.hypervolume(one))} after {one.epochs:,} epochs"
+        f"{one.name}: hypervolume {words.real(compared.hypervolume(one))} after {counted(one.epochs, 'epoch')}"
         for one in ordered
     ]
     fairness = (

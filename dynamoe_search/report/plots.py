@@ -15,6 +15,7 @@ from dynamoe_search.report.history import hypervolumes
 from dynamoe_search.report.plot_parts import Plot, axis, colour, plain, rounded
 from dynamoe_search.report.reading import StudyData
 from dynamoe_search.report.words import label, measure
+from dynamoe_search.wording import counted
 
 
 def study_plots(data: StudyData) -> dict[str, Plot]:
@@ -52,7 +53,7 @@ def hypervolume(
                 "x": [moment.epochs for moment in moments],
                 "y": [round(moment.hypervolume, 6) for moment in moments],
                 "text": [
-                    f"{moment.finished} candidates · {words.seconds(moment.seconds)}"
+                    f"{counted(moment.finished, 'candidate')} · {words.seconds(moment.seconds)}"
                     for moment in moments
                 ],
                 "hovertemplate": "%{y:.4f} after %{x:,} epochs<br>%{text}<extra></extra>",
@@ -199,7 +200,7 @@ def importance(data: StudyData, method: str) -> Plot:
 
 
 def _candidates(one: Any) -> str:
-    return "" if one is None else words.plural(one.candidates, "candidate")
+    return "" if one is None else counted(one.candidates, "candidate")
 
 
 def experts(record: CandidateRecord) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 from dynamoe_search.presets.toml import to_toml
 from dynamoe_search.report.comparing import Comparison
 from dynamoe_search.report.reading import StudyData
-from dynamoe_search.report.words import NONE, plural, real
+from dynamoe_search.report.words import NONE, real
+from dynamoe_search.wording import counted
 
 PROGRAM = "dynamoe-search"
 
@@ -36,9 +37,9 @@ def of_study(data: StudyData) -> dict[str, Any]:
     found = {
         "Seed": data.spec.study.seed if data.spec else NONE,
         "Came from": data.record.source,
-        "Device": f"{settings.device}, {plural(settings.num_threads, 'thread')}, "
+        "Device": f"{settings.device}, {counted(settings.num_threads, 'thread')}, "
         f"expert backend {settings.backend_words}",
-        "Packs": f"cohorts of {settings.cohort_size}, padded to {settings.num_slots} experts",
+        "Packs": f"cohorts of {settings.cohort_size}, padded to {counted(settings.num_slots, 'expert')}",
         "Versions": ", ".join(f"{key} {value}" for key, value in settings.versions.items()) or NONE,
         "Data": f"{data.spec.data.name if data.spec else NONE}, checksum {settings.data_hash or 'unknown'}",
         "Reference point": ", ".join(real(bound) for bound in settings.reference_point) or NONE,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynamoe_search.pruning import in_words
-from dynamoe_search.records import CandidateRecord, language_metrics
+from dynamoe_search.records import CandidateRecord
 from dynamoe_search.report import words
 from dynamoe_search.report.reading import StudyData, epochs_of, seconds_of, value
 from dynamoe_search.specs.vocabulary import is_about_loss
@@ -62,13 +62,8 @@ def _last_values(data: StudyData, record: CandidateRecord) -> tuple[float, float
     reports = data.progress.get(record.trial, ())
     if not reports or record.status == "failed":
         return None
-    last = reports[-1]
-    reported = {
-        "accuracy": last.accuracy,
-        "validation_loss": last.validation_loss,
-        "activated_params": last.activated_params,
-        "perplexity": language_metrics(last.validation_loss, 1.0)["perplexity"],
-    }
+    reported = reports[-1].metrics(bytes_per_token=1.0)  # the length is not known here
+    del reported["bits_per_byte"]
     if not all(name in reported for name in data.axes):
         return None
     return reported[data.axes[0]], reported[data.axes[1]]

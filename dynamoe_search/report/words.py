@@ -113,11 +113,6 @@ def whole(values: Iterable[int]) -> str:
     return " ".join(map(str, values))
 
 
-def plural(number_of: int, one: str, many: str | None = None) -> str:
-    """Returns a number with its noun: 1 design, 8 designs."""
-    return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
-
-
 def router_settings(router: RouterConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns those settings of a router that the study varies; all of them if it varies none."""
     settings = {

@@ -43,6 +43,7 @@ from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.sections import MOST
 from dynamoe_search.specs.vocabulary import TEXT_NAMES
 from dynamoe_search.store import Store
+from dynamoe_search.wording import counted
 
 _MOST_SEEDS = 1000
 
@@ -122,7 +123,7 @@ def prepare_audit(store: Store, parent: str, request: AuditRequest) -> Audit:
     plan = plan_audit(spec, claims, epochs=epochs, steps_per_epoch=steps, front=store.front(parent))
     if "settling" in request.claims and plan.adaptive is None:
         enough = epochs_to_settle(spec, epochs=epochs, steps_per_epoch=steps)
-        after = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        after = counted(epochs, "epoch")
         raise UsageError(
             f"the claim settling cannot be judged after {after}: experts come and go fewer than {LEAST_UPDATES} times "
             f"in the first or the last third of the training; --epochs {enough} is enough, or name other claims only"

@@ -14,6 +14,7 @@ from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Finding, Store
 from dynamoe_search.training import DamagedError
+from dynamoe_search.wording import counted
 
 
 def check_study(store: Store, name: str, *, trust_code: bool = False) -> list[Finding]:
@@ -46,7 +47,8 @@ def check_study(store: Store, name: str, *, trust_code: bool = False) -> list[Fi
 
 def _files_are_fine(store: Store, study: StudyRecord) -> Finding:
     num_paused = len(store.candidates(study.name, status=("paused",)))
-    what = f"the weights of {study.num_front} models and the checkpoints of {num_paused} candidates are there"
+    models, waiting = counted(study.num_front, "model"), counted(num_paused, "candidate")
+    what = f"the weights of {models} and the checkpoints of {waiting} are there"
     return Finding(level="ok", what=what)
 
 

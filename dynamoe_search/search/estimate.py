@@ -12,6 +12,7 @@ from dynamoe_search.moe.formulas import formula_counts, formula_flops, num_token
 from dynamoe_search.records import AdaptiveConfig, Candidate
 from dynamoe_search.search.designs import KIND, SHAPE, build_candidate, decide
 from dynamoe_search.search.distributions import middle_value
+from dynamoe_search.search.machine import resolve_device
 from dynamoe_search.search.notes import notes
 from dynamoe_search.search.pilot import PILOT_STEPS, measured_seconds
 from dynamoe_search.search.planner import most_in_leg
@@ -79,8 +80,10 @@ def estimate(
 
     Raises:
         DataError: The data cannot be described or, with `measure`, read.
+        DeviceError: This machine has no such device.
         SpecError, UsageError: The largest design cannot be built, see `largest_design`.
     """
+    resolve_device(device)
     space = Space(spec)
     info = describe(spec.data, quickly=True)
     largest = largest_design(space, info, trust_code=trust_code)
@@ -234,14 +237,19 @@ def _largest_mean(space: Space, adaptive: AdaptiveConfig | None) -> int:
 
 def candidate_bytes(spec: StudySpec, largest: LargestDesign) -> int:
     """Returns the memory of one candidate in training: its tensors, and what the backward pass needs."""
+    stored = _COPIES * (largest.parameters + largest.embedding)
+    return _BYTES * stored + pass_bytes(spec, largest)
+
+
+def pass_bytes(spec: StudySpec, largest: LargestDesign) -> int:
+    """Returns what the backward pass of one candidate needs of the forward pass, in bytes."""
     tokens = spec.train.batch_size * largest.tokens
     width: int = max(values_of(spec.model.d_model))
     hidden: int = max(values_of(spec.model.d_expert))
     layers: int = max(values_of(spec.model.num_layers)) * spec.model.moe_every
     per_token = layers * (8 * width + 4 * hidden) + 6 * largest.num_slots
-    stored = _COPIES * (largest.parameters + largest.embedding)
     logits = 4 * PART_LOGITS if largest.embedding else 0
-    return _BYTES * (stored + logits + tokens * per_token)
+    return _BYTES * (logits + tokens * per_token)
 
 
 def data_bytes(info: DataInfo) -> int:

@@ -31,7 +31,7 @@ from dynamoe_search.search.same_data import load_same_data
 from dynamoe_search.search.shared_files import is_here, missing
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store, answers
+from dynamoe_search.store import Store, answers, weight_files
 from dynamoe_search.training import TrainSettings, train_leg
 from dynamoe_search.training.export import FORMAT, ExportedConfig, save_model
 
@@ -116,7 +116,7 @@ def export_candidate(
     data = load_same_data(study)
     outcome, versions = record.outcome, record.versions
     state: Mapping[str, Tensor] | None = store.patiently(
-        lambda: weights.load(store.files_of(name) / "models", trial, record.weights)
+        lambda: weights.load(store.files_of(name) / weight_files.FOLDER, trial, record.weights)
     )
     is_retrained = state is None
     if state is None:

@@ -4,12 +4,22 @@ import torch
 
 from dynamoe_search.data import DataInfo
 from dynamoe_search.moe.activations import inner_width
-from dynamoe_search.search.estimate import LargestDesign, candidate_bytes, data_bytes
+from dynamoe_search.search.estimate import (
+    LargestDesign,
+    candidate_bytes,
+    data_bytes,
+    pass_bytes,
+)
 from dynamoe_search.search.planner import most_in_leg
 from dynamoe_search.specs import StudySpec, values_of
 
 _USABLE = 0.8  # of the free memory; the rest is for the allocator's gaps and for the kernels
-_COPY_BYTES = 16  # of a parameter: weight and gradient in bf16, and the copy that steps can be made again from
+_PASSES = 2
+"""A step that is recorded as a CUDA graph keeps its memory. Beside it others are made as usual: the one that its first
+replay is compared with, and the last of an epoch, whose batch is smaller."""
+_PASS_BYTES = 8  # of a parameter: weight and gradient in bf16, and gradient
+_COPY_BYTES = 36
+"""Of a parameter: weight and moments, to make steps again from, to compare a first replay from, and after it."""
 _PAIR_NUMBERS = 3  # tensors of a token's share of an expert that the backward pass needs
 _BYTES = 4
 
@@ -34,8 +44,9 @@ def fitting_cohort(
     size = most_that_fit(asked, free, cuda_bytes(spec, largest), data_bytes(info))
     if size == asked:
         return asked, None
+    fits = "1 candidate fits" if size == 1 else f"{size} candidates fit"
     return size, (
-        f"about {size} candidates fit into the {free / 2**30:.0f} GiB that are free on {device}, "
+        f"about {fits} into the {free / 2**30:.0f} GiB that are free on {device}, "
         f"so cohorts have {size} and not {asked} (search.cohort_size)"
     )
 
@@ -60,5 +71,7 @@ def cuda_bytes(spec: StudySpec, largest: LargestDesign) -> int:
     hidden: int = inner_width(max(values_of(spec.model.d_expert)), spec.model.expert)
     tokens = spec.train.batch_size * largest.tokens
     pairs = tokens * largest.num_slots * _PAIR_NUMBERS * max(width, hidden) * _BYTES
-    copies = _COPY_BYTES * (largest.parameters + largest.embedding)
-    return candidate_bytes(spec, largest) + pairs + copies
+    stored = largest.parameters + largest.embedding
+    one_pass = pass_bytes(spec, largest) + pairs + _PASS_BYTES * stored
+    own = candidate_bytes(spec, largest) - pass_bytes(spec, largest) - _BYTES * stored
+    return own + _PASSES * one_pass + _COPY_BYTES * stored

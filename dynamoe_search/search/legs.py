@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from dynamoe_search.data import SearchData, TextData
 from dynamoe_search.errors import CandidateError, StorageError
@@ -29,7 +30,6 @@ from dynamoe_search.records import (
     RungDecision,
     Standing,
     Stood,
-    language_metrics,
 )
 from dynamoe_search.search import weights
 from dynamoe_search.search.objectives import values, violations
@@ -45,11 +45,12 @@ from dynamoe_search.training import (
     TrainSettings,
     train_leg,
 )
+from dynamoe_search.wording import counted
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8
-"""Checkpoints that are read or written at a time: a part of it is waiting for the disk."""
+"""Checkpoints and weights that are read or written at a time: a part of it is waiting for the disk."""
 
 OnReports = Callable[[list[Progress]], None]
 Result = TypeVar("Result")
@@ -155,7 +156,8 @@ class LegTrainer:
 
     def _remember_memory(self, max_pack: int) -> None:
         logger.warning(
-            "out of memory; from now on at most %d candidates are trained together", max_pack
+            "out of memory; from now on at most %s trained together",
+            "1 candidate is" if max_pack == 1 else f"{max_pack} candidates are",
         )
         self._store.set_max_pack(self._name, max_pack)
 
@@ -172,9 +174,9 @@ class LegTrainer:
         for record, state in zip(records, states, strict=True):
             if state is None or state.epoch < leg.start:
                 logger.warning(
-                    "trial %d has no checkpoint of its first %d epochs; what is missing is trained again",
+                    "trial %d has no checkpoint of its first %s; what is missing is trained again",
                     record.trial,
-                    leg.start,
+                    counted(leg.start, "epoch"),
                 )
         return {state.ordinal: state for state in states if state is not None}
 
@@ -199,13 +201,13 @@ class LegTrainer:
         decisions = self._judge(leg, records, results, reports)
         stops = {one.ordinal: one for one in decisions if one.action == "stop"}
         stored = to_store(decisions, self._trials_in(decisions))
-        ended = []
+        ended = self._finished(leg, records, results)
         standing = []
         for record in records:
             trained, own = results[record.ordinal], reports.get(record.ordinal, [])
             if trained.outcome is not None:
-                ended.append(self._ended(leg, record, trained))
-            elif record.ordinal in stops:
+                continue
+            if record.ordinal in stops:
                 decision = next(one for one in stored if one.trial == record.trial)
                 ended.append(self.stopped(record, own, decision, leg.end))
             elif trained.standing is not None:
@@ -272,17 +274,34 @@ class LegTrainer:
                 self._files.make()
                 return write()
 
-    def _ended(self, leg: Leg, record: CandidateRecord, trained: Trained) -> Ended:
-        assert trained.outcome is not None
-        outcome, measured, excess = _judged(trained.outcome, self._spec)
-        if measured is not None and trained.state is not None:
-            state = trained.state
-            self._store.require_leg(self._name, leg)  # its successor has written them, or will
-            checksum = self._written(
-                self._files.models, lambda: weights.save(self._files.models, record.trial, state)
-            )
-            outcome = replace(outcome, weights=checksum)
-        return Ended(trial=record.trial, outcome=outcome, values=measured, violations=excess)
+    def _finished(
+        self, leg: Leg, records: Sequence[CandidateRecord], results: Mapping[int, Trained]
+    ) -> list[Ended]:
+        """Judges those who came to their end, and writes the weights of the complete, several at a time."""
+        ended, states = [], {}
+        for record in records:
+            trained = results[record.ordinal]
+            if trained.outcome is not None:
+                outcome, measured, excess = _judged(trained.outcome, self._spec)
+                ended.append(
+                    Ended(trial=record.trial, outcome=outcome, values=measured, violations=excess)
+                )
+                if measured is not None and trained.state is not None:
+                    states[record.trial] = trained.state
+        if not states:
+            return ended
+        self._store.require_leg(self._name, leg)  # its successor has written them, or will
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            written = pool.map(lambda trial: self._save_weights(trial, states[trial]), states)
+            checksums = dict(zip(states, written, strict=True))
+        return [
+            replace(one, outcome=replace(one.outcome, weights=checksums.get(one.trial)))
+            for one in ended
+        ]
+
+    def _save_weights(self, trial: int, state: Mapping[str, Tensor]) -> str:
+        folder = self._files.models
+        return self._written(folder, lambda: weights.save(folder, trial, state))
 
     def stopped(
         self,
@@ -301,23 +320,14 @@ class LegTrainer:
         """
         epochs = record.epochs if epochs is None else epochs
         last = [report for report in reports if report.epoch <= epochs]
-        metrics = {}
-        if last:
-            metrics = {
-                "accuracy": last[-1].accuracy,
-                "validation_loss": last[-1].validation_loss,
-                "train_loss": last[-1].train_loss,
-                "activated_params": last[-1].activated_params,
-            }
-            if isinstance(self._data, TextData):
-                metrics |= language_metrics(last[-1].validation_loss, self._data.bytes_per_token)
+        length = self._data.bytes_per_token if isinstance(self._data, TextData) else None
         words = in_words(decision, self._spec.pruner)
         outcome = Outcome(
             ordinal=record.ordinal,
             status="stopped",
             epochs=last[-1].epoch if last else 0,
             seconds=sum(report.seconds for report in last),
-            metrics=metrics,
+            metrics=last[-1].metrics(length) if last else {},
             reason=PRUNED,
             message=f"pruned after epoch {decision.rung}: {words}",
             device=self._settings.device,

@@ -10,6 +10,7 @@ from dynamoe_search.errors import StoppedError, UsageError
 from dynamoe_search.records import StudyRecord
 from dynamoe_search.search.events import EndReason
 from dynamoe_search.store import Store
+from dynamoe_search.wording import counted
 
 _STOP_POLL_SECONDS = 1.0
 
@@ -41,13 +42,13 @@ def check_limits(store: Store, name: str, limits: Limits) -> None:
     num_finished = record.num_complete + record.num_failed + record.num_stopped
     if limits.trials is not None and limits.trials < num_finished:
         raise UsageError(
-            f"the study {name!r} has {num_finished} finished trials already, "
+            f"the study {name!r} has {counted(num_finished, 'finished trial')} already, "
             f"which is more than {limits.trials}; ask for {num_finished} or more"
         )
     epochs = store.spent(name).epochs
     if limits.epochs is not None and limits.epochs < epochs:
         raise UsageError(
-            f"the study {name!r} has trained {epochs:,} epochs already, which is more than {limits.epochs:,}; "
+            f"the study {name!r} has trained {counted(epochs, 'epoch')} already, which is more than {limits.epochs:,}; "
             f"allow {epochs:,} or more"
         )
     seconds, budget = record.seconds_spent, limits.study_seconds
@@ -62,7 +63,7 @@ def _check_designed(record: StudyRecord, limits: Limits) -> None:
     """A designed study has its candidates from the start, and no space to propose others from."""
     if limits.trials not in (None, record.trials):
         raise UsageError(
-            f"the study {record.name!r} was made by {record.purpose} and has its {record.trials} trials; "
+            f"the study {record.name!r} was made by {record.purpose} and has its {counted(record.trials, 'trial')}; "
             f"for more, call {record.purpose} on {record.parent!r} again"
         )
     known = (record.num_complete, record.num_failed, record.num_stopped)

@@ -10,6 +10,7 @@ from dynamoe_search.errors import DeviceError
 from dynamoe_search.records import StudySettings
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.training import TrainSettings
+from dynamoe_search.wording import counted
 
 _LIBRARIES = ("dynamoe-search", "torch", "torchvision", "numpy", "optuna")
 
@@ -36,7 +37,8 @@ def resolve_device(name: str) -> str:
     index = device.index or 0
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index >= count:
-        raise DeviceError(f"device {name!r} is not here: this machine has {count} CUDA devices")
+        has = counted(count, "CUDA device") if count else "no CUDA device"
+        raise DeviceError(f"device {name!r} is not here: this machine has {has}")
     return f"cuda:{index}"
 
 

@@ -9,6 +9,7 @@ from dynamoe_search.search.designs import KIND, SHAPE, applicable_paths, setting
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import values_of
 from dynamoe_search.specs.study import unseen_by_pruners
+from dynamoe_search.wording import counted
 
 _SECTIONS = ("schedule", "router", "losses", "adaptive")
 _FIXED_SCHEDULE = {"dense"}  # references that read no setting of the schedule
@@ -25,9 +26,9 @@ def notes(space: Space, info: DataInfo, trials: int) -> Iterator[str]:
     spec = space.spec
     if not space.distributions:
         yield "every value is fixed, so there is one design; `train` trains it"
-    elif trials < spec.study.trials:
+    elif space.size is not None and trials < spec.study.trials:
         yield (
-            f"the space has at most {space.size} designs, fewer than study.trials "
+            f"the space has at most {counted(space.size, 'design')}, fewer than study.trials "
             f"({spec.study.trials}); the search ends when all are tried"
         )
     for path in unread_settings(space):

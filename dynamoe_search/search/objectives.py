@@ -9,7 +9,7 @@ from dynamoe_search.errors import CandidateError
 from dynamoe_search.pareto import dominated_share
 from dynamoe_search.records import Outcome, language_metrics
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.specs.vocabulary import LOGARITHMIC, MAXIMISED
+from dynamoe_search.specs.vocabulary import LOGARITHMIC, MAXIMISED, excess
 
 WORST_LATENCY_MS = 1e4
 """Reference of `latency_ms`, which no formula bounds: what a user would not wait for."""
@@ -39,9 +39,10 @@ def violations(outcome: Outcome, spec: StudySpec) -> dict[str, float]:
     """
     found = {}
     for name, bound in spec.study.constraints.items():
-        side, _, metric = name.partition("_")
-        excess = _metric(outcome, metric) - bound
-        found[name] = excess if side == "max" else -excess
+        measure = name.partition("_")[2]
+        above = excess(name, bound, {measure: _metric(outcome, measure)})
+        assert above is not None
+        found[name] = above
     return found
 
 

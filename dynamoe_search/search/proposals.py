@@ -21,7 +21,7 @@ from dynamoe_search.search.sampling import Known, Proposer
 from dynamoe_search.search.shadows import Stands
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.specs.vocabulary import is_about_loss
+from dynamoe_search.specs.vocabulary import excess, is_about_loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,14 +182,8 @@ def with_estimate(
         return known.without_values()
     return known.with_values(
         tuple(numbers[name] for name in objectives),
-        {name: _excess(name, bound, numbers) for name, bound in spec.study.constraints.items()},
+        {  # of what nobody knows yet it counts as kept
+            name: excess(name, bound, numbers) or 0.0
+            for name, bound in spec.study.constraints.items()
+        },
     )
-
-
-def _excess(name: str, bound: float, numbers: Mapping[str, float]) -> float:
-    """Returns by how much a constraint is expected to be violated; 0 if nothing is known of it."""
-    side, _, metric = name.partition("_")
-    if metric not in numbers:
-        return 0.0
-    excess = numbers[metric] - bound
-    return excess if side == "max" else -excess

@@ -20,6 +20,7 @@ from typing import IO, Any, get_args
 
 from dynamoe_search.clusters.addresses import require_ray
 from dynamoe_search.clusters.orders import Cluster, Order, send, told
+from dynamoe_search.credentials import Mask, secrets_in
 from dynamoe_search.errors import UsageError
 from dynamoe_search.search.events import EndReason
 from dynamoe_search.search.workers import CrewEnd
@@ -75,6 +76,7 @@ class RayCluster:
         self._address, self._process, self._log = address, process, log
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._has: Cluster | None = None
+        self._mask = Mask(secrets_in(os.environ))
         self._listener = threading.Thread(target=self._hear, daemon=True)
         self._listener.start()
 
@@ -127,6 +129,7 @@ class RayCluster:
         failures: list[str] = []
         reasons: set[str] = set()
         kill_at: float | None = None
+        self._mask = Mask(secrets_in({**os.environ, **order.environment}))
         self._tell(order)
         while kill_at is None or time.monotonic() < kill_at:
             if kill_at is None and should_stop():
@@ -195,7 +198,8 @@ class RayCluster:
             return None
         if not line:
             self._log.seek(0)
-            lines = [one.strip() for one in self._log if one.strip()] or ["it said nothing"]
+            log = self._mask(self._log.read()).splitlines()
+            lines = [one.strip() for one in log if one.strip()] or ["it said nothing"]
             reason = re.sub(r"^\[[^]]*\] *", "", lines[-1]).partition(". ")[
                 0
             ]  # after time and process
@@ -205,7 +209,7 @@ class RayCluster:
             )
         kind, values = told(line)
         if kind == "error":
-            raise UsageError(self._about_token() or values["text"])
+            raise UsageError(self._about_token() or self._mask(values["text"]))
         return kind, values
 
     def _about_token(self) -> str | None:

@@ -21,14 +21,13 @@ import torch
 
 from dynamoe_search.data import SearchData, TextData
 from dynamoe_search.errors import LeaseLostError, StoppedError
-from dynamoe_search.places import PlaceError
+from dynamoe_search.places import AnyPath, PlaceError
 from dynamoe_search.records import (
     Ended,
     Leg,
     Progress,
     StudyRecord,
 )
-from dynamoe_search.search import weights
 from dynamoe_search.search.events import (
     CandidateFinished,
     EndReason,
@@ -55,7 +54,7 @@ from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.search.summaries import started, summarise
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.specs.vocabulary import is_about_loss
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, weight_files
 from dynamoe_search.training import Interrupted, data_on
 from dynamoe_search.training.checkpoints import EVERY_SECONDS
 
@@ -171,7 +170,9 @@ class _Run:
         """Trains leg after leg and returns why it ended."""
         with self._store.giving_up(self._stopper.asks_here):
             try:
-                return self._until_end(checkpoint_seconds)
+                reason = self._until_end(checkpoint_seconds)
+                self._note_times()  # those since the last leg that came to its end
+                return reason
             except StoppedError as error:
                 logger.warning("%s", error)
         assert self._stopper.reason is not None
@@ -307,17 +308,25 @@ class _Run:
 
         Of a designed study everybody does: what was trained for a comparison is wanted for it.
         """
-        present = self._store.patiently(lambda: weights.trials_in(self._files.models))
+        found = self._store.patiently(lambda: weight_files.present(self._files.models))
         standings = self._store.standings(self._name, status=("running",))
         members = self._store.refresh_front(self._name)
         trials = {member.trial for member in members}
         running = {one.trial for one in standings}
-        if self._record.purpose == "search":
-            gone = present - trials - running
-            self._store.patiently(lambda: weights.remove(self._files.models, gone))
+        is_search = self._record.purpose == "search"
+        gone = found.keys() - trials - running if is_search else set()
+        self._store.patiently(lambda: weight_files.remove(self._files.models, gone))
+        self._remove_outdated({trial: found[trial] for trial in found.keys() - gone})
         if self._front is not None and trials != self._front:
             self._on_event(FrontChanged(members=tuple(members)))
         self._front = trials
+
+    def _remove_outdated(self, found: Mapping[int, Sequence[AnyPath]]) -> None:
+        """Removes what workers that counted as dead wrote beside the weights that the database names."""
+        several = [trial for trial, paths in found.items() if len(paths) > 1]
+        records = self._store.candidates(self._name, trials=several) if several else []
+        for path in weight_files.outdated(found, {one.trial: one.weights for one in records}):
+            self._store.patiently(partial(path.unlink, missing_ok=True))
 
     def summary(self, reason: EndReason) -> StudySummary:
         """Returns where the study stands."""

@@ -19,6 +19,7 @@ from dynamoe_search.records import Candidate, CandidateRecord
 from dynamoe_search.search.designs import Params, candidate_from, setting
 from dynamoe_search.search.distributions import middle_value, suggest_from
 from dynamoe_search.search.objectives import directions
+from dynamoe_search.search.quick_tpe import Memory
 from dynamoe_search.search.references import ReferenceDesign, reference_designs
 from dynamoe_search.search.samplers import GroupedTPESampler, PointSampler
 from dynamoe_search.search.shadows import Shadow, Stands
@@ -118,6 +119,7 @@ class Proposer:
         self._references = reference_designs(space)
         self._is_primed = self._kind != "nsga2"
         self._shadow = Shadow(directions(space.spec))
+        self._tpe: GroupedTPESampler | None = None
         for proposal in known:
             self.add(proposal)
 
@@ -177,6 +179,8 @@ class Proposer:
 
     def _stand(self, known: Known) -> None:
         """Puts a proposal into the shadow study."""
+        if known.state == "complete":
+            self._tpe = None  # it may be of a new kind
         self._shadow.add(self._stands.trial(known.ordinal, known, lambda: self._trial_of(known)))
 
     def _trial_of(self, known: Known) -> FrozenTrial:
@@ -216,8 +220,7 @@ class Proposer:
     def _draw(self, ordinal: int, attempt: int) -> tuple[Params, dict[str, Any]]:
         """Returns one draw of the sampler with the state to keep for later proposals."""
         self._prime()
-        with quiet_optuna():
-            self._shadow.study.sampler = self._sampler(ordinal, attempt)
+        self._shadow.study.sampler = self._sampler(ordinal, attempt)
         trial = self._shadow.study.ask()
         if self._kind == "nsga2":
             drawn = self._draw_whole(trial)
@@ -266,13 +269,20 @@ class Proposer:
         if self._kind == "qmc":
             scramble = derive_seed(study.seed, 0, "qmc")
             return PointSampler(self._space.distributions, self._next_point + attempt, scramble)
-        return GroupedTPESampler(
-            self._shadow.kinds,
-            n_startup_trials=search.startup_trials,
-            multivariate=True,
-            constant_liar=True,
-            seed=seed,
-        )
+        if self._tpe is None:
+            self._tpe = self._tpe_sampler()
+        self._tpe.seed(seed)
+        return self._tpe
+
+    def _tpe_sampler(self) -> GroupedTPESampler:
+        with quiet_optuna():
+            return GroupedTPESampler(
+                self._shadow.kinds,
+                Memory(),
+                n_startup_trials=self._space.spec.search.startup_trials,
+                multivariate=True,
+                constant_liar=True,
+            )
 
 
 def _in_order(record: CandidateRecord, objectives: Sequence[str]) -> tuple[float, ...] | None:

@@ -69,6 +69,7 @@ class Shadow:
         ):
             self._seen.add(kind)
             self.kinds.add_trial(trial)
+            self.kinds = copy.copy(self.kinds)  # the other may remember which trials it had
 
 
 class _Standing(FrozenTrial):
@@ -98,4 +99,6 @@ class _Standing(FrozenTrial):
         return super().constraints
 
     def __deepcopy__(self, _: dict[int, Any]) -> "_Standing":
-        return copy.copy(self)
+        same = object.__new__(_Standing)
+        vars(same).update(vars(self))
+        return same

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dynamoe_search.places import AnyPath, remove_tree
 from dynamoe_search.records import Leg
+from dynamoe_search.store import weight_files
 from dynamoe_search.training import CheckpointFolder, StateFolder
 from dynamoe_search.training.checkpoints import EVERY_SECONDS
 
@@ -27,7 +28,7 @@ class StudyFiles:
     """
 
     def __init__(self, folder: AnyPath) -> None:
-        self.models = folder / "models"
+        self.models = folder / weight_files.FOLDER
         self.states = StateFolder(folder / "checkpoints" / "candidates")
         self._legs = folder / "checkpoints" / "legs"
         self._folder = folder

@@ -2,7 +2,7 @@
 
 A worker is the program itself (`dynamoe-search worker STUDY`), so what holds for several `resume`s of one study holds
 here too: they share the work through the database, and a dead one's candidates are taken over. This module only starts
-them, starts those again that were killed, and ends them all.
+them, starts those again that were killed or lost their device, and ends them all.
 """
 
 import json
@@ -18,11 +18,13 @@ from typing import Literal, get_args
 
 import torch
 
+from dynamoe_search.credentials import Mask, secrets_in
+from dynamoe_search.errors import DeviceLostError
 from dynamoe_search.search.events import EndReason
 from dynamoe_search.search.machine import default_threads, resolve_device
 
 MOST_RESTARTS = 3
-"""How often a worker that was killed is started again."""
+"""How often a worker that was killed, or whose device failed, is started again."""
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 60.0
 _END_SECONDS = 20.0  # if this process fails, which is no reason to lose what the workers did since their checkpoints
@@ -74,6 +76,11 @@ def seeing(environment: Mapping[str, str], device: str) -> dict[str, str]:
 def threads_of_each(devices: Sequence[str]) -> int:
     """Returns how many CPU threads each worker may have so that together they use those that torch would use."""
     return max(1, default_threads() // len(devices))
+
+
+def _may_go_on(code: int) -> bool:
+    """Tells whether another process can go on where one ended with this code, as nothing was wrong with the study."""
+    return code < 0 or code == DeviceLostError.exit_code
 
 
 @dataclass(kw_only=True, slots=True)
@@ -189,10 +196,11 @@ class Crew:
                 continue
             if code is None:
                 alive += 1
-            elif code < 0 and may_restart and worker.restarts < MOST_RESTARTS:
+            elif _may_go_on(code) and may_restart and worker.restarts < MOST_RESTARTS:
                 worker.process.communicate()
                 worker.restarts += 1
-                self._on_news(f"worker {worker.number} was killed (signal {-code}); started again")
+                how = f"was killed (signal {-code})" if code < 0 else f"lost {worker.device}"
+                self._on_news(f"worker {worker.number} {how}; started again")
                 self._start(worker)
                 alive += 1
             else:
@@ -207,7 +215,8 @@ class Crew:
             self._reasons.add(str(json.loads(said[-1])["reason"]))
             return
         how = f"was killed (signal {-code})" if code < 0 else f"ended with status {code}"
-        lines = worker.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        log = Mask(secrets_in(self._environment))(worker.log.read_text(errors="replace"))
+        lines = log.strip().splitlines() or ["it said nothing"]
         sentence = (
             f"worker {worker.number} on {worker.device} {how}: {lines[-1]} (see {worker.log})"
         )

@@ -1,6 +1,6 @@
 """The names that a study file may use, and which setting belongs to which router."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Discriminator, Field, Tag
@@ -149,6 +149,22 @@ PRUNED_ON: tuple[Objective, ...] = (
     *LANGUAGE_OBJECTIVES,
 )
 """What candidates report after every epoch, and so all that a pruner can compare."""
+
+
+def excess(constraint: str, bound: float, measures: Mapping[str, float]) -> float | None:
+    """Returns by how much a constraint is violated; 0 or less means that it holds, None that it was not measured.
+
+    Args:
+        constraint: `min_` or `max_` and the name of a measure.
+        bound: Its number in the study file.
+        measures: What was measured.
+    """
+    side, _, measure = constraint.partition("_")
+    if measure not in measures:
+        return None
+    above = measures[measure] - bound
+    return above if side == "max" else -above
+
 
 BOUNDS_KEPT_BY_RIVALS: frozenset[str] = frozenset(
     {

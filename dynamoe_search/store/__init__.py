@@ -15,6 +15,7 @@ from dynamoe_search.store.evidence import EvidenceMethods
 from dynamoe_search.store.legs import Pulse
 from dynamoe_search.store.overview import Happening, OpenLeg, Overview, Place
 from dynamoe_search.store.problems import PassingError
+from dynamoe_search.store.so_far import Provisional, front_so_far
 from dynamoe_search.store.trials import Addition, quiet_optuna
 from dynamoe_search.store.work import WorkMethods
 
@@ -26,6 +27,7 @@ __all__ = [
     "Overview",
     "PassingError",
     "Place",
+    "Provisional",
     "Pulse",
     "Store",
     "default_url",
@@ -40,6 +42,15 @@ class Store(CopyMethods, CandidateMethods, WorkMethods, EvidenceMethods):
     Every method is a short transaction of its own. All raise `StorageError` if the database cannot be used, and
     those that take the name of a study raise `UsageError` if there is none of that name.
     """
+
+    def front_so_far(self, name: str) -> list[Provisional]:
+        """Returns who is on the front if whoever is on the way counts with its last report, see `so_far`.
+
+        Raises:
+            UsageError: An objective of the study is only known when a training ends.
+        """
+        candidates = self.candidates(name, status=("complete", "paused", "running"))
+        return front_so_far(self.study(name), candidates, self.progress(name))
 
     def check(self, name: str | None = None) -> list[Finding]:
         """Looks for what is wrong with the database and with one study or all; changes nothing."""

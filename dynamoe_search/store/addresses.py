@@ -53,6 +53,10 @@ def parsed(text: str) -> sa.URL:
             f"the storage {masked(text)} needs the Python package {error.name or 'of its driver'}, "
             "which is not installed; install it with pip"
         ) from None
+    if "@" in (url.host or ""):
+        raise StorageError(
+            f"the storage {masked(text)} has an @ in its user or password; write it as %40"
+        )
     if dialect.is_async:
         raise StorageError(
             f"the storage {masked(text)} names an asynchronous driver; use the plain one, "

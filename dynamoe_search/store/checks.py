@@ -16,6 +16,7 @@ from dynamoe_search.store.runs import Watcher
 from dynamoe_search.store.tells import STATES
 from dynamoe_search.store.texts import from_text
 from dynamoe_search.store.trials import Trials
+from dynamoe_search.wording import counted
 
 _RESTORE = (
     "restore a copy of the file (an upgrade leaves one beside it), "
@@ -75,7 +76,8 @@ def _of_keys(connection: sa.Connection) -> Iterator[Finding]:
     rows = connection.exec_driver_sql("PRAGMA foreign_key_check")
     for (table, parent), number in Counter((row[0], row[2]) for row in rows).items():
         yield _error(
-            f"{number} rows of the table {table} belong to rows of {parent} that are not there",
+            f"{counted(number, 'row')} of the table {table} {'belongs' if number == 1 else 'belong'} to rows of "
+            f"{parent} that are not there",
             "the database was changed by hand; restore a copy",
         )
 

@@ -39,6 +39,9 @@ BUSY_TIMEOUT_SECONDS = 60.0
 CONNECT_SECONDS = 10
 """A server that has not let us in after so long counts as out of reach."""
 
+_IS_LASTING = "is_lasting"
+"""Key of what a connection to SQLite was told last: whether a power cut must not undo what is written."""
+
 Result = TypeVar("Result")
 
 
@@ -193,10 +196,10 @@ class Database:
         """Gives a connection whose writes all happen, or none; on SQLite one writer at a time."""
         with translated(self.url), self.engine.connect() as connection, connection.begin() as work:
             if self.is_sqlite:
-                if is_lasting:
-                    connection.exec_driver_sql("PRAGMA synchronous=FULL")
-                else:
-                    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+                if connection.info.get(_IS_LASTING) is not is_lasting:
+                    level = "FULL" if is_lasting else "NORMAL"
+                    connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+                    connection.info[_IS_LASTING] = is_lasting
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
             try:

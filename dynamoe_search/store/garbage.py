@@ -1,4 +1,7 @@
-"""Finds and removes files that no study needs: folders without a study, half-written weights, cut-short deletions."""
+"""Finds and removes files that no study needs: folders without a study, half-written files, cut-short deletions.
+
+So does it with the weights that a worker that counted as dead wrote, and its successor again.
+"""
 
 import shutil
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ from typing import Literal
 from dynamoe_search.errors import StorageError
 from dynamoe_search.places import AnyPath, RemotePath, bytes_in, listed
 from dynamoe_search.records import FilesMark
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, weight_files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,11 +48,19 @@ def find_garbage(store: Store) -> list[Garbage]:
                 Garbage(kind="folder", name=str(entry), num_bytes=bytes_in(entry), path=entry)
             )
         elif record.state not in ("running", "deleting"):
+            paths = [*listed(entry, "*.partial", below=True), *_outdated(store, record.name)]
             found += [
                 Garbage(kind="file", name=str(path), num_bytes=bytes_in(path), path=path)
-                for path in listed(entry, "*.partial", below=True)
+                for path in paths
             ]
     return found
+
+
+def _outdated(store: Store, name: str) -> list[AnyPath]:
+    """Returns the weights of a study that are not those that the database names."""
+    found = weight_files.present(store.files_of(name) / weight_files.FOLDER)
+    records = store.candidates(name, trials=found.keys()) if found else []
+    return weight_files.outdated(found, {one.trial: one.weights for one in records})
 
 
 def remove_garbage(store: Store, garbage: list[Garbage]) -> None:

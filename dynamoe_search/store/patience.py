@@ -8,6 +8,7 @@ from typing import TypeVar
 from dynamoe_search.errors import StoppedError
 from dynamoe_search.places import PlaceError
 from dynamoe_search.store.problems import LockedError, PassingError
+from dynamoe_search.wording import counted
 
 Result = TypeVar("Result")
 
@@ -71,8 +72,7 @@ class Patience:
         if now >= self._warn_at:
             self._warn_at = now + _WARN_SECONDS
             minutes = max(1, round(seconds / 60))
-            unit = "minute" if minutes == 1 else "minutes"
-            _log.warning("%s; trying again for up to %d %s", error, minutes, unit)
+            _log.warning("%s; trying again for up to %s", error, counted(minutes, "minute"))
 
 
 def _asked(act: Callable[[], Result]) -> Result:

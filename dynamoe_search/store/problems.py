@@ -1,5 +1,6 @@
 """What can go wrong with a database, said in one sentence: where, what, and what to do. Passwords are never shown."""
 
+import os
 import platform
 import re
 import sqlite3
@@ -10,7 +11,7 @@ import optuna
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from dynamoe_search.credentials import masked
+from dynamoe_search.credentials import Mask, masked, secrets_in
 from dynamoe_search.errors import StorageError
 
 
@@ -107,17 +108,15 @@ def translated(url: sa.URL) -> Iterator[None]:
 def problem(url: sa.URL, error: BaseException) -> StorageError:
     """Returns the error to raise for one that a driver, SQLAlchemy or the file system raised."""
     cause = getattr(error, "orig", None) or error
-    lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    found = masked(lines[0].strip())
-    if url.password:
-        found = found.replace(str(url.password), "***")
+    everything = str(cause).strip().lower()
+    first, _, _ = everything.partition("\n")
     where = f"the database {display(url)}"
     kind = StorageError
-    if _may_pass(url, error, cause, found.lower()):
+    if _may_pass(url, error, cause, first):
         kind = LockedError if is_locked(cause) else PassingError
     if url.get_backend_name() != "sqlite":
         where += f", asked by {platform.node()},"
-        if missing := _UNKNOWN.search(found):
+        if missing := _UNKNOWN.search(first):
             is_user = missing[1] == "role"
             what = (
                 "has no such user; correct"
@@ -127,11 +126,17 @@ def problem(url: sa.URL, error: BaseException) -> StorageError:
             return kind(f"{where} {what} the URL in --storage or DYNAMOE_SEARCH_STORAGE")
     if isinstance(cause, FileNotFoundError):
         return kind(f"{where} is gone: it was moved, removed or unmounted; put it back")
-    everything = str(cause).lower()
     for sign, advice in _ADVICE:
         if sign in everything:
             return kind(f"{where} {advice}")
-    return kind(f"{where} cannot be used: {found}")
+    return kind(f"{where} cannot be used: {_words_of(url, cause)}")
+
+
+def _words_of(url: sa.URL, cause: BaseException) -> str:
+    """Returns the first line of what another program says, which may quote what it was given."""
+    whole = url.render_as_string(hide_password=False)
+    text = Mask(secrets_in({**os.environ, "URL": whole}))(str(cause))
+    return text.strip().partition("\n")[0].strip() or type(cause).__name__
 
 
 def is_locked(error: BaseException) -> bool:

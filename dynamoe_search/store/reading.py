@@ -1,6 +1,5 @@
 """What is read from our tables, as records; every function is a part of one transaction."""
 
-import difflib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from dynamoe_search.store import tables
 from dynamoe_search.store.runs import Watcher
 from dynamoe_search.store.texts import from_text, number
 from dynamoe_search.store.workers import asked_to_stop, read_workers
+from dynamoe_search.wording import similar
 
 
 def read_studies(connection: sa.Connection, watcher: Watcher) -> list[StudyRecord]:
@@ -279,7 +279,7 @@ def read_routing(
 
 
 def _no_study(name: str, names: list[str]) -> str:
-    if close := difflib.get_close_matches(name, names, n=3, cutoff=0.5):
+    if close := similar(name, names, most=3, cutoff=0.5):
         return f"there is no study {name!r}; did you mean {', '.join(map(repr, close))}?"
     if not names:
         return f"there is no study {name!r}, and none other in this database; start one with the command run"

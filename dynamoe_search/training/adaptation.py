@@ -9,7 +9,7 @@ from torch import Tensor
 from dynamoe_search.moe.adaptive import SlotUpdate, is_recording, is_update_due, update_slots
 from dynamoe_search.moe.asynchrony import runs_ahead, sent
 from dynamoe_search.moe.randomness import hashed, normal
-from dynamoe_search.moe.routing import Routing
+from dynamoe_search.moe.routing import Chosen
 from dynamoe_search.records import Candidate
 from dynamoe_search.seeding import derive_seed
 from dynamoe_search.training.cohort import Cohort, Layer
@@ -53,12 +53,12 @@ class Adaptation:
         if self.is_active:
             self._note(0, range(num))
 
-    def after_step(self, step: int, routings: Sequence[Routing]) -> None:
+    def after_step(self, step: int, chosen: Sequence[Chosen]) -> None:
         """Records a training step and makes the updates that are due.
 
         Args:
             step: Number of the step that is over; 1 is the first.
-            routings: One per layer, leading axis candidates, from this step's forward pass.
+            chosen: One per layer, from this step's forward pass.
         """
         if not self.is_active:
             return
@@ -66,7 +66,7 @@ class Adaptation:
         recording = [own is not None and is_recording(step, own) for own in settings]
         due = [own is not None and is_update_due(step, own) for own in settings]
         if any(recording):
-            self._record(self._flags(recording), routings)
+            self._record(self._flags(recording), chosen)
         if any(due):
             self._update(step, due)
 
@@ -78,11 +78,11 @@ class Adaptation:
         return self._sent[key]
 
     @torch.no_grad()
-    def _record(self, recording: Tensor, routings: Sequence[Routing]) -> None:
-        for layer, routing in zip(self.cohort.layers, routings, strict=True):
-            counts = routing.mask.sum(1) * recording[:, None]  # (P, slots)
+    def _record(self, recording: Tensor, chosen: Sequence[Chosen]) -> None:
+        for layer, own in zip(self.cohort.layers, chosen, strict=True):
+            counts = own.mask.sum(1) * recording[:, None]  # (P, slots)
             self.routed[layer.path] += counts
-            alone = torch.where(recording[:, None], routing.unrouted, 0.0)  # (P, d_model)
+            alone = torch.where(recording[:, None], own.unrouted, 0.0)  # (P, d_model)
             known = self.unrouted.get(layer.path)
             # added to 0 too, so that the sign of a zero does not depend on who else records
             self.unrouted[layer.path] = alone + (0.0 if known is None else known)

@@ -4,10 +4,12 @@
     epoch-000004-step-000017.json           the manifest: who trains, who has ended and how, checksums; written last
     end-17.safetensors                      the weights with which candidate 17 ended
     split.json, part-000/, part-001/        if the pack had to be split: into whom, and the parts' own checkpoints
+    lost-1.txt                              if the device was lost while it was trained: what it said
 
 Every file appears whole or not at all, and a checkpoint counts only if its manifest is there and all checksums are
-right. The latest two are kept. On remote storage nothing is written over: there every name but that of `split.json`
-ends in the first 16 digits of the file's checksum. Both names are read, as a study can be copied from one to the other.
+right. The latest two are kept. On remote storage nothing is written over: there every name but those of `split.json`
+and `lost-1.txt` ends in the first 16 digits of the file's checksum. Both names are read, as a study can be copied from
+one to the other.
 """
 
 import logging
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 30.0
 _KEPT = 2
+_LOSS = "lost-"
 _UNREADABLE = (OSError, ValueError, LookupError, RecursionError, safetensors.SafetensorError)
 
 
@@ -261,6 +264,30 @@ class CheckpointFolder:
         self.remove()  # parts whose members are unknown
         return None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the device was lost while this very pack was trained."""
+        return bool(listed(self.path, f"{_LOSS}*.txt"))
+
+    @property
+    def num_losses(self) -> int:
+        """How often the device was lost with this pack, or with one that it was a part of."""
+        before = 0 if self._whole is None else self._whole.num_losses
+        return before + len(listed(self.path, f"{_LOSS}*.txt"))
+
+    def write_loss(self, words: str) -> None:
+        """Notes that the device was lost while this pack was trained.
+
+        Args:
+            words: Of the device.
+        """
+        number = len(listed(self.path, f"{_LOSS}*.txt")) + 1
+        try:
+            make_folder(self.path)
+            write_text(self.path / f"{_LOSS}{number}.txt", words)
+        except OSError as error:
+            logger.warning("no note could be written to %s: %s", self.path, error)
+
     def damaged(self) -> list[str]:
         """Returns the checkpoints, those of parts included, that `restore` would pass over, with the reason."""
         found = []
@@ -311,7 +338,7 @@ class CheckpointFolder:
             return
         files = sorted(self._files(), key=lambda path: (not path.name.endswith(".json"), path.name))
         steps = {_step_of(path) for path in files if path.name.endswith(".json")} - {""}
-        kept = tuple(sorted(step for step in steps if step <= name)[-_KEPT:])
+        kept = (*sorted(step for step in steps if step <= name)[-_KEPT:], _LOSS)
         ends = {
             path.name
             for ordinal, checksum in self._weights.items()

@@ -14,7 +14,7 @@ many: a single candidate is accompanied by a copy of itself, a ghost, that is ne
 
 import re
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from dynamoe_search.moe.layer import MoELayer
 from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.moe.packs import RouterPack, has_ties, pad_experts
 from dynamoe_search.moe.randomness import Dropout
-from dynamoe_search.moe.routing import Routing
+from dynamoe_search.moe.routing import Chosen, Routing
 from dynamoe_search.training.one_by_one import run_one_by_one
 
 Mode = Literal["vmap", "loop"]
@@ -246,6 +246,34 @@ class Cohort:
         run = vmap(one, out_dims=(0, [_STACKED] * len(self.layers)))  # type: ignore[arg-type]
         return run(x.expand(self.num_candidates, *x.shape), *tensors.values())  # type: ignore[no-any-return]
 
+    def rows(self, begin: int, end: int) -> dict[str, slice]:
+        """Returns where the members [begin, end) lie along the leading axes of those tensors that they have rows in."""
+        found = {
+            name: slice(int((owner < begin).sum()), int((owner < end).sum()))
+            for name, owner in self.owner.items()
+        }
+        return {name: rows for name, rows in found.items() if rows.start < rows.stop}
+
+    def part(self, begin: int, end: int) -> "Cohort":
+        """Returns the members [begin, end) as a cohort of views; its parameters are leaves of their own."""
+        part, rows, positions = copy(self), self.rows(begin, end), range(begin, end)
+        part.num_candidates = len(positions)
+        part.models = self.models[begin:end]
+        part.loop_seeds = self.loop_seeds[begin:end]
+        part.slots = {path: counts[begin:end] for path, counts in self.slots.items()}
+        part.owner = {name: self.owner[name][own] - begin for name, own in rows.items()}
+        part.template = deepcopy(self.template)
+        part._keep_in_layers(positions)
+        part.parameters = {
+            name: tensor.detach()[rows[name]].requires_grad_()
+            for name, tensor in self.parameters.items()
+            if name in rows
+        }
+        part.buffers = {
+            name: tensor[rows[name]] for name, tensor in self.buffers.items() if name in rows
+        }
+        return part
+
     def keep(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """Cuts the cohort down to the candidates at `positions` (repeats allowed, order kept).
 
@@ -275,21 +303,24 @@ class Cohort:
         self.models = [self.models[position] for position in positions]
         self.loop_seeds = [0] * len(positions)
         self.num_candidates = len(positions)
+        self._keep_in_layers(positions)
+        return rows
+
+    def _keep_in_layers(self, positions: Sequence[int]) -> None:
         for layer in self.layers:
             experts: Any = self.template.get_submodule(f"{layer.path}experts")
             experts.layout = experts.layout.kept(positions)
             self.template.get_submodule(f"{layer.path}router").keep(positions)  # type: ignore[operator]
-        return rows
 
-    def apply_state(self, routings: Sequence[Routing]) -> None:
+    def apply_state(self, chosen: Sequence[Chosen]) -> None:
         """Puts the routers' new running state, as `forward` returned it in training, in place of the old."""
-        for layer, routing in zip(self.layers, routings, strict=True):
-            for short, value in (routing.state or {}).items():
+        for layer, own in zip(self.layers, chosen, strict=True):
+            for short, value in own.state.items():
                 name = f"{layer.path}router.{short}"
                 if runs_ahead(self.device):
-                    self.buffers[name].copy_(value.detach())  # a recorded step looks for it there
+                    self.buffers[name].copy_(value)  # a recorded step looks for it there
                 else:
-                    self.buffers[name] = value.detach()
+                    self.buffers[name] = value
 
     def single(self, position: int) -> dict[str, Tensor]:
         """Returns all tensors of the plain module of one candidate, without padding, still in the autograd graph."""

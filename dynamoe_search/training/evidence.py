@@ -137,13 +137,13 @@ def _add_up(
     used = torch.zeros(cohort.num_candidates, dtype=torch.float64)
     for own in rows:
         _clear(population)
-        _, routings = population.gradients(train.x[own], train.y[own])
+        _, chosen = population.gradients(train.x[own], train.y[own])
         squares.add(lambda name: cohort.parameters[name].grad)
         for name in sums:
             gradient = cohort.parameters[name].grad
             if gradient is not None:
                 sums[name] += gradient
-        k = [routing.mask.sum(-1).double().mean(-1).cpu() for routing in routings]  # (P,) each
+        k = [layer.mask.sum(-1).double().mean(-1).cpu() for layer in chosen]  # (P,) each
         used += torch.stack(k).mean(0)
         if should_stop is not None and should_stop():
             raise Interrupted("stopped while gradients were compared")

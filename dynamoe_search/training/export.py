@@ -18,6 +18,7 @@ from dynamoe_search.moe.backbones import build_model
 from dynamoe_search.records import Candidate, Outcome, Purpose, from_json, to_json
 from dynamoe_search.specs import DataSection
 from dynamoe_search.training.durable_files import write_tensors, write_text
+from dynamoe_search.wording import counted
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -164,7 +165,7 @@ A mixture-of-experts {kind}: backbone `{candidate.model.backbone}`, {candidate.m
 d_model {candidate.model.d_model}, d_expert {candidate.model.d_expert}, schedule {candidate.schedule.shape},
 router `{candidate.router.kind}` ({_plain_text(json.dumps(router))}).
 
-Trained on {config.data.name} for {config.outcome.epochs} epochs; {_inputs(config)}
+Trained on {config.data.name} for {counted(config.outcome.epochs, "epoch")}; {_inputs(config)}
 `{CONFIG}`. The numbers below are from the validation part, on which designs were also compared{_of_test_part(config)}.
 
 | measure | value |

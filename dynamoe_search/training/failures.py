@@ -16,6 +16,22 @@ from dynamoe_search.training.states import CandidateState
 _NO_MEMORY = ("can't allocate", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """How torch says so where it raises a plain error: on the CPU, in CUDA itself and in its libraries."""
 
+_LOST = frozenset({214, 220, 226, 700, 702, 709, *range(714, 720), 710, 721, 810, 911, 999})
+"""Error codes of CUDA after which, as its documentation says, the process must end and begin anew: illegal addresses,
+instructions and launches, asserts, kernels that took too long, memory and links that failed, and what is unknown."""
+_LOST_WORDS = (
+    "device-side assert triggered",
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "unspecified launch failure",
+    "launch timed out",
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "hardware stack error",
+)
+"""The same where it is told as a plain error, as by Triton."""
+
 OnProgress = Callable[[list[Progress]], object]
 OnMemory = Callable[[int], object]
 ShouldStop = Callable[[], bool]
@@ -107,6 +123,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(error) for words in _NO_MEMORY)
+
+
+def is_device_lost(error: Exception, device: str) -> bool:
+    """Tells whether a device computes nothing more for this process after an error.
+
+    Errors of a CUDA device come late, and libraries say so in words of their own; so it is asked as well.
+    """
+    if _is_lost(error):
+        return True
+    if not device.startswith("cuda") or is_out_of_memory(error):
+        return False
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as later:
+        return _is_lost(later)
+    return False
+
+
+def _is_lost(error: Exception) -> bool:
+    code = getattr(error, "error_code", None)
+    if isinstance(error, torch.AcceleratorError) and code is not None:
+        return code in _LOST
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_WORDS)
 
 
 def failed(

@@ -13,12 +13,13 @@ the log says why, once.
 import logging
 import time
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from dynamoe_search.moe.routing import Routing
+from dynamoe_search.moe.routing import Chosen
 from dynamoe_search.training.states import TrainingCopy, training_tensors
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _LAUNCHING = (
 )
 _NEAR = 0.02  # of a tensor's norm, by which a replay may differ: sums on a GPU have no fixed order
 
-Result = tuple[Tensor, list[Routing]]
+Result = tuple[Tensor, list[Chosen]]
 Step = Callable[[Tensor, Tensor, Tensor], Result]
 
 
@@ -46,8 +47,12 @@ class Graph(Protocol):
 def record_on_cuda(run: Callable[[], None]) -> Graph:
     """Returns what `run` launches on the current device as a CUDA graph; nothing is computed yet.
 
+    Each has a stream of its own: graphs that were recorded on the same one share a workspace of cuBLAS, which goes with
+    the first of them (pytorch issue 193402).
+
     A recording that fails leaves things open in torch (read in 2.11 and 2.13), which are closed here: its own stream
-    stays the current one, and as long as the allocator believes in it, memory that runs out is not gathered.
+    stays the current one, as long as the allocator believes in it, memory that runs out is not gathered, and torch's
+    own generator refuses to draw until another recording ends well.
     """
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -61,14 +66,14 @@ def record_on_cuda(run: Callable[[], None]) -> Graph:
 
 
 def _close(pool: Any) -> None:
-    """Ends a recording in the eyes of torch's allocator, if it has not ended."""
+    """Ends a recording in the eyes of torch's allocator, if it has not ended, and of its generator."""
     allocator: Any = torch.cuda.memory  # no public function does this
     device = torch.cuda.current_device()
-    try:
+    with suppress(RuntimeError):  # it has ended
         allocator._cuda_endAllocateToPool(device, pool)
-    except RuntimeError:  # it has ended
-        return
-    allocator._cuda_releasePool(device, pool)
+        allocator._cuda_releasePool(device, pool)
+    with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        torch.zeros(1, device=device)
 
 
 class Steps:
@@ -109,7 +114,7 @@ class Steps:
             version: Changes with any shape within the step that those of the inputs do not show.
 
         Returns:
-            The task losses (members,) and the routings of the layers, which the next step may overwrite.
+            The task losses (members,) and what the layers chose, which the next step may overwrite.
         """
         if self.record is None or self.refusal is not None:
             return self._step(x, y, factors)
@@ -134,8 +139,8 @@ class Steps:
             place.copy_(value)
         self._graph.replay()
         self.num_replays += 1
-        task, routings = self._result
-        return task.clone(), routings
+        task, chosen = self._result
+        return task.clone(), chosen
 
     def _recorded(self, x: Tensor, y: Tensor, factors: Tensor) -> Result:
         """Records a step, makes it twice from the same state, and keeps the graph if both came to the same."""
@@ -149,15 +154,24 @@ class Steps:
         except RuntimeError as error:  # memory, too
             self._refuse(str(error).strip().partition("\n")[0])
             found = ()
-        before.restore()
-        del before  # memory for the step
-        for parameter in self._population.cohort.parameters.values():
-            parameter.grad = None
-        result = self._step(x, y, factors)
+        try:
+            result = self._from(before, x, y, factors)
+        except torch.OutOfMemoryError:  # the graph keeps the memory of a step of its own
+            if self._graph is None:
+                raise
+            self._refuse("there is no memory for steps beside it")
+            found, result = (), self._from(before, x, y, factors)
         now = (tensor.detach() for tensor in training_tensors(self._population))
         if found and not _are_near(found, (result[0], *now)):
             self._refuse("its first replay came to other numbers")
         return result
+
+    def _from(self, before: TrainingCopy, x: Tensor, y: Tensor, factors: Tensor) -> Result:
+        """Makes a step as usual, from where the population stood."""
+        before.restore()
+        for parameter in self._population.cohort.parameters.values():
+            parameter.grad = None
+        return self._step(x, y, factors)
 
     def _first_replay(
         self, x: Tensor, y: Tensor, factors: Tensor, before: TrainingCopy
@@ -167,8 +181,7 @@ class Steps:
         self._inputs = tuple(own.clone() for own in (x, y, factors))
 
         def run() -> None:
-            task, routings = self._step(*self._inputs)
-            self._result = task, [_detached(own) for own in routings]
+            self._result = self._step(*self._inputs)
 
         self._graph = self.record(run)
         before.restore()  # on a GPU nothing has changed
@@ -180,16 +193,6 @@ class Steps:
     def _refuse(self, reason: str) -> None:
         self.refusal, self._graph, self._result, self._inputs = reason, None, None, ()
         logger.warning("training steps are not recorded as a CUDA graph: %s", reason)
-
-
-def _detached(routing: Routing) -> Routing:
-    """Returns a routing without the way back, whose nodes belong to the stream that they were recorded on."""
-    tensors = {
-        name: value.detach()
-        for name, value in routing._asdict().items()
-        if isinstance(value, Tensor)
-    }
-    return routing._replace(**tensors, state={})
 
 
 def _are_near(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:

@@ -18,7 +18,7 @@ from dynamoe_search.moe.asynchrony import sent
 from dynamoe_search.moe.backbones import BACKBONES, build_model
 from dynamoe_search.moe.formulas import num_tokens
 from dynamoe_search.moe.losses import auxiliary_losses, sparsity_penalty
-from dynamoe_search.moe.routing import Routing
+from dynamoe_search.moe.routing import Chosen, Routing
 from dynamoe_search.moe.threads import in_threads
 from dynamoe_search.records import Candidate, Progress
 from dynamoe_search.seeding import derive_seed
@@ -214,24 +214,24 @@ class Population:
     def _train_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Makes one optimiser step and returns the task loss of every member, (P,)."""
         self._set_streams()
-        task, routings = self._steps(x, y, self._rate_factors(), self._rooms.version)
+        task, chosen = self._steps(x, y, self._rate_factors(), self._rooms.version)
         self.step += 1
-        self.adaptation.after_step(self.step, routings)
+        self.adaptation.after_step(self.step, chosen)
         return task
 
-    def _make_step(self, x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, list[Routing]]:
+    def _make_step(self, x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, list[Chosen]]:
         """Makes what of a step may be recorded, see `training.graphs`."""
         gradients = None
         if sides := self._look():
-            task, routings = self._gradients_side_by_side(x, y)
+            task, chosen = self._gradients_side_by_side(x, y)
             gradients = gradients_of(sides, list(self.cohort.parameters))
         else:
-            task, routings = self._gradients(x, y)
+            task, chosen = self._gradients(x, y)
         self.optimizer.step(self.cohort.parameters, self.cohort.owner, factors, gradients)
-        self.cohort.apply_state(routings)
-        return task, routings
+        self.cohort.apply_state(chosen)
+        return task, chosen
 
-    def gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
+    def gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Chosen]]:
         """Adds the gradients of one batch to the parameters' `.grad`.
 
         Args:
@@ -239,38 +239,38 @@ class Population:
             y: (batch,) class numbers, or (batch, tokens) next tokens.
 
         Returns:
-            The task loss of every member (P,), detached, and one `Routing` per MoE layer.
+            The task loss of every member (P,), detached, and what each MoE layer chose.
         """
         self._set_streams()
         return self._gradients(x, y)
 
-    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
+    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Chosen]]:
         """The same with the streams as they are."""
         if self.cohort.head is not None:
             return self._token_gradients(x, y)
-        task, loss, routings = self._backward(self._whole(), x, y)
+        task, loss, chosen = self._backward(self._whole(), x, y)
         self.is_finite &= loss.isfinite()
-        return task, routings
+        return task, chosen
 
-    def _gradients_side_by_side(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
+    def _gradients_side_by_side(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Chosen]]:
         """The same, but for the gradients, which the halves have."""
         found = in_threads(
             lambda side: self._backward(side, x, y), self._sides, with_gradients=True
         )
-        tasks, losses, routings = zip(*found, strict=True)
+        tasks, losses, chosen = zip(*found, strict=True)
         self.is_finite &= torch.cat(losses).isfinite()
-        return torch.cat(tasks), [joined(layer) for layer in zip(*routings, strict=True)]
+        return torch.cat(tasks), [joined(layer) for layer in zip(*chosen, strict=True)]
 
-    def _backward(self, side: Side, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Routing]]:
-        """Returns task loss and whole loss (members,), detached, and the routings; leaves the gradients in `.grad`."""
+    def _backward(self, side: Side, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Chosen]]:
+        """Returns task loss and whole loss (members,), and what was chosen; leaves the gradients in `.grad`."""
         with self._autocast():
             logits, routings = side.cohort.forward(x)
         task = cross_entropy(logits, y, self.candidates[0].train.label_smoothing).mean(1)
         loss = _add_auxiliary(side, task, routings)
         loss.sum().backward()  # type: ignore[no-untyped-call]
-        return task.detach(), loss.detach(), routings
+        return task.detach(), loss.detach(), [Chosen.of(own) for own in routings]
 
-    def _token_gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Routing]]:
+    def _token_gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Chosen]]:
         """The same for language models of ours, without the logits of all tokens in memory at once."""
         with self._autocast():
             hidden, routings = self.cohort.hidden(x)
@@ -284,7 +284,7 @@ class Population:
             ends.append(auxiliary)
             gradients.append(torch.ones_like(auxiliary))
         torch.autograd.backward(ends, gradients)
-        return task, routings
+        return task, [Chosen.of(own) for own in routings]
 
     def _rate_factors(self) -> Tensor:
         """Returns every member's share of its peak learning rate at this step."""

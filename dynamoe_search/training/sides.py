@@ -7,14 +7,13 @@ No sum crosses from one candidate to another, so no number depends on how a pack
 """
 
 from collections.abc import Mapping, Sequence
-from copy import copy, deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynamoe_search.moe.asynchrony import runs_ahead
-from dynamoe_search.moe.routing import Routing
+from dynamoe_search.moe.routing import Chosen
 from dynamoe_search.training.cohort import Cohort
 
 _THREADS = 2
@@ -45,31 +44,8 @@ class Side:
     def cut(self, begin: int, end: int) -> "Side":
         """Returns the members [begin, end) of a whole pack."""
         weights = {name: own[begin:end] for name, own in self.loss_weights.items()}
-        side = Side(copy(self.cohort), weights, self.normalize[begin:end])
-        for name, owner in self.cohort.owner.items():
-            rows = slice(int((owner < begin).sum()), int((owner < end).sum()))
-            if (
-                rows.start < rows.stop
-            ):  # members of the other half alone may have this kind of router
-                side._rows[name] = rows
-        part, positions = side.cohort, range(begin, end)
-        part.template = deepcopy(part.template)
-        part.num_candidates = end - begin
-        part.models = part.models[begin:end]
-        part.loop_seeds = part.loop_seeds[begin:end]
-        part.slots = {path: counts[begin:end] for path, counts in part.slots.items()}
-        part.owner = {name: part.owner[name][rows] - begin for name, rows in side._rows.items()}
-        for layer in part.layers:
-            experts: Any = part.template.get_submodule(f"{layer.path}experts")
-            experts.layout = experts.layout.kept(positions)
-            part.template.get_submodule(f"{layer.path}router").keep(positions)  # type: ignore[operator]
-        part.parameters = {
-            name: tensor.detach()[side._rows[name]].requires_grad_()
-            for name, tensor in part.parameters.items()
-            if name in side._rows
-        }
-        part.buffers = {}
-        side.look(self.cohort)
+        side = Side(self.cohort.part(begin, end), weights, self.normalize[begin:end])
+        side._rows, side._known = self.cohort.rows(begin, end), dict(self.cohort.buffers)
         return side
 
     def look(self, whole: Cohort) -> None:
@@ -136,16 +112,14 @@ def gradients_of(sides: Sequence[Side], names: Sequence[str]) -> dict[str, list[
     return found
 
 
-def joined(routings: Sequence[Routing]) -> Routing:
-    """Returns the routing of a layer of the whole pack from those of its halves."""
-    whole = {
-        name: torch.cat([getattr(one, name).detach() for one in routings])
-        for name in Routing._fields
-        if name != "state"
-    }
+def joined(halves: Sequence[Chosen]) -> Chosen:
+    """Returns what a layer of the whole pack chose from what its halves chose."""
     states: dict[str, list[Tensor]] = {}
-    for one in routings:
+    for one in halves:
         for name, value in one.state.items():
             states.setdefault(name, []).append(value)
-    state = {name: torch.cat(values) for name, values in states.items()}
-    return Routing(**whole, state=state)
+    return Chosen(
+        mask=torch.cat([one.mask for one in halves]),
+        unrouted=torch.cat([one.unrouted for one in halves]),
+        state={name: torch.cat(values) for name, values in states.items()},
+    )

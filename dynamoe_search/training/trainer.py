@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 
 from dynamoe_search.data import SearchData
-from dynamoe_search.errors import InputError
+from dynamoe_search.errors import CandidateError, DeviceLostError, InputError
 from dynamoe_search.records import Candidate
 from dynamoe_search.training.checkpoints import CheckpointFolder
 from dynamoe_search.training.epochs import train_epoch
@@ -19,13 +19,19 @@ from dynamoe_search.training.failures import (
     OnProgress,
     ShouldStop,
     failed,
+    is_device_lost,
     is_out_of_memory,
 )
+from dynamoe_search.training.manifests import first_line
 from dynamoe_search.training.pack_run import PackRun
 from dynamoe_search.training.settings import DamagedError, Interrupted, Trained, TrainSettings
 from dynamoe_search.training.states import CandidateState, circumstances
 
 logger = logging.getLogger(__name__)
+
+_MOST_LOSSES = 2
+"""Of the device, until a candidate that was alone at the last one fails; a single one may be chance."""
+_PARTS = 4  # of a pack with which the device was lost, so that few processes end until the candidate is found
 
 
 def train_leg(
@@ -49,6 +55,9 @@ def train_leg(
     If a pack raises or runs out of memory, it is halved, until the candidate at fault stands alone and fails; the
     halves go on from the pack's latest checkpoint.
 
+    After an error that leaves the device useless for this process nobody fails: the process must end. Whoever goes on
+    with the leg trains the pack in smaller parts, down to the candidate at fault, which then fails alone.
+
     Args:
         pack: At most one per ordinal; equal `pack_key` and study seed.
         data: See `data.load_data`; `data_on` spares copying them to the device for every leg.
@@ -70,6 +79,7 @@ def train_leg(
         DamagedError: if a state does not fit its candidate's network.
         Interrupted: if `should_stop` returned true, after a checkpoint was written.
         InputError: for what would be wrong for every candidate, such as a backbone that cannot be imported.
+        DeviceLostError: if this process cannot use the device any more.
     """
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
@@ -134,10 +144,13 @@ class _Leg:
     def train(self, pack: list[Candidate], folder: CheckpointFolder | None) -> list[Trained]:
         """Trains a pack or a part of one, in parts if it was, must be or has to be split."""
         known = None if folder is None else folder.known_split(pack)
+        losses = folder.num_losses if folder is not None and folder.is_lost else 0
         if known is not None:
             parts, is_memory = known
-        elif self.max_pack is not None and len(pack) > self.max_pack:
-            parts, is_memory = _chunks(pack, max(1, self.max_pack)), False
+        elif len(pack) == 1 and losses >= _MOST_LOSSES:
+            return [self._given_up(pack[0], losses)]
+        elif (most := self._most_together(len(pack), losses)) < len(pack):
+            parts, is_memory = _chunks(pack, most), False
         else:
             try:
                 return self._train_together(pack, folder)
@@ -149,6 +162,7 @@ class _Leg:
             except Exception as error:  # a candidate's own code, or memory
                 if error is self.caller.error:
                     raise
+                self._end_if_lost(pack, folder, error)
                 if len(pack) == 1:
                     state = self.states.get(pack[0].ordinal)
                     return [failed(pack[0], error, self.settings.device, state)]
@@ -163,6 +177,35 @@ class _Leg:
             if part
             for result in self.train(part, None if folder is None else folder.part(number))
         ]
+
+    def _most_together(self, num: int, losses: int) -> int:
+        """Returns how many of a pack of `num` are trained together, with which the device was lost so often."""
+        most = num if self.max_pack is None else min(num, self.max_pack)
+        part: int = num // _PARTS**losses
+        return max(1, min(most, part))
+
+    def _end_if_lost(
+        self, pack: list[Candidate], folder: CheckpointFolder | None, error: Exception
+    ) -> None:
+        """Raises what ends this process if it has lost the device, of which whoever goes on is told."""
+        device = self.settings.device
+        if not is_device_lost(error, device):
+            return
+        if folder is not None:
+            folder.write_loss(first_line(error))
+        who = "a candidate was" if len(pack) == 1 else f"{len(pack)} candidates were"
+        raise DeviceLostError(
+            f"the device {device} failed while {who} trained ({first_line(error)}), and does nothing more for this "
+            "process; resume goes on from the checkpoints, in another one"
+        ) from error
+
+    def _given_up(self, candidate: Candidate, losses: int) -> Trained:
+        error = CandidateError(
+            "device-lost",
+            f"the device {self.settings.device} failed {losses} times while it was trained, the last time alone",
+        )
+        state = self.states.get(candidate.ordinal)
+        return failed(candidate, error, self.settings.device, state)
 
     def _train_together(
         self, pack: list[Candidate], folder: CheckpointFolder | None

@@ -75,12 +75,13 @@ def test_what_cannot_be_judged_is_told_before_anything_is_trained(cli: Run, sear
     ("arguments", "words"),
     [
         (("tiny", "--claims", "speed"), f"unknown claim 'speed'; use {', '.join(CLAIMS)}"),
-        (("tiny", "--seeds", 1), "at least 2 seeds"),
-        (("tiny", "--epochs", 0), "--epochs must be at least 1"),
-        (("tiny", "--epochs", 10**20), "--epochs must be at least 1 and at most 1,000,000,000"),
-        (("tiny", "--seeds", 10**6), "--seeds must be at most 1,000"),
+        (("tiny", "--seeds", 1), "--seeds must be a whole number from 2 to 1,000, got '1'"),
+        (("tiny", "--epochs", 0), "--epochs must be a whole number of at least 1"),
+        (("tiny", "--epochs", 10**20), "--epochs must be at most 1,000,000,000"),
+        (("tiny", "--seeds", 10**6), "--seeds must be a whole number from 2 to 1,000"),
         (("tiny", "--claims", ","), "--claims must name claims such as schedule,variation"),
-        (("tiny", "--margin", "-1"), "--margin must be above 0"),
+        (("tiny", "--margin", "-1"), "--margin must be a number from 0.001 to 100"),
+        (("tiny", "--margin", "nan"), "--margin must be"),
         (("nobody",), "nobody"),
     ],
 )

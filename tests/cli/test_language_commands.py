@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamoe_search.search import weights
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, weight_files
 from tests.cli.conftest import Run, invoke
 from tests.cli.test_commands import FRONT_KEYS
 
@@ -128,7 +127,7 @@ def test_a_model_trained_again_for_export_is_compared_by_its_loss(
     with Store.open(words[1]) as store:
         trial = store.front("words")[-1].trial
         kept = store.candidate("words", trial).outcome
-        weights.remove(store.files_of("words") / "models", [trial])
+        weight_files.remove(store.files_of("words") / "models", [trial])
     assert kept is not None
     done = cli("export", "words", trial, "--out", tmp_path / "again", "--storage", words[1])
     assert done.exit_code == 0, done.output

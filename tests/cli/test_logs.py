@@ -20,7 +20,8 @@ from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dynamoe_search.cli import logs
-from dynamoe_search.cli.logs import Run, Sink, Writer, settings_of
+from dynamoe_search.cli.log_runs import Run, Sink, measures_of, settings_of
+from dynamoe_search.cli.logs import Writer
 from dynamoe_search.records import CandidateRecord, Progress
 from dynamoe_search.search.events import EpochFinished, LegStarted
 from dynamoe_search.store import Store
@@ -351,6 +352,6 @@ def test_without_the_extra_one_sentence_says_how_to_get_it(
 
 def test_epochs_of_a_text_have_its_perplexity() -> None:
     one = replace(report(0, 1, 0.25), validation_loss=2.0)
-    told = logs.measures_of(one, is_text=True)
+    told = measures_of(one, is_text=True)
     assert told.pop("perplexity") == pytest.approx(math.exp(2.0))
-    assert told == logs.measures_of(one)
+    assert told == measures_of(one)

@@ -81,7 +81,7 @@ def test_workers_and_nodes_are_replaced_and_ctrl_c_leaves_nothing(
     wait(lambda: not first & at_work(url, 2))
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 1, said
+    assert process.returncode == 130, said
     news = [line for line in said.splitlines() if re.match(r"worker \d on node", line)]
     assert any(line.endswith("was killed (signal 9); another takes its place") for line in news)
     assert any("was lost with its node or its Ray process; another" in line for line in news)

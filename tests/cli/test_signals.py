@@ -35,7 +35,7 @@ def test_signal_ends_after_the_step_and_resume_goes_on(
 ) -> None:
     running.send_signal(number)
     _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 1
+    assert running.returncode == 128 + number
     assert f"stopped; go on with: dynamoe-search resume tiny --storage {storage_url}" in stderr
     assert "Traceback" not in stderr
     (row,) = json.loads(cli("list", "--json", "--storage", storage_url).stdout)
@@ -53,7 +53,7 @@ def test_second_signal_ends_at_once(running: "subprocess.Popen[str]") -> None:
     running.send_signal(signal.SIGTERM)
     running.send_signal(signal.SIGCONT)
     _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 1
+    assert running.returncode == 130
     assert "stopped at once; go on with: dynamoe-search resume tiny" in stderr
 
 
@@ -81,7 +81,7 @@ def test_the_three_ways_to_start_are_the_same(tmp_path: Path) -> None:
     ways = (
         [sys.executable, str(ROOT / "cli.py")],
         [sys.executable, "-m", "dynamoe_search"],
-        [sys.executable, "-c", "from dynamoe_search.cli.app import main; main()"],
+        [sys.executable, "-c", "from dynamoe_search.__main__ import main; main()"],
     )
     pages = {
         subprocess.run(

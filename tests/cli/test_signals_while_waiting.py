@@ -31,7 +31,7 @@ def check_it_leaves(process: "subprocess.Popen[str]", number: signal.Signals) ->
     process.send_signal(number)
     _, words = process.communicate(timeout=60)
     assert time.monotonic() - asked < SECONDS
-    assert process.returncode == 1, words
+    assert process.returncode == 128 + number, words
     assert "stopped; go on with: dynamoe-search resume tiny" in words
     assert "Traceback" not in words
     assert "error" not in words

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamoe_search.cli.machine import _package
+from dynamoe_search.cli.doctor import _package
 from dynamoe_search.cli.words import ago
 from dynamoe_search.store import Store
 from tests.cli.conftest import STUDY, Run, invoke
@@ -168,3 +168,25 @@ def test_times_in_lists_are_short(waiting: str) -> None:
     shown = invoke("list", "--storage", waiting).stdout + status_of(waiting)
     assert "just now" in shown or "min ago" in shown
     assert not re.search(r"\d\dT\d\d:", shown)
+
+
+def test_the_front_so_far_shows_who_is_on_the_way(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY)
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    sets = [word for change in CHANGES for word in ("--set", change)]
+    words = ("run", tmp_path / "study.toml", "--storage", url, "--device", "cpu", "--quiet")
+    result = invoke(*words, *sets, "--epochs", 3)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"dynamoe-search front tiny .*--so-far|front tiny --so-far", result.stdout)
+
+    empty = invoke("front", "tiny", "--storage", url)
+    assert re.search(r"nobody has been trained to the end; \d+ (is|are) on the way", empty.stdout)
+    shown = invoke("front", "tiny", "--storage", url, "--so-far")
+    assert re.search(r"\d of 4 ", shown.stdout), shown.stdout
+    rows = json.loads(invoke("front", "tiny", "--storage", url, "--so-far", "--json").stdout)
+    with Store.open(url) as store:
+        last = {one.ordinal: one for one in store.progress("tiny")}
+        for row in rows:
+            report = last[store.candidate("tiny", row["trial"]).ordinal]
+            assert row["accuracy"] == report.accuracy
+            assert (row["epochs"], row["is_complete"]) == (report.epoch, False)

@@ -23,11 +23,14 @@ from tests.ray_cluster import ray_nodes
 
 pytestmark = pytest.mark.slow
 SECRET = "wJalrXUtnFEMI"
+URL = "postgresql+psycopg://me:n0%20w%2Fay@db.example/x?sslpassword=in%20h3re"
 WORKER = """
 import json, os, signal, sys, time
 if os.environ["ROLE"] == "dies":
     print("cannot reach s3://me:hunter2@bucket", file=sys.stderr)
     print("with " + os.environ["AWS_SECRET_ACCESS_KEY"] + " as the key", file=sys.stderr, flush=True)
+    print("nor", os.environ["DYNAMOE_SEARCH_STORAGE"], file=sys.stderr)
+    print({"password": "n0 w/ay", "sslpassword": "in h3re"}, file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 if os.environ["ROLE"] == "ends":
     print(json.dumps({"reason": "trials"}))
@@ -116,7 +119,11 @@ def order(tmp_path: Path) -> Callable[..., Order]:
         return Order(
             study="tiny",
             arguments=[],
-            environment={"ROLE": role, "AWS_SECRET_ACCESS_KEY": SECRET},
+            environment={
+                "ROLE": role,
+                "AWS_SECRET_ACCESS_KEY": SECRET,
+                "DYNAMOE_SEARCH_STORAGE": URL,
+            },
             folder=str(tmp_path),
             stays_here=False,
             **defaults | options,
@@ -211,12 +218,17 @@ def test_place_whose_workers_die_at_once_is_given_up_with_their_last_words(
     assert (
         "was killed (signal 9), as were 4 before it; given up; the last words of one: " in failure
     )
-    assert failure.endswith(": cannot reach s3://me:***@bucket | with *** as the key")
+    assert failure.endswith(
+        ": cannot reach s3://me:***@bucket | with *** as the key"
+        " | nor postgresql+psycopg://me:***@db.example/x?sslpassword=***"
+        " | {'password': '***', 'sslpassword': '***'}"
+    )
     assert len(run.news) == 5
     folder = Path(cluster.head_node.get_session_dir_path())
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert any(b"with *** as the key" in path.read_bytes() for path in files)
-    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert any(b"with *** as the key" in content for content in files.values())
+    for secret in (SECRET, "hunter2", "n0 w/ay", "n0%20w", "in h3re", "in%20h3re"):
+        assert not [path for path, content in files.items() if secret.encode() in content]
 
 
 def test_place_that_was_given_up_is_not_asked_for_again(

@@ -15,7 +15,7 @@ import torch
 
 from dynamoe_search.search import Crew, devices_of, stored_device
 from dynamoe_search.search.machine import resolve_device, train_settings
-from dynamoe_search.search.workers import seeing
+from dynamoe_search.search.workers import CrewEnd, seeing
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.training.states import circumstances
 from tests.store.builders import SETTINGS
@@ -31,6 +31,8 @@ with told.open("a") as file:
 if len(told.read_text().splitlines()) == 1 and "KILLED" in os.environ:
     time.sleep(1.2)
     os.kill(os.getpid(), signal.SIGKILL)
+if len(told.read_text().splitlines()) == 1 and "LOST" in os.environ:
+    sys.exit(3)
 def leave(*_):
     time.sleep(1)
     told.with_name("checkpoint").touch()
@@ -89,6 +91,11 @@ def test_worker_that_is_started_again_has_what_is_left_of_the_time(
     )
     assert first == 100.0
     assert 80.0 < second < 99.0
+
+
+def test_worker_whose_device_failed_is_started_again(start: Start, tmp_path: Path) -> None:
+    assert start("cpu", LOST="1").run(lambda: False) == CrewEnd(reason="trials", failures=())
+    assert len(told(tmp_path)) == 2
 
 
 def test_every_worker_sees_its_own_device_only(start: Start, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from dynamoe_search.search.designed import (
     run_designed,
 )
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Addition, Store
+from dynamoe_search.store import Addition, Store, weight_files
 from dynamoe_search.training.batches import epoch_order
 from tests.conftest import TINY
 from tests.finished import copy_of, finish
@@ -72,7 +72,7 @@ def test_every_design_is_trained_with_every_seed(url: str) -> None:
         assert [(one.design, one.replicate) for one in runs] == [
             (design, replicate) for replicate in range(3) for design in ("trial-0", "dense")
         ]
-        assert weights.trials_in(store.files_of(name) / "models") == set(range(6))
+        assert weight_files.present(store.files_of(name) / "models").keys() == set(range(6))
         legs = store.legs(name)
         assert [leg.trials for leg in legs] == [(0, 1), (2, 3), (4, 5)]  # packed by replicate
         again = run_study(store, name)

@@ -22,12 +22,11 @@ from dynamoe_search.search import (
     create_study,
     export_candidate,
     run_study,
-    weights,
 )
 from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, weight_files
 from tests.search.interrupting import Crash, facts, killed_after_trial, run
 from tests.search.proposing import addition_of
 
@@ -82,7 +81,7 @@ def test_a_study_ends_with_its_trials_and_a_front(undisturbed: tuple[str, list[E
         kept = set((store.files_of("tiny") / "models").iterdir())
         records = store.candidates("tiny", trials=members)
         assert kept == {
-            weights.path_of(store.files_of("tiny") / "models", one.trial, one.weights)
+            weight_files.path_of(store.files_of("tiny") / "models", one.trial, one.weights)
             for one in records
         }
         study = optuna.load_study(study_name="tiny", storage=store.storage_for_optuna())

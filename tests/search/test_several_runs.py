@@ -20,11 +20,10 @@ from dynamoe_search.search import (
     check_study,
     create_study,
     run_study,
-    weights,
 )
 from dynamoe_search.search.study_files import StudyFiles
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store
+from dynamoe_search.store import Store, weight_files
 from tests.search.interrupting import SEARCH, SECTIONS, Steps, everything, run
 
 MakeSpec = Callable[..., StudySpec]
@@ -56,7 +55,7 @@ def test_links_lead_nowhere(tmp_path: Path) -> None:
         files = StudyFiles(folder)
         files.keep_legs(files.present(), ())
         files.keep_states(files.present(), {}, 0)
-        weights.remove(files.models, weights.trials_in(files.models))
+        weight_files.remove(files.models, weight_files.present(files.models).keys())
     assert sorted(path.relative_to(outside) for path in outside.rglob("*")) == before
 
 

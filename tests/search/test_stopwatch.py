@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dynamoe_search.search import StudySummary, create_study, run_study
+from dynamoe_search.search import EpochFinished, StudySummary, create_study, run_study
 from dynamoe_search.search.stopwatch import ACTIVITIES, Stopwatch
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.store import Store
@@ -54,6 +54,24 @@ def test_status_has_the_times_of_all_runs(tiny_spec: MakeSpec, storage_url: str)
         total = store.times(spec.study.name)
         both = first.times["train"] + second.times["train"]
         assert total["train"] == pytest.approx(both, abs=0.02)
+
+
+def test_times_of_a_leg_that_was_cut_short_are_kept(tiny_spec: MakeSpec, storage_url: str) -> None:
+    one_leg = {"search": {"pruner": {"kind": "none"}}}
+    spec = tiny_spec(**SECTIONS | one_leg)
+    events: list[object] = []
+    with Store.open(storage_url) as store:
+        create_study(store, spec, source="test", device="cpu", num_threads=1)
+        summary = run_study(
+            store,
+            spec.study.name,
+            on_event=events.append,
+            should_stop=lambda: any(isinstance(event, EpochFinished) for event in events),
+        )
+        assert (summary.reason, summary.complete) == ("interrupt", 0)
+        kept = store.times(spec.study.name)
+        assert kept["train"] == pytest.approx(summary.times["train"], abs=0.01)
+        assert kept["train"] > 0
 
 
 def test_a_lap_goes_to_what_has_just_ended() -> None:

@@ -53,13 +53,14 @@ def test_passwords_are_never_shown(
     url: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for by_option in (True, False):
-        filled = url.format("s3cretive")
+    for by_option, password in ((True, "s3cretive"), (False, "s3c/re tq:j%65")):
+        filled = url.format(password)
         storage = ("--storage", filled) if by_option else ()
         if not by_option:
             monkeypatch.setenv("DYNAMOE_SEARCH_STORAGE", filled)
         result = invoke(*words.split(), *storage)
         assert result.exit_code in (1, 2)
-        assert "s3cretive" not in result.output + result.stderr
+        for part in ("s3c", "re tq", "re%20tq", "q:je", "q%3Aj", "j%65"):
+            assert part not in result.output + result.stderr
         assert "user" in result.output + result.stderr or "***" in result.output
     assert list(tmp_path.iterdir()) == []

@@ -74,7 +74,7 @@ def test_nothing_is_wrong_with_a_study_at_work(full: Store) -> None:
         (
             "delete from dynamoe_candidates where trial_number = 1",
             "error",
-            "1 rows of the table dynamoe_evaluations belong to rows of dynamoe_candidates",
+            "1 row of the table dynamoe_evaluations belongs to rows of dynamoe_candidates",
         ),
         (
             "update dynamoe_candidates set status = 'paused' where trial_number = 0",

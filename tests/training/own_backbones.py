@@ -130,6 +130,17 @@ class Explodes(Plain):
         return h
 
 
+class LosesTheDevice(Plain):
+    """Fails as a kernel of a GPU does, for a candidate whose learning rate is absurd."""
+
+    def between(self, h):
+        if h.abs().max() > 1e6:
+            error = torch.AcceleratorError("CUDA error: device-side assert triggered\\nand more")
+            error.error_code = 710
+            raise error
+        return h
+
+
 class Large(Plain):
     """Has memory for three candidates at a time."""
 
@@ -185,7 +196,7 @@ class MyRouter(Router):
 
     def route(self, tokens, is_open):
         logits = self.rows(tokens)
-        mask = (torch.arange(is_open.shape[0]) == 0) & is_open
+        mask = (torch.arange(is_open.shape[0], device=is_open.device) == 0) & is_open
         probs = sigmoid(logits) * is_open
         routing = decide(gate=probs * mask, mask=mask.expand(probs.shape), probs=probs, logits=logits,
                          weight=self.rows.weight, is_open=is_open,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynamoe_search.moe.routing import Routing
+from dynamoe_search.moe.routing import Chosen
 from dynamoe_search.records import AdaptiveConfig, Candidate
 from dynamoe_search.training.population import Population
 from tests.oracles.adaptive import update_slots_slowly
@@ -41,7 +41,7 @@ class Record:
         self.population = Population(pack, digits(), SETTINGS)
         self.cohort = self.population.cohort
         self.is_open = [self.slots()]
-        self.routings: list[list[Routing]] = []
+        self.chosen: list[list[Chosen]] = []
         self.before: dict[str, Tensor] = {}  # the first candidate between step and update
 
     def slots(self) -> list[list[list[bool]]]:
@@ -57,14 +57,14 @@ class Record:
         for step in range(1, STEPS + 1):
             rows = torch.arange(20 * step, 20 * step + 20) % len(y)
             population.cohort.train(True)
-            _, routings = population.gradients(x[rows], y[rows])
+            _, chosen = population.gradients(x[rows], y[rows])
             population.optimizer.step(
                 self.cohort.parameters, self.cohort.owner, population._rate_factors()
             )
             population.step += 1
-            self.routings.append(routings)
+            self.chosen.append(chosen)
             self.before = self.cohort.unstack(0)
-            population.adaptation.after_step(step, routings)
+            population.adaptation.after_step(step, chosen)
             self.is_open.append(self.slots())
             yield step
 
@@ -99,7 +99,7 @@ def test_slots_after_every_step_are_those_of_a_slow_recomputation(record: Record
                 if config is None or not is_due(config, step):
                     assert after == before
                     continue
-                seen = [record.routings[s - 1][number] for s in recorded_steps(config, step)]
+                seen = [record.chosen[s - 1][number] for s in recorded_steps(config, step)]
                 routed = sum(one.mask[position].sum(0) for one in seen)
                 unrouted = sum(one.unrouted[position].double() for one in seen)
                 expected, *_ = update_slots_slowly(
@@ -154,7 +154,7 @@ def test_an_opened_slot_starts_as_asked_for(new_expert: str) -> None:
         new = [slot for slot in range(NUM_SLOTS) if now[slot] and not was[slot]]
         opened += len(new)
         state, before = record.cohort.unstack(0), record.before
-        alone = record.routings[-1][0].unrouted[0]
+        alone = record.chosen[-1][0].unrouted[0]
         for slot in range(NUM_SLOTS):
             row, threshold = f"{layer.path}router.weight", f"{layer.path}router.threshold"
             if slot in new:

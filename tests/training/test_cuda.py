@@ -214,6 +214,7 @@ def test_a_recording_that_fails_leaves_nothing_open() -> None:
     with pytest.raises(RuntimeError):
         record_on_cuda(reads)
     assert torch.cuda.current_stream() == here
+    assert torch.rand(3, device="cuda").isfinite().all()
     record_on_cuda(adds).replay()
     assert x.tolist() == [2.0, 2.0, 2.0]
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from dynamoe_search.moe.asynchrony import running_ahead
 from dynamoe_search.records import Candidate
-from dynamoe_search.training.graphs import Graph
+from dynamoe_search.training.graphs import Graph, Result
 from dynamoe_search.training.population import Population
 from tests.training.populations import SETTINGS, candidate, digits, mixed_pack
 from tests.training.recorded import Recorded
@@ -92,6 +93,40 @@ def test_what_cannot_be_recorded_is_done_without_and_said_once(
         recorded = trained(pack, record)
     assert len([one for one in caplog.messages if reason in one]) == 1
     assert reason in (recorded._steps.refusal or "")
+    assert_same(plain, recorded)
+
+
+class Greedy(Recorded):
+    """A graph beside which there is no memory for a usual step."""
+
+    num = 0
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        super().__init__(run)
+        Greedy.num += 1
+
+    def __del__(self) -> None:
+        Greedy.num -= 1
+
+
+def test_a_graph_that_takes_the_memory_of_usual_steps_is_given_up() -> None:
+    pack = small_batches([candidate(i, "top-any", dropout=0.1) for i in range(2)])
+    plain, recorded = trained(pack, None), Population(pack, digits(100), SETTINGS)
+    steps, step = recorded._steps, recorded._steps._step
+
+    def needs_memory(x: Tensor, y: Tensor, factors: Tensor) -> Result:
+        task, chosen = step(
+            x, y, factors
+        )  # it runs out at its end: all that it changes has changed
+        if Greedy.num:
+            raise torch.OutOfMemoryError
+        return task, chosen
+
+    steps.record, steps._step = Greedy, needs_memory
+    recorded.train_epoch()
+    recorded.train_epoch()
+    assert "no memory" in (steps.refusal or "")
+    assert Greedy.num == 0
     assert_same(plain, recorded)
 
 

@@ -20,6 +20,7 @@ from dynamoe_search.places import (
 )
 from dynamoe_search.search import weights
 from dynamoe_search.search.study_files import StudyFiles
+from dynamoe_search.store import weight_files
 from dynamoe_search.training import CheckpointFolder, DamagedError, StateFolder
 from tests.training.populations import SETTINGS, digits
 from tests.training.test_checkpoints import Crash, same, small_pack, train
@@ -205,14 +206,14 @@ def test_weights_are_whole_or_refused(
     remote: RemotePath, damage: Callable[[RemotePath], None]
 ) -> None:
     state = {"a": torch.arange(600.0).view(20, 30)}
-    assert (weights.trials_in(remote), weights.load(remote, 17, None)) == (set(), None)
+    assert (weight_files.present(remote), weights.load(remote, 17, None)) == ({}, None)
     checksum = weights.save(remote, 17, state)
     weights.save(remote, 7, state)
     for known in (checksum, None):
         found = weights.load(remote, 17, known)
         assert found is not None
         assert torch.equal(found["a"], state["a"])
-    assert weights.trials_in(remote) == {7, 17}
+    assert weight_files.present(remote).keys() == {7, 17}
     damage(next(path for path in listed(remote) if path.name.startswith("17-")))  # type: ignore[arg-type]
     for known in (checksum, None):
         if damage is gone:
@@ -220,8 +221,8 @@ def test_weights_are_whole_or_refused(
         else:
             with pytest.raises(ValueError, match=r"17-[0-9a-f]{16}.safetensors is damaged"):
                 weights.load(remote, 17, known)
-    weights.remove(remote, {17, 99})
-    assert weights.trials_in(remote) == {7}
+    weight_files.remove(remote, {17, 99})
+    assert weight_files.present(remote).keys() == {7}
 
 
 @pytest.mark.parametrize("kind", ["folder", "storage"])
@@ -235,17 +236,17 @@ def test_of_two_workers_weights_those_are_loaded_that_the_database_names(
         found = weights.load(folder, 17, checksum)
         assert found is not None
         assert torch.equal(found["a"], state["a"])
-    weights.remove(folder, {17})
+    weight_files.remove(folder, {17})
     assert weights.load(folder, 17, checksums[0]) is None
 
 
 def test_weights_that_an_older_program_wrote_are_read(tmp_path: Path) -> None:
     checksum = weights.save(tmp_path, 17, {"a": torch.ones(3)})
-    weights.path_of(tmp_path, 17, checksum).rename(tmp_path / "17.safetensors")
-    assert weights.trials_in(tmp_path) == {17}
-    assert weights.path_of(tmp_path, 17, None) == tmp_path / "17.safetensors"
+    weight_files.path_of(tmp_path, 17, checksum).rename(tmp_path / "17.safetensors")
+    assert weight_files.present(tmp_path).keys() == {17}
+    assert weight_files.path_of(tmp_path, 17, None) == tmp_path / "17.safetensors"
     found = weights.load(tmp_path, 17, None)
     assert found is not None
     assert torch.equal(found["a"], torch.ones(3))
     assert weights.load(tmp_path, 7, None) is None
-    assert weights.path_of(tmp_path, 17, "x/../../y" + 55 * "z") == tmp_path / "17.safetensors"
+    assert weight_files.path_of(tmp_path, 17, "x/../../y" + 55 * "z") == tmp_path / "17.safetensors"

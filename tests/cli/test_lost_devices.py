@@ -1,0 +1,81 @@
+"""A device that fails under a process: the process ends with a sentence, and another one goes on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynamoe_search.store import Store
+
+ROOT = Path(__file__).parents[2]
+NETWORK = '''
+import torch
+from torch import nn
+
+
+class Asserts(nn.Module):
+    """Fails in training as a GPU's kernel does, if its first layer has one expert."""
+
+    def __init__(self, input_shape, num_classes, config, layers):
+        super().__init__()
+        self.embed = nn.Linear(input_shape[1] * input_shape[2], config.d_model)
+        self.layers = nn.ModuleList(layers)
+        self.head = nn.Linear(config.d_model, num_classes)
+        self.register_buffer("num_experts", torch.tensor(float(len(layers[0].is_open))))
+
+    def forward(self, x):
+        if self.training and self.num_experts < 2:
+            error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+            error.error_code = 710
+            raise error
+        h, routings = self.embed(x.flatten(1)), []
+        for layer in self.layers:
+            h, routing = layer(h)
+            routings.append(routing)
+        return self.head(h), routings
+'''
+
+
+@pytest.mark.slow
+def test_other_processes_go_on_and_only_who_is_at_fault_fails(
+    study_file: Path, storage_url: str
+) -> None:
+    folder = study_file.parent
+    (folder / "own_asserts.py").write_text(NETWORK)
+    study_file.write_text(
+        study_file.read_text().replace("[model]", '[model]\nbackbone = "own_asserts:Asserts"')
+    )
+
+    def run(*words: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "dynamoe_search", *map(str, words), "--storage", storage_url],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+
+    first = run("run", study_file, "--trust-code", "--quiet", "--threads", 1)
+    assert first.returncode == 3, first.stderr
+    assert first.stderr.splitlines()[-1] == (
+        "error: the device cpu failed while 3 candidates were trained (CUDA error: device-side assert triggered), "
+        "and does nothing more for this process; resume goes on from the checkpoints, in another one"
+    )
+    with Store.open(storage_url) as store:
+        assert {one.status for one in store.candidates("tiny")} == {"running"}
+    second = run("resume", "tiny", "--trust-code", "--workers", 1)
+    assert second.returncode == 0, second.stderr
+    assert second.stderr.count("worker 1 lost cpu; started again") == 1
+    with Store.open(storage_url) as store:
+        candidates = store.candidates("tiny")
+    ends = {one.candidate.experts_per_layer[0] > 1: one.outcome for one in candidates}
+    failed = [one for one in candidates if one.status == "failed"]
+    assert [one.candidate.reference for one in failed] == ["dense"]
+    assert ends[False] is not None
+    assert ends[False].reason == "device-lost"
+    assert {one.status for one in candidates} == {"failed", "complete"}
+    assert len(candidates) == 6
