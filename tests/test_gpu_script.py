@@ -34,6 +34,7 @@ def test_every_step_runs_without_a_gpu_and_has_its_table(tmp_path: Path) -> None
     assert (
         text.count("\n| --: |") + text.count("\n| :-- |") == len(STEPS) - 2
     )  # tests and bench have none
+    assert text.count("; OpenMP as it is;") == 3  # steps and whole studies run as users' scripts do
     for words in (
         "skipped",
         "2 together in one process",

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.pages import Page
 from benchmarks.speed.contestants import LOOP, Contestant, others, ours
-from benchmarks.speed.machine import conditions
+from benchmarks.speed.machine import conditions, run_as_users_do
 
 
 def _synchronize(device: str) -> None:
@@ -71,6 +71,7 @@ def _options() -> argparse.Namespace:
 
 def main() -> None:
     """Measures and writes a table."""
+    run_as_users_do("benchmarks.speed.step")
     options = _options()
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"

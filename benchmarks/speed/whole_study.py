@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.pages import tell
 from benchmarks.speed import plain_optuna
-from benchmarks.speed.machine import conditions
+from benchmarks.speed.machine import conditions, run_as_users_do
 from dynamoe_search.data import ImageData, load_data
 from dynamoe_search.errors import UsageError
 from dynamoe_search.pareto import dominated_share
@@ -213,6 +213,7 @@ def _options() -> argparse.Namespace:
 
 def main() -> None:
     """Runs both, piece by piece, and writes the page when both are finished."""
+    run_as_users_do("benchmarks.speed.whole_study")
     options = _options()
     options.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
