@@ -1,5 +1,6 @@
 """What stands in a checkpoint besides tensors, as checksummed JSON."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -148,11 +149,20 @@ def verified(place: AnyPath, checksum: str) -> dict[str, torch.Tensor]:
 
 
 def tensors_in(path: Path) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a safetensors file, unchecked; raises `ValueError` if it is no such file."""
+    """Returns the tensors of a safetensors file, unchecked.
+
+    Raises:
+        OSError: if it cannot be read, or went away meanwhile.
+        ValueError: if it is no such file.
+    """
     try:
         tensors = load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path.name} is not a safetensors file") from error
+    except RuntimeError as error:  # of torch, which opens it once more
+        if path.exists():
+            raise
+        raise FileNotFoundError(errno.ENOENT, "it is missing", str(path)) from error
     # copied: to memory of torch's own alignment, on which rounding may depend, and free of the file
     return {name: tensor.clone() for name, tensor in tensors.items()}
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from dynamoe_search.data import Split
 from dynamoe_search.records import Candidate
-from dynamoe_search.training import CandidateState, DamagedError, StateFolder, train_leg
+from dynamoe_search.training import CandidateState, DamagedError, StateFolder, manifests, train_leg
 from dynamoe_search.training.durable_files import sha256
 from dynamoe_search.training.population import Population
 from tests.training.populations import ADAPTIVE, SETTINGS, candidate, digits
@@ -245,3 +245,20 @@ def test_no_room_is_the_callers_to_handle(tmp_path: Path) -> None:
     (tmp_path / "17").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="17"):
         StateFolder(tmp_path).save(standing())
+
+
+def test_a_file_that_goes_away_while_it_is_read_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storage that is unmounted between two looks of the libraries at a file."""
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(2)}, path)
+    assert manifests.tensors_in(path)["a"].tolist() == [1.0, 1.0]
+
+    def read_late(late: Path) -> object:
+        late.unlink()
+        return torch.UntypedStorage.from_file(str(late), False, 8)
+
+    monkeypatch.setattr(manifests, "load_file", read_late)
+    with pytest.raises(FileNotFoundError, match="it is missing"):
+        manifests.tensors_in(path)
