@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -73,14 +72,12 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             code = FAILED
         except Exception as error:  # noqa: BLE001 - the last line of defence: nobody wants a bare trace
-            code = FAILED
-            with suppress(OSError):  # nobody can be told
-                code = tell(
-                    error,
-                    program=program,
-                    as_json="--json" in words,
-                    with_trace="--debug" in words,
-                )
+            code = tell(
+                error,
+                program=program,
+                as_json="--json" in words,
+                with_trace="--debug" in words,
+            )
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)

@@ -10,6 +10,7 @@ One rule holds for all commands:
 
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -50,16 +51,19 @@ def tell(error: Exception, *, program: str, as_json: bool, with_trace: bool) -> 
         error = StoppedError("stopped", exit_code=INTERRUPTED)  # pydantic says it so
     kind, message, code = _told(error, program)
     if with_trace and not isinstance(error, typer.TyperException):
-        traceback.print_exception(error)
+        with suppress(OSError):
+            traceback.print_exception(error)
     before = "" if isinstance(error, StoppedError) else "error: "
-    for line in message.split("\n"):
-        say(before + line if kind != "internal" else line, err=True)
+    with suppress(OSError):  # nobody reads stderr, but a script may read stdout
+        for line in message.split("\n"):
+            say(before + line if kind != "internal" else line, err=True)
     if as_json:
         from dynamoe_search.cli.screens import print_json
 
         problems = error.problems if isinstance(error, SpecError) else ()
         found: dict[str, Any] = {"ok": False, "error": message, "kind": kind, "exit_code": code}
-        print_json(found | {"problems": [asdict(one) for one in problems]})
+        with suppress(OSError):
+            print_json(found | {"problems": [asdict(one) for one in problems]})
     return code
 
 

@@ -11,7 +11,7 @@ from dynamoe_search.cli.options import LOGS_VARIABLE, STORAGE_VARIABLE
 from dynamoe_search.cli.progress import LINE_SECONDS, LiveView, PlainView, watching
 from dynamoe_search.cli.teams import Team, Work
 from dynamoe_search.cli.words import say
-from dynamoe_search.errors import StoppedError, UsageError
+from dynamoe_search.errors import DeviceLostError, StoppedError, UsageError
 from dynamoe_search.search import Limits, StudySummary, set_limits, started, summarise
 from dynamoe_search.store import PassingError, Store, default_url
 from dynamoe_search.wording import counted
@@ -34,6 +34,7 @@ def search(
     """Runs a stored study by the workers of a team, who are told of as a run of one process is, and returns its end.
 
     Raises:
+        DeviceLostError: No worker ended well, and the device of one failed again and again.
         UsageError: No worker ended well; the message says what they said.
     """
     start = time.monotonic()
@@ -58,7 +59,8 @@ def search(
         end = team.run(work)
     catch_up(store, study, logs)  # of workers that were killed
     if end.reason is None:
-        raise UsageError("; ".join(end.failures) or "the workers ended without a word")
+        kind = DeviceLostError if end.is_device_lost else UsageError
+        raise kind("; ".join(end.failures) or "the workers ended without a word")
     summary = summarise(store, study, end.reason, time.monotonic() - start)
     times = {what: own - before.get(what, 0.0) for what, own in store.times(study).items()}
     return replace(summary, times=times)

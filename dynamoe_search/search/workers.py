@@ -99,10 +99,12 @@ class CrewEnd:
     Attributes:
         reason: Why; None if none of them said so.
         failures: One sentence for every worker that did not end well.
+        is_device_lost: Whether a worker ended since its device failed, once more than it is started again.
     """
 
     reason: EndReason | None
     failures: tuple[str, ...]
+    is_device_lost: bool = False
 
 
 class Crew:
@@ -136,6 +138,7 @@ class Crew:
         self._kill_at = float("inf")  # once they have been told to leave
         self._failures: list[str] = []
         self._reasons: set[str] = set()
+        self._is_device_lost = False
         logs.mkdir(parents=True, exist_ok=True)
         self._workers = [
             _Worker(number=number, device=device, log=logs / f"worker-{number}.log")
@@ -167,7 +170,11 @@ class Crew:
         finally:
             self._end()
         found = next((one for one in get_args(EndReason) if one in self._reasons), None)
-        return CrewEnd(reason="interrupt" if is_stopping else found, failures=tuple(self._failures))
+        return CrewEnd(
+            reason="interrupt" if is_stopping else found,
+            failures=tuple(self._failures),
+            is_device_lost=self._is_device_lost,
+        )
 
     def _start(self, worker: _Worker) -> None:
         command = [sys.executable, "-m", "dynamoe_search", "worker", self._name, "--json"]
@@ -214,6 +221,7 @@ class Crew:
         with suppress(ValueError, KeyError, TypeError, IndexError):
             self._reasons.add(str(json.loads(said[-1])["reason"]))
             return
+        self._is_device_lost |= code == DeviceLostError.exit_code
         how = f"was killed (signal {-code})" if code < 0 else f"ended with status {code}"
         log = Mask(secrets_in(self._environment))(worker.log.read_text(errors="replace"))
         lines = log.strip().splitlines() or ["it said nothing"]

@@ -144,27 +144,44 @@ class Steps:
 
     def _recorded(self, x: Tensor, y: Tensor, factors: Tensor) -> Result:
         """Records a step, makes it twice from the same state, and keeps the graph if both came to the same."""
-        try:
-            before = TrainingCopy(self._population)
-        except torch.OutOfMemoryError:
-            self._refuse("there is no memory for a copy to compare it with")
+        before = self._copy()
+        if before is None:
             return self._step(x, y, factors)
         try:
             found = self._first_replay(x, y, factors, before)
         except RuntimeError as error:  # memory, too
             self._refuse(str(error).strip().partition("\n")[0])
             found = ()
-        try:
+        result = self._beside_graph(before, x, y, factors)
+        if result is None:
+            found = ()
             result = self._from(before, x, y, factors)
-        except torch.OutOfMemoryError:  # the graph keeps the memory of a step of its own
-            if self._graph is None:
-                raise
-            self._refuse("there is no memory for steps beside it")
-            found, result = (), self._from(before, x, y, factors)
         now = (tensor.detach() for tensor in training_tensors(self._population))
         if found and not _are_near(found, (result[0], *now)):
             self._refuse("its first replay came to other numbers")
         return result
+
+    def _copy(self) -> TrainingCopy | None:
+        try:
+            return TrainingCopy(self._population)
+        except torch.OutOfMemoryError:
+            self._refuse("there is no memory for a copy to compare it with")
+            return None
+
+    def _beside_graph(
+        self, before: TrainingCopy, x: Tensor, y: Tensor, factors: Tensor
+    ) -> Result | None:
+        """Makes a step as usual; None if the graph, which keeps the memory of a step of its own, is given up for it.
+
+        The step is made again by the caller: an error that is being handled keeps all that the step had in memory.
+        """
+        try:
+            return self._from(before, x, y, factors)
+        except torch.OutOfMemoryError:
+            if self._graph is None:
+                raise
+            self._refuse("there is no memory for steps beside it")
+            return None
 
     def _from(self, before: TrainingCopy, x: Tensor, y: Tensor, factors: Tensor) -> Result:
         """Makes a step as usual, from where the population stood."""

@@ -141,6 +141,12 @@ def test_a_full_disk_behind_stdout_is_a_sentence() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_full_disk_behind_stderr_changes_nothing_for_a_script() -> None:
+    done = _ended("{program} presets no-such --json 2>/dev/full")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["exit_code"] == 2
+
+
 def test_few_characters_are_enough() -> None:
     done = _ended("{program} schedules --layers 3", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,18 @@ class Asserts(nn.Module):
 '''
 
 
-@pytest.mark.slow
-def test_other_processes_go_on_and_only_who_is_at_fault_fails(
-    study_file: Path, storage_url: str
-) -> None:
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+LOST_AT_ONCE = f"""
+import os, sys
+if "worker" in sys.argv:
+    os._exit(3)
+{NETWORK}"""
+
+
+def runner(study_file: Path, storage_url: str, network: str) -> Run:
+    """Puts a network into a study, and returns what runs a command of the program beside it."""
     folder = study_file.parent
-    (folder / "own_asserts.py").write_text(NETWORK)
+    (folder / "own_asserts.py").write_text(network)
     study_file.write_text(
         study_file.read_text().replace("[model]", '[model]\nbackbone = "own_asserts:Asserts"')
     )
@@ -59,6 +66,25 @@ def test_other_processes_go_on_and_only_who_is_at_fault_fails(
             check=False,
         )
 
+    return run
+
+
+@pytest.mark.slow  # five processes that load torch
+def test_workers_that_all_lose_their_device_end_the_command_as_one_process_would(
+    study_file: Path, storage_url: str
+) -> None:
+    run = runner(study_file, storage_url, LOST_AT_ONCE)
+    done = run("run", study_file, "--trust-code", "--quiet", "--workers", 1)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("worker 1 lost cpu; started again") == 3
+    assert done.stderr.splitlines()[-1].startswith("error: worker 1 on cpu ended with status 3")
+
+
+@pytest.mark.slow
+def test_other_processes_go_on_and_only_who_is_at_fault_fails(
+    study_file: Path, storage_url: str
+) -> None:
+    run = runner(study_file, storage_url, NETWORK)
     first = run("run", study_file, "--trust-code", "--quiet", "--threads", 1)
     assert first.returncode == 3, first.stderr
     assert first.stderr.splitlines()[-1] == (

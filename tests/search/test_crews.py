@@ -31,7 +31,7 @@ with told.open("a") as file:
 if len(told.read_text().splitlines()) == 1 and "KILLED" in os.environ:
     time.sleep(1.2)
     os.kill(os.getpid(), signal.SIGKILL)
-if len(told.read_text().splitlines()) == 1 and "LOST" in os.environ:
+if len(told.read_text().splitlines()) <= int(os.environ.get("LOST", 0)):
     sys.exit(3)
 def leave(*_):
     time.sleep(1)
@@ -96,6 +96,13 @@ def test_worker_that_is_started_again_has_what_is_left_of_the_time(
 def test_worker_whose_device_failed_is_started_again(start: Start, tmp_path: Path) -> None:
     assert start("cpu", LOST="1").run(lambda: False) == CrewEnd(reason="trials", failures=())
     assert len(told(tmp_path)) == 2
+
+
+def test_device_that_fails_again_and_again_is_told_of(start: Start, tmp_path: Path) -> None:
+    end = start("cpu", LOST="9").run(lambda: False)
+    assert (end.reason, end.is_device_lost) == (None, True)
+    assert len(end.failures) == 1
+    assert len(told(tmp_path)) == 4
 
 
 def test_every_worker_sees_its_own_device_only(start: Start, tmp_path: Path) -> None:

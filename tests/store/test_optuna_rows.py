@@ -187,8 +187,9 @@ def test_sixteen_candidates_take_the_statements_of_one(store: Store, study: str)
         store.add_candidates(study, additions(1, 1))
     with counted() as many:
         assert store.add_candidates(study, additions(2, 16)) == list(range(2, 18))
-    begin = store._database.is_sqlite * 2  # how hard to write, and where the transaction begins
-    assert len(one) == len(many) == begin + 8
+    begin = store._database.is_sqlite * 1  # where the transaction begins
+    for statements in (one, many):  # how hard to write is said when it changes
+        assert len([each for each in statements if not each.startswith("PRAGMA")]) == begin + 8
     assert [one.ordinal for one in store.standings(study)] == list(range(18))
     storage = store.storage_for_optuna()
     loaded = storage.get_all_trials(storage.get_study_id_from_name(study))
