@@ -221,7 +221,7 @@ def test_a_silent_worker_of_another_machine_with_other_versions_keeps_nobody_out
     with Store.open(study) as store, Store.open(study) as other:
         away = Runner(host="away", pid=1, mark="")
         with monkeypatch.context() as patch:
-            patch.setattr("dynamoe_search.store.work.this_process", lambda: away)
+            patch.setattr("dynamoe_search.store.joining.this_process", lambda: away)
             dead = store.join("tiny", {"torch": "1.0"})
         store._hearts["tiny"].stop()
         assert this_process() != away
