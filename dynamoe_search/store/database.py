@@ -197,8 +197,10 @@ class Database:
         with translated(self.url), self.engine.connect() as connection, connection.begin() as work:
             if self.is_sqlite:
                 if connection.info.get(_IS_LASTING) is not is_lasting:
-                    level = "FULL" if is_lasting else "NORMAL"
-                    connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+                    if is_lasting:
+                        connection.exec_driver_sql("PRAGMA synchronous=FULL")
+                    else:
+                        connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
                     connection.info[_IS_LASTING] = is_lasting
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
