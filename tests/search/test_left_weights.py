@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from dynamoe_search.errors import DynamoeError
 from dynamoe_search.places import AnyPath, listed
 from dynamoe_search.search import Event, LegStarted, create_study, run_study, weights
 from dynamoe_search.specs import StudySpec
-from dynamoe_search.store import Store, runs, weight_files
+from dynamoe_search.store import Store, weight_files
 from dynamoe_search.store.garbage import find_garbage, remove_garbage
 from dynamoe_search.store.runs import Watcher
 
@@ -31,25 +32,24 @@ def sleeps_after_writing(url: str, folder: Path) -> None:
 
     When it is woken its file, which a slow storage kept until then, comes once more.
     """
-    runs.HEARTBEAT_SECONDS = 0.2
     torch.set_num_threads(1)
     save = weights.save
-
-    def save_and_sleep(models: AnyPath, trial: int, state: Mapping[str, Tensor]) -> str:
-        own = {name: tensor + 1e-3 for name, tensor in state.items()}
-        checksum = save(models, trial, own)
-        (folder / "written").touch()
-        os.kill(os.getpid(), signal.SIGSTOP)
-        return save(models, trial, own) and checksum
-
-    weights.save = save_and_sleep
     with Store.open(url) as store:
+
+        def save_and_sleep(models: AnyPath, trial: int, state: Mapping[str, Tensor]) -> str:
+            own = {name: tensor + 1e-3 for name, tensor in state.items()}
+            checksum = save(models, trial, own)
+            store._hearts["tiny"].stop()  # asleep amid a sign of life it would lock the database
+            (folder / "written").touch()
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # at once, in any thread
+            return save(models, trial, own) and checksum
 
         def move(event: Event) -> None:
             if isinstance(event, LegStarted):
                 with store._database.write() as connection:
                     connection.exec_driver_sql("update dynamoe_workers set host = 'elsewhere'")
 
+        weights.save = save_and_sleep
         try:
             run_study(store, "tiny", on_event=move)
         except DynamoeError as error:
