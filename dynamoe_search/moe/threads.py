@@ -4,8 +4,9 @@ Small tensors gain nothing from several threads inside of one operation, which m
 have nothing to do with each other, so every thread takes the next part as soon as it is through with the last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -26,10 +27,8 @@ def _threads(num: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num, "parts", initializer=begin)
 
 
-def in_threads(
-    compute: Callable[[Part], Result], parts: Sequence[Part], *, with_gradients: bool = False
-) -> list[Result]:
-    """Returns `compute` of every part, in order, each computed by one thread, without gradients unless asked for.
+def in_threads(compute: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """Returns `compute` of every part, in order, each computed by one thread, without gradients.
 
     Under `torch.inference_mode`, which every thread has of its own, the parts are computed in it too. If one raises,
     so does this, once nobody computes any more: what the others hold is free then, and they change nothing later.
@@ -37,7 +36,7 @@ def in_threads(
     num, is_inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
     def alone(part: Part) -> Result:
-        with torch.inference_mode(is_inference), torch.set_grad_enabled(with_gradients):
+        with torch.inference_mode(is_inference), torch.no_grad():
             return compute(part)
 
     if num == 1:
@@ -50,3 +49,17 @@ def in_threads(
             future.cancel()  # those that have not begun
         wait(futures)
         torch.set_num_threads(num)  # new threads of others take over what was set last
+
+
+@contextmanager
+def one_thread(*, only_if: bool = True) -> Iterator[None]:
+    """Has torch compute with one thread, or, if not wanted, with those it has."""
+    num = torch.get_num_threads()
+    if not only_if or num == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num)

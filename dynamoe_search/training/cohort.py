@@ -14,7 +14,7 @@ many: a single candidate is accompanied by a copy of itself, a ghost, that is ne
 
 import re
 from collections.abc import Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -245,34 +245,6 @@ class Cohort:
 
         run = vmap(one, out_dims=(0, [_STACKED] * len(self.layers)))  # type: ignore[arg-type]
         return run(x.expand(self.num_candidates, *x.shape), *tensors.values())  # type: ignore[no-any-return]
-
-    def rows(self, begin: int, end: int) -> dict[str, slice]:
-        """Returns where the members [begin, end) lie along the leading axes of those tensors that they have rows in."""
-        found = {
-            name: slice(int((owner < begin).sum()), int((owner < end).sum()))
-            for name, owner in self.owner.items()
-        }
-        return {name: rows for name, rows in found.items() if rows.start < rows.stop}
-
-    def part(self, begin: int, end: int) -> "Cohort":
-        """Returns the members [begin, end) as a cohort of views; its parameters are leaves of their own."""
-        part, rows, positions = copy(self), self.rows(begin, end), range(begin, end)
-        part.num_candidates = len(positions)
-        part.models = self.models[begin:end]
-        part.loop_seeds = self.loop_seeds[begin:end]
-        part.slots = {path: counts[begin:end] for path, counts in self.slots.items()}
-        part.owner = {name: self.owner[name][own] - begin for name, own in rows.items()}
-        part.template = deepcopy(self.template)
-        part._keep_in_layers(positions)
-        part.parameters = {
-            name: tensor.detach()[rows[name]].requires_grad_()
-            for name, tensor in self.parameters.items()
-            if name in rows
-        }
-        part.buffers = {
-            name: tensor[rows[name]] for name, tensor in self.buffers.items() if name in rows
-        }
-        return part
 
     def keep(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """Cuts the cohort down to the candidates at `positions` (repeats allowed, order kept).

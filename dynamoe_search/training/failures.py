@@ -51,11 +51,13 @@ class Caller:
         should_stop: ShouldStop | None,
         on_restore: OnProgress | None,
         on_memory: OnMemory | None,
+        listen: Callable[[], None] | None = None,
     ) -> None:
         self._on_progress = on_progress
         self._should_stop = should_stop
         self._on_restore = on_restore
         self._on_memory = on_memory
+        self._listen = listen
         self._largest = 0
         self.error: Exception | None = None
         self.wants_sizes = False
@@ -75,7 +77,18 @@ class Caller:
 
     def should_stop(self) -> bool:
         """Asks whether training is to stop at once."""
-        return bool(self._call(self._should_stop))
+        answer = bool(self._call(self._should_stop))
+        self._call(self._listen)
+        return answer
+
+    def listening(self, listen: Callable[[], None]) -> "Caller":
+        """Returns one with the same functions, which also calls `listen` whenever it asks whether to stop."""
+        functions = (self._on_progress, self._should_stop, self._on_restore, self._on_memory)
+        return Caller(*functions, listen)
+
+    def told(self, name: str, value: object) -> None:
+        """Passes on what another process reports: `on_progress`, `on_restore` or `on_memory` with a value."""
+        self._call(getattr(self, f"_{name}"), value)
 
     def _call(self, function: Callable[..., object] | None, *arguments: object) -> object:
         if function is None:

@@ -22,6 +22,7 @@ class PackRun:
         epoch_seconds: Time of the whole pack in the epoch that has begun, as far as `lap` has counted it.
         reports: All reports of the leg so far, in the order of epochs.
         finished: The ends of those who train no more.
+        share: Of the time that counts, where others are trained at the same time.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class PackRun:
         self.epoch_seconds = 0.0
         self.reports: list[Progress] = []
         self.finished: list[Trained] = []
+        self.share = 1.0
         self._last = time.perf_counter()
 
     @classmethod
@@ -65,7 +67,7 @@ class PackRun:
 
     def end_epoch(self) -> float:
         """Gives every live candidate its share of the epoch's time; returns the time of the whole pack."""
-        elapsed = self.lap()
+        elapsed = self.lap() * self.share
         self.epoch_seconds = 0.0
         for candidate in self.live:
             self.seconds[candidate.ordinal] += elapsed / len(self.live)

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from dynamoe_search.data import SearchData
 from dynamoe_search.moe.accounting import ParameterCounts, count_parameters
 from dynamoe_search.moe.asynchrony import sent
-from dynamoe_search.moe.backbones import BACKBONES, build_model
-from dynamoe_search.moe.formulas import num_tokens
+from dynamoe_search.moe.backbones import build_model
 from dynamoe_search.moe.losses import auxiliary_losses, sparsity_penalty
 from dynamoe_search.moe.routing import Chosen, Routing
-from dynamoe_search.moe.threads import in_threads
+from dynamoe_search.moe.threads import one_thread
 from dynamoe_search.records import Candidate, Progress
 from dynamoe_search.seeding import derive_seed
 from dynamoe_search.specs.vocabulary import LOSS_NAMES
@@ -31,9 +30,9 @@ from dynamoe_search.training.failures import check_alike
 from dynamoe_search.training.graphs import Steps
 from dynamoe_search.training.modes import choose_mode
 from dynamoe_search.training.optimizers import StackedAdamW
+from dynamoe_search.training.parts import is_small
 from dynamoe_search.training.rooms import Rooms
 from dynamoe_search.training.settings import TrainSettings
-from dynamoe_search.training.sides import Side, gradients_of, joined, sides_of
 from dynamoe_search.training.states import CandidateState, load_states, states_of
 from dynamoe_search.training.step_inputs import Rates, Streams
 from dynamoe_search.training.token_losses import cross_entropy, head_gradients
@@ -89,6 +88,7 @@ class Population:
             device=self.device,
             backend=settings.expert_backend,
         )
+        self._is_small = is_small(self.candidates[0], data.input_shape, self.device)
         self.epoch = 0
         self.batch = 0
         self.step = 0
@@ -136,23 +136,6 @@ class Population:
         self._streams = Streams(self.cohort, partial(Population._seed, own))
         self._rooms = Rooms(own, partial(Population._train_batch, own))
         self._steps = Steps(own, partial(Population._make_step, own))
-        self._sides = self._divided()
-
-    def _divided(self) -> list[Side]:
-        first = self.candidates[0]
-        if first.model.backbone not in BACKBONES:  # not made to run in two threads
-            return []
-        tokens = first.train.batch_size * num_tokens(first, self.data.input_shape)
-        return sides_of(self._whole(), tokens)
-
-    def _whole(self) -> Side:
-        return Side(self.cohort, self.loss_weights, self.normalize)
-
-    def _look(self) -> list[Side]:
-        """Returns the halves as they are now; none if the pack is computed as a whole."""
-        for side in self._sides:
-            side.look(self.cohort)
-        return self._sides
 
     def _make_optimizer(self, members: Sequence[int]) -> StackedAdamW:
         own = [self.candidates[position].train for position in members]
@@ -179,18 +162,18 @@ class Population:
         Args:
             after_step: Called after every step. It may raise; a later call then goes on where this one stopped.
         """
-        for cohort in (self.cohort, *(side.cohort for side in self._sides)):
-            cohort.train(True)
+        self.cohort.train(True)
         first = self.candidates[0]
         num_train, per_epoch = len(self.data.train.y), self.data.per_epoch
         order = epoch_order(num_train, first.study_seed, self.epoch, per_epoch)
         self._batches = torch.split(sent(order, self.device), first.train.batch_size)
         self._rooms.begin()
-        while self.batch < len(self._batches):
-            self._train_batch()
-            self._rooms.after_step()
-            if after_step is not None:
-                after_step()
+        with one_thread(only_if=self._is_small):
+            while self.batch < len(self._batches):
+                self._train_batch()
+                self._rooms.after_step()
+                if after_step is not None:
+                    after_step()
         self.settle()
         self.train_loss = self.loss_sum / len(order)
         self.loss_sum = torch.zeros_like(self.loss_sum)
@@ -221,13 +204,8 @@ class Population:
 
     def _make_step(self, x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, list[Chosen]]:
         """Makes what of a step may be recorded, see `training.graphs`."""
-        gradients = None
-        if sides := self._look():
-            task, chosen = self._gradients_side_by_side(x, y)
-            gradients = gradients_of(sides, list(self.cohort.parameters))
-        else:
-            task, chosen = self._gradients(x, y)
-        self.optimizer.step(self.cohort.parameters, self.cohort.owner, factors, gradients)
+        task, chosen = self._gradients(x, y)
+        self.optimizer.step(self.cohort.parameters, self.cohort.owner, factors)
         self.cohort.apply_state(chosen)
         return task, chosen
 
@@ -242,33 +220,20 @@ class Population:
             The task loss of every member (P,), detached, and what each MoE layer chose.
         """
         self._set_streams()
-        return self._gradients(x, y)
+        with one_thread(only_if=self._is_small):
+            return self._gradients(x, y)
 
     def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Chosen]]:
         """The same with the streams as they are."""
         if self.cohort.head is not None:
             return self._token_gradients(x, y)
-        task, loss, chosen = self._backward(self._whole(), x, y)
-        self.is_finite &= loss.isfinite()
-        return task, chosen
-
-    def _gradients_side_by_side(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Chosen]]:
-        """The same, but for the gradients, which the halves have."""
-        found = in_threads(
-            lambda side: self._backward(side, x, y), self._sides, with_gradients=True
-        )
-        tasks, losses, chosen = zip(*found, strict=True)
-        self.is_finite &= torch.cat(losses).isfinite()
-        return torch.cat(tasks), [joined(layer) for layer in zip(*chosen, strict=True)]
-
-    def _backward(self, side: Side, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Chosen]]:
-        """Returns task loss and whole loss (members,), and what was chosen; leaves the gradients in `.grad`."""
         with self._autocast():
-            logits, routings = side.cohort.forward(x)
+            logits, routings = self.cohort.forward(x)
         task = cross_entropy(logits, y, self.candidates[0].train.label_smoothing).mean(1)
-        loss = _add_auxiliary(side, task, routings)
+        loss = self._add_auxiliary(task, routings)
+        self.is_finite &= loss.detach().isfinite()
         loss.sum().backward()  # type: ignore[no-untyped-call]
-        return task.detach(), loss.detach(), [Chosen.of(own) for own in routings]
+        return task.detach(), [Chosen.of(own) for own in routings]
 
     def _token_gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, list[Chosen]]:
         """The same for language models of ours, without the logits of all tokens in memory at once."""
@@ -277,7 +242,7 @@ class Population:
             task, upstream = head_gradients(
                 self.cohort, hidden, y, self.candidates[0].train.label_smoothing
             )
-        auxiliary = _add_auxiliary(self._whole(), torch.zeros_like(task), routings)
+        auxiliary = self._add_auxiliary(torch.zeros_like(task), routings)
         self.is_finite &= (task + auxiliary.detach()).isfinite()
         ends, gradients = [hidden], [upstream]
         if auxiliary.requires_grad:
@@ -285,6 +250,22 @@ class Population:
             gradients.append(torch.ones_like(auxiliary))
         torch.autograd.backward(ends, gradients)
         return task, [Chosen.of(own) for own in routings]
+
+    def _add_auxiliary(self, task: Tensor, routings: Sequence[Routing]) -> Tensor:
+        """Adds the weighted auxiliary losses, summed over layers, to the task loss (members,)."""
+        loss = task
+        for layer, routing in zip(self.cohort.layers, routings, strict=True):
+            terms = auxiliary_losses(routing, tuple(self.loss_weights), self.normalize)
+            for name, term in terms.items():
+                weight = self.loss_weights[name]
+                # where: a term that is not finite must not reach a candidate that does not use it
+                loss = loss + torch.where(weight > 0, weight * term, 0.0)
+            for name in routing.state or {}:
+                if name.endswith("sparsity"):
+                    owner = self.cohort.owner[f"{layer.path}router.{name}"]
+                    penalty = sparsity_penalty(routing.probs[owner], routing.state[name])
+                    loss = loss.index_add(0, owner, penalty)
+        return loss
 
     def _rate_factors(self) -> Tensor:
         """Returns every member's share of its peak learning rate at this step."""
@@ -306,11 +287,7 @@ class Population:
     def evaluate(self) -> list[Evaluation]:
         """Returns the evaluation of every candidate on the validation part, in fp32 as an exported model is."""
         self.set_evaluation_streams()
-        if sides := self._look():
-            self.cohort.train(False)
-            halves = in_threads(lambda side: evaluate(side.cohort, self.data.validation), sides)
-            evaluations = [one for half in halves for one in half]
-        else:
+        with one_thread(only_if=self._is_small):
             evaluations = evaluate(self.cohort, self.data.validation)
         return evaluations[: len(self.candidates)]  # a lone candidate has a copy for company
 
@@ -399,20 +376,3 @@ def _current(device: torch.device) -> torch.device:
             device = torch.device("cuda", torch.cuda.current_device())
         torch.cuda.set_device(device)
     return device
-
-
-def _add_auxiliary(side: Side, task: Tensor, routings: Sequence[Routing]) -> Tensor:
-    """Adds the weighted auxiliary losses, summed over layers, to the task loss (members,)."""
-    loss = task
-    for layer, routing in zip(side.cohort.layers, routings, strict=True):
-        terms = auxiliary_losses(routing, tuple(side.loss_weights), side.normalize)
-        for name, term in terms.items():
-            weight = side.loss_weights[name]
-            # where: a term that is not finite must not reach a candidate that does not use it
-            loss = loss + torch.where(weight > 0, weight * term, 0.0)
-        for name in routing.state or {}:
-            if name.endswith("sparsity"):
-                owner = side.cohort.owner[f"{layer.path}router.{name}"]
-                penalty = sparsity_penalty(routing.probs[owner], routing.state[name])
-                loss = loss.index_add(0, owner, penalty)
-    return loss

@@ -1,0 +1,268 @@
+"""Hands: processes that train parts of a pack beside this one, each on one core.
+
+Most operations of a small network are short, and between them is Python, of which one process runs one thread at a
+time. So threads that share a pack wait for each other, and processes do not. What a hand is told is a function of this
+package and its arguments; large ones go through files that both map into memory.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dynamoe_search.training.hand import read
+
+logger = logging.getLogger(__name__)
+
+_LEAVE_SECONDS = 60.0  # to come to the end of a step or an evaluation, and to write a checkpoint
+_MOST_LOSSES = 3  # after which this process goes on alone
+_START = (
+    "import sys; from dynamoe_search.training.hand import main; main(int(sys.argv[1]), sys.argv[2])"
+)
+
+Tell = Callable[[str, Any], None]
+
+
+class HandLostError(RuntimeError):
+    """A hand is gone, killed or crashed."""
+
+
+class Hand:
+    """One such process.
+
+    Attributes:
+        is_ready: Whether it has come up.
+        is_busy: Whether it has an order that it has not brought to an end.
+        result: Of its last order, from when it has ended.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="dynamoe-hand-")
+        ours, its = socket.socketpair()
+        with ours, its:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-c", _START, str(its.fileno()), self._folder],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[its.fileno()],
+                start_new_session=True,  # Ctrl-C is for the process that runs the study
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+            self.line: Connection[Any, Any] = Connection(ours.detach())
+        self.is_ready = self.is_busy = False
+        self._is_told = False  # to stop or drop
+        self._orders = 0
+        self.result: Any = None
+
+    def begin(self, function: Callable[..., Any], *arguments: object) -> None:
+        """Has it call a function of a module with a `hand.Line` and arguments, all of which can be pickled."""
+        self._orders += 1
+        self.result, self._is_told, self.is_busy = None, False, True
+        level = logging.getLogger("dynamoe_search").getEffectiveLevel()
+        path = str(Path(self._folder) / f"order-{self._orders}")
+        try:
+            torch.save(arguments, path)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises the second
+            self.is_busy = False
+            raise HandLostError(f"a part of a pack cannot be handed on: {error}") from error
+        self._send((level, function, path, f"result-{self._orders}"))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its order has come to an end and its result is waiting."""
+        return self.result is not None
+
+    def listen(self, tell: Tell) -> None:
+        """Hears what it has said.
+
+        Args:
+            tell: Called with name and value of what it reports.
+
+        Raises:
+            HandLostError: It is gone.
+            Exception: Whatever its function raised.
+        """
+        while self._has_said():
+            self._hear(tell)
+
+    def _has_said(self) -> bool:
+        try:
+            return self.line.poll()
+        except (OSError, EOFError):
+            return True
+
+    def _hear(self, tell: Tell) -> None:
+        try:
+            kind, *said = self.line.recv()
+        except (OSError, EOFError) as error:
+            raise self._lost() from error
+        match kind:
+            case "ready":
+                self.is_ready = True
+            case "log":
+                logging.getLogger(said[0].name).handle(said[0])
+            case "told":
+                tell(*said)
+            case "ended":
+                self.result = read(said[0])
+                Path(said[0]).unlink()  # what is mapped stays
+            case "left":
+                self.is_busy = False
+            case "raised":
+                self.is_busy = False
+                raise said[0]
+
+    def _lost(self) -> HandLostError:
+        self.is_busy = False
+        self.close()
+        _pool.losses += 1
+        return HandLostError(
+            f"a process that trained a part of the pack is gone (exit code {self._process.returncode})"
+        )
+
+    def _send(self, what: object) -> None:
+        try:
+            self.line.send(what)
+        except OSError as error:
+            raise self._lost() from error
+
+    def release(self) -> Any:
+        """Returns the result of an order that has ended."""
+        result, self.result = self.result, None
+        self._send("release")
+        while self.is_busy:
+            self._hear(_ignore)
+        return result
+
+    def tell_to_leave(self, how: Literal["stop", "drop"]) -> None:
+        """Tells it to leave its order, if it has one; `await_leave` waits until it has."""
+        if self.is_busy and not self._is_told:
+            self._is_told = True
+            with contextlib.suppress(HandLostError):
+                self._send(how)
+
+    def await_leave(self) -> None:
+        """Waits until it has left its order; if it does not, it is killed."""
+        end = time.monotonic() + _LEAVE_SECONDS
+        try:
+            while self.is_busy and self.line.poll(max(0.0, end - time.monotonic())):
+                self._hear(_ignore)
+        except Exception as error:  # noqa: BLE001 - why it left does not matter any more
+            logger.debug("a process left its part of a pack: %s", error)
+        self.result = None
+        if self.is_busy:
+            self.is_busy = False
+            self.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be given an order."""
+        return not self.line.closed and self._process.poll() is None
+
+    def close(self) -> None:
+        """Ends it."""
+        self.line.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _ignore(name: str, value: object) -> None:
+    del name, value
+
+
+class _Pool:
+    """The hands of this process."""
+
+    def __init__(self) -> None:
+        self.hands: list[Hand] = []
+        self.losses = 0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._written: tuple[Any, str] | None = None
+
+    def start(self, number: int) -> bool:
+        """Has so many started; returns whether they were."""
+        self.hands = [hand for hand in self.hands if hand.is_alive]
+        try:
+            while self.losses < _MOST_LOSSES and len(self.hands) < number:
+                self.hands.append(Hand())
+        except OSError as error:
+            self.losses = _MOST_LOSSES
+            logger.info("one process trains everything, since no other can be started: %s", error)
+        return len(self.hands) >= number
+
+    def path_of(self, value: object) -> str:
+        """Returns the file from which hands read something large; it is written once as long as it is the same."""
+        if self._written is None or self._written[0] is not value:
+            self._folder = self._folder or tempfile.TemporaryDirectory(prefix="dynamoe-")
+            number = 0 if self._written is None else int(Path(self._written[1]).stem) + 1
+            if self._written is not None:
+                Path(self._written[1]).unlink(missing_ok=True)
+            path = str(Path(self._folder.name) / f"{number}.pt")
+            torch.save(value, path)
+            self._written = value, path
+        return self._written[1]
+
+    def close(self) -> None:
+        for hand in self.hands:
+            hand.close()
+        self.hands = []
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder = self._written = None
+
+
+_pool = _Pool()
+atexit.register(_pool.close)
+
+
+def prepare(number: int) -> None:
+    """Has hands started, which takes a few seconds, without waiting for them."""
+    _pool.start(number)
+
+
+def are_ready(number: int) -> bool:
+    """Tells whether so many hands have come up."""
+    for hand in _pool.hands:
+        if not hand.is_ready and hand.is_alive:
+            with contextlib.suppress(HandLostError):
+                hand.listen(_ignore)
+    return sum(hand.is_ready and hand.is_alive for hand in _pool.hands) >= number
+
+
+def hands(number: int) -> list[Hand]:
+    """Returns so many hands, or none if they cannot be started."""
+    return _pool.hands[:number] if _pool.start(number) else []
+
+
+def path_of(value: object) -> str:
+    """Returns the file of something large that hands read with `hand.read_once`.
+
+    Raises:
+        HandLostError: There is no room for it.
+    """
+    try:
+        return _pool.path_of(value)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the second
+        _pool.losses = _MOST_LOSSES
+        raise HandLostError(f"a part of a pack cannot be handed on: {error}") from error
+
+
+def wait_for(some: Sequence[Hand], seconds: float) -> None:
+    """Waits until one of them says something, but no longer than this."""
+    wait([hand.line for hand in some if hand.is_busy and not hand.has_ended], seconds)
