@@ -12,7 +12,7 @@ from dynamoe_search.records import Candidate
 from dynamoe_search.search.designs import candidate_from
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.training import TrainSettings
-from dynamoe_search.training.population import Population
+from dynamoe_search.training.trial_runs import TrialRun
 
 THRESHOLDS = {4.0: 0.0, 1.5: 0.078}
 """Where the thresholds of `top-any` start, for about so many experts per token at width 128."""
@@ -66,7 +66,13 @@ def study(width: int, num_active: float) -> StudySpec:
             },
             "router": {"kind": "top-any", "threshold": threshold},
             "losses": {"load_balance": 0.0, "diversity": 0.0, "simplicity": 0.0},
-            "train": {"epochs": 1000, "batch_size": rivals.BATCH, "learning_rate": 1e-5},
+            "train": {
+                "epochs": 1000,
+                "batch_size": rivals.BATCH,
+                "learning_rate": 1e-5,
+                "clip_norm": 0.0,  # as the rivals do
+                "weight_decay": 0.01,
+            },
         }
     )
 
@@ -81,26 +87,27 @@ def ours(num: int, width: int, num_active: float, device: str, backend: str) -> 
     """A pack of `num` candidates, trained as in a study."""
     settings = TrainSettings(num_slots=rivals.EXPERTS, device=device, expert_backend=backend)
     pack = candidates(num, width, num_active)
-    populations: dict[int, Population] = {}
+    runs: dict[int, TrialRun] = {}
 
     def steps(number: int) -> None:
-        if number not in populations:
-            populations.clear()
-            populations[number] = Population(pack, image_data(number * rivals.BATCH), settings)
-        populations[number].train_epoch()
+        if number not in runs:
+            runs.clear()
+            runs[number] = TrialRun(pack, image_data(number * rivals.BATCH), settings)
+        runs[number].train_epoch()
 
     def mean_k() -> float:
-        (population,) = populations.values()
+        (run,) = runs.values()
+        population = run.population
         population.cohort.train(True)
         with torch.no_grad():
             _, routings = population.cohort.forward(population.data.train.x[: rivals.BATCH])
         return sum(float(one.mask.sum(-1).float().mean()) for one in routings) / len(routings)
 
     def note() -> str:
-        (population,) = populations.values()
-        own = population._steps
+        (run,) = runs.values()
+        population, own = run.population, run.population._steps
         if population.device.type != "cuda":
-            return ""
+            return f", {run.num_parts} processes" if run.num_parts > 1 else ""
         refusal = "" if own.refusal is None else f" ({own.refusal})"
         return f", {own.num_replays} of {population.step} steps replayed{refusal}"
 

@@ -43,6 +43,7 @@ from dynamoe_search.training import (
     DamagedError,
     Trained,
     TrainSettings,
+    prepare,
     train_leg,
 )
 from dynamoe_search.wording import counted
@@ -51,6 +52,9 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8
 """Checkpoints and weights that are read or written at a time: a part of it is waiting for the disk."""
+
+_USUAL_SHARE = 0.3
+"""Of all epochs of all candidates that are trained, where a pruner is at work."""
 
 OnReports = Callable[[list[Progress]], None]
 Result = TypeVar("Result")
@@ -123,6 +127,8 @@ class LegTrainer:
             max_pack=self._store.max_pack(self._name),
             on_memory=self._remember_memory,
         )
+        ahead = self._spec.study.trials * self._spec.train.epochs * _USUAL_SHARE
+        prepare(records[0].candidate, self._data, self._settings, ahead)
         folder = self._files.of_leg(leg, checkpoint_seconds)
         states = self._states(leg, records)
         results: dict[int, Trained] = {}

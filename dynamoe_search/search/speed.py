@@ -18,7 +18,7 @@ from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
 from dynamoe_search.training import TrainSettings
 from dynamoe_search.training.failures import is_out_of_memory
-from dynamoe_search.training.population import Population
+from dynamoe_search.training.trial_runs import TrialRun
 
 _STEPS = 4  # in an epoch of the measurement
 _FEWEST = 3  # epochs, however long they take
@@ -132,15 +132,13 @@ def _timed(
 ) -> float | None:
     """Returns the median time of a step, None if memory does not suffice; the first epoch warms up."""
     try:
-        population = Population(pack, data, settings)
+        run = TrialRun(pack, data, settings)
         laps: list[float] = []
         end = time.perf_counter() + seconds
         while len(laps) <= _FEWEST or time.perf_counter() < end:
             begin = time.perf_counter()
-            population.train_epoch()
-            if population.device.type == "cuda":
-                torch.cuda.synchronize(population.device)
-            laps.append((time.perf_counter() - begin) / population.num_steps)
+            run.train_epoch()
+            laps.append((time.perf_counter() - begin) / run.population.num_steps)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -5,7 +5,7 @@ from dynamoe_search.training.checkpoints import CheckpointFolder
 from dynamoe_search.training.settings import DamagedError, Interrupted, Trained, TrainSettings
 from dynamoe_search.training.state_files import StateFolder
 from dynamoe_search.training.states import CandidateState
-from dynamoe_search.training.trainer import train_leg
+from dynamoe_search.training.trainer import prepare, train_leg
 
 __all__ = [
     "CandidateState",
@@ -16,5 +16,6 @@ __all__ = [
     "TrainSettings",
     "Trained",
     "data_on",
+    "prepare",
     "train_leg",
 ]

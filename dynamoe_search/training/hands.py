@@ -143,7 +143,7 @@ class Hand:
         result, self.result = self.result, None
         self._send("release")
         while self.is_busy:
-            self._hear(_ignore)
+            self._hear(ignore)
         return result
 
     def tell_to_leave(self, how: Literal["stop", "drop"]) -> None:
@@ -158,7 +158,7 @@ class Hand:
         end = time.monotonic() + _LEAVE_SECONDS
         try:
             while self.is_busy and self.line.poll(max(0.0, end - time.monotonic())):
-                self._hear(_ignore)
+                self._hear(ignore)
         except Exception as error:  # noqa: BLE001 - why it left does not matter any more
             logger.debug("a process left its part of a pack: %s", error)
         self.result = None
@@ -182,7 +182,8 @@ class Hand:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _ignore(name: str, value: object) -> None:
+def ignore(name: str, value: object) -> None:
+    """Hears nothing of what is reported."""
     del name, value
 
 
@@ -241,7 +242,7 @@ def are_ready(number: int) -> bool:
     for hand in _pool.hands:
         if not hand.is_ready and hand.is_alive:
             with contextlib.suppress(HandLostError):
-                hand.listen(_ignore)
+                hand.listen(ignore)
     return sum(hand.is_ready and hand.is_alive for hand in _pool.hands) >= number
 
 

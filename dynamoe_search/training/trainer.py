@@ -28,7 +28,7 @@ from dynamoe_search.training.hand import Line, read_once
 from dynamoe_search.training.hands import HandLostError
 from dynamoe_search.training.manifests import first_line
 from dynamoe_search.training.pack_run import PackRun
-from dynamoe_search.training.parts import divided, most_parts, number_of_parts
+from dynamoe_search.training.parts import divided, most_parts, number_of_parts, parts_of_study
 from dynamoe_search.training.settings import DamagedError, Interrupted, Trained, TrainSettings
 from dynamoe_search.training.side_by_side import OthersAtWork
 from dynamoe_search.training.states import CandidateState, circumstances
@@ -113,6 +113,22 @@ def train_leg(
     )
     trained = {one.ordinal: one for one in leg.train(list(pack), checkpoints)}
     return [trained[candidate.ordinal] for candidate in pack]
+
+
+def prepare(
+    candidate: Candidate, data: SearchData, settings: TrainSettings, candidate_epochs: float
+) -> None:
+    """Has other processes started, if so much training is ahead that its legs are worth being divided.
+
+    They take some seconds to come up; until then legs are trained by this process alone.
+
+    Args:
+        candidate: One of the study.
+        data: See `train_leg`.
+        settings: See `TrainSettings`.
+        candidate_epochs: About how many epochs of how many candidates will be trained.
+    """
+    hands.prepare(parts_of_study(candidate, data, settings, candidate_epochs) - 1)
 
 
 def _check(
