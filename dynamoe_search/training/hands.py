@@ -198,6 +198,9 @@ class _Pool:
 
     def start(self, number: int) -> bool:
         """Has so many started; returns whether they were."""
+        for hand in self.hands:
+            if not hand.is_alive:
+                hand.close()
         self.hands = [hand for hand in self.hands if hand.is_alive]
         try:
             while self.losses < _MOST_LOSSES and len(self.hands) < number:
