@@ -23,7 +23,6 @@ from dynamoe_search.records import Candidate, Progress
 from dynamoe_search.seeding import derive_seed
 from dynamoe_search.specs.vocabulary import LOSS_NAMES
 from dynamoe_search.training.adaptation import Adaptation
-from dynamoe_search.training.allocation import keep_freed_memory
 from dynamoe_search.training.batches import augment, data_on, epoch_order
 from dynamoe_search.training.cohort import Cohort
 from dynamoe_search.training.evaluation import Evaluation, evaluate
@@ -71,7 +70,6 @@ class Population:
     ) -> None:
         self.settings = settings
         self.device = _current(torch.device(settings.device))
-        keep_freed_memory()
         self.data = data_on(data, self.device)
         self.candidates = list(candidates)
         self.models = [
