@@ -29,6 +29,7 @@ from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.moe.packs import RouterPack, has_ties, pad_experts
 from dynamoe_search.moe.randomness import Dropout
 from dynamoe_search.moe.routing import Chosen, Routing
+from dynamoe_search.training.freed_memory import keep_freed_memory
 from dynamoe_search.training.one_by_one import run_one_by_one
 
 Mode = Literal["vmap", "loop"]
@@ -145,6 +146,8 @@ class Cohort:
 
     def _move(self, device: torch.device) -> None:
         self.device = device
+        if device.type == "cpu":
+            keep_freed_memory()
         for name, tensor in self.parameters.items():
             self.parameters[name] = tensor.to(device).requires_grad_()
         for name, tensor in self.buffers.items():
