@@ -58,6 +58,8 @@ class Experts(nn.Module):
     def forward(self, tokens: Tensor, gate: Tensor, mask: Tensor) -> Tensor:
         """Returns the gate-weighted sum of the chosen experts' outputs, (tokens, d_model).
 
+        All may have a leading candidates axis; then the pool is that of a pack.
+
         Args:
             tokens: (tokens, d_model).
             gate: (tokens, experts) mixing weights.
@@ -73,6 +75,8 @@ class Experts(nn.Module):
             out = _PackedExperts.apply(  # type: ignore[no-untyped-call]
                 tokens, gate, mask, self.layout, self.backend, *pool
             )
+        elif tokens.dim() == 3:
+            out = pool_forward(tokens, gate, mask, self.layout, self.backend, *pool)
         else:
             out = pool_forward(
                 tokens[None], gate[None], mask[None], self.layout, self.backend, *pool

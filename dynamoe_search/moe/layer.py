@@ -47,11 +47,13 @@ class MoELayer(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         """Returns the new tokens, shaped like `x` (..., d_model), and how they were routed."""
-        tokens = self.norm(x).reshape(-1, x.shape[-1])  # (tokens, d_model)
+        lead = x.shape[: self.is_open.dim() - 1]  # nothing, or candidates, see `moe.stacked`
+        tokens = self.norm(x).reshape(*lead, -1, x.shape[-1])  # (..., tokens, d_model)
         routing: Routing = self.router(tokens, self.is_open)
         y = self.experts(tokens, routing.gate, routing.mask)
         if self.sums_unrouted:
-            alone = (~routing.mask.any(-1)).float()  # (tokens,)
+            alone = (~routing.mask.any(-1)).float()[..., None, :]  # (..., 1, tokens)
             with torch.autocast(x.device.type, enabled=False):
-                routing = routing._replace(unrouted=alone @ tokens.detach().float())
+                unrouted = (alone @ tokens.detach().float()).squeeze(-2)
+            routing = routing._replace(unrouted=unrouted)
         return x + y.reshape(x.shape), routing

@@ -19,7 +19,7 @@ from dynamoe_search.moe.asynchrony import sent
 from dynamoe_search.moe.candidate_axis import with_candidate_axis
 from dynamoe_search.moe.routing import Routing
 
-_FIELDS = ("gate", "mask", "probs", "logits", "weight")  # what a group returns, besides null_load
+_FIELDS = ("gate", "mask", "probs", "logits", "weight", "null_load")  # what a group returns
 
 
 class RouterGroup:
@@ -60,8 +60,9 @@ class RouterGroup:
             routing: Routing = functional_call(
                 self.module, state, (tokens, is_open), tie_weights=self.has_ties
             )
-            null_load = tokens.new_zeros(()) if routing.null_load is None else routing.null_load
-            return (*(getattr(routing, field) for field in _FIELDS), null_load), routing.state
+            if routing.null_load is None:
+                routing = routing._replace(null_load=tokens.new_zeros(()))
+            return tuple(getattr(routing, field) for field in _FIELDS), routing.state
 
         alone = len(self.members) == 1
         inputs = (tokens, is_open, *tensors)
@@ -166,11 +167,19 @@ class RouterPack(nn.Module):
         return self
 
     def forward(self, tokens: Tensor, is_open: Tensor) -> Routing:
-        """Routes one candidate's view of the pack; only meaningful under vmap."""
-        outputs = _Route.apply(self, tokens, is_open)  # type: ignore[no-untyped-call]
-        fields = dict(zip((*_FIELDS, "null_load"), outputs, strict=False))
-        state = dict(zip(self.state_names, outputs[len(fields) :], strict=True))
-        return Routing(**fields, is_open=is_open, unrouted=torch.zeros_like(tokens[0]), state=state)
+        """Routes the pack (P, T, d_model), or under vmap one candidate's view of it (T, d_model)."""
+        if tokens.dim() == 3:
+            # a node of their own: what routers give back to the tokens is added up before anything is added to it
+            fields, states = self.route(tokens.view_as(tokens), is_open)
+        else:
+            outputs = _Route.apply(self, tokens, is_open)  # type: ignore[no-untyped-call]
+            fields, states = outputs[: len(_FIELDS)], outputs[len(_FIELDS) :]
+        return Routing(
+            **dict(zip(_FIELDS, fields, strict=True)),
+            is_open=is_open,
+            unrouted=torch.zeros_like(tokens[..., 0, :]),
+            state=dict(zip(self.state_names, states, strict=True)),
+        )
 
     state_names: tuple[str, ...] = ()  # set by the rule, which is the first to know what came back
 

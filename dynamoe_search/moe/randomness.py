@@ -131,5 +131,10 @@ class Dropout(nn.Module):
         """Returns `x` (any shape) with some entries dropped in training, unchanged in evaluation."""
         if not (self.training and self.is_active):
             return x
-        keep = uniform(self.stream, tuple(x.shape), x.device) >= self.rate
-        return torch.where(keep, x / (1 - self.rate), torch.zeros_like(x))
+        drop = torch.func.vmap(_drop) if self.stream.dim() else _drop  # of a pack, or of one
+        return drop(x, self.rate, self.stream)
+
+
+def _drop(x: Tensor, rate: Tensor, stream: Tensor) -> Tensor:
+    keep = uniform(stream, tuple(x.shape), x.device) >= rate
+    return torch.where(keep, x / (1 - rate), torch.zeros_like(x))

@@ -14,17 +14,19 @@ from torch import Tensor
 
 from dynamoe_search.moe.threads import in_threads
 
+_ENDLESS = torch.tensor(math.inf)  # steps, for a kernel that shall not correct the moments
+
 
 @dataclass(kw_only=True, slots=True)
 class _Group:
     """Slices of one candidate whose rows have made the same number of steps, and that decay or do not.
 
     Attributes:
-        powers: Row of the stacked powers of the betas that holds for all of them.
+        row: Of the stacked powers of the betas, one that holds for all of them.
         places: Name and number of the slice among those of its tensor.
     """
 
-    powers: int
+    row: int
     decays: bool
     places: list[tuple[str, int]] = field(default_factory=list)
     parameters: list[Tensor] = field(default_factory=list)
@@ -65,14 +67,15 @@ class CandidateSlices:
                 member, *row = keys[begin]
                 key = (*row, tensor.dim() > 2)
                 group = groups[member].setdefault(
-                    key, _Group(powers=first + begin, decays=tensor.dim() > 2)
+                    key, _Group(row=first + begin, decays=tensor.dim() > 2)
                 )
                 group.places.append((name, number))
                 group.parameters.append(slices[0])
                 group.means.append(slices[1])
                 group.squares.append(slices[2])
             first += len(tensor)
-        self._groups = {member: list(own.values()) for member, own in sorted(groups.items())}
+        self._groups = [(member, list(own.values())) for member, own in sorted(groups.items())]
+        self._rows = torch.tensor([group.row for _, own in self._groups for group in own])
 
     def are_of(self, parameters: Mapping[str, Tensor]) -> bool:
         """Tells whether the slices are of exactly these tensors."""
@@ -83,7 +86,9 @@ class CandidateSlices:
     def _split(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
         return torch.split(tensor, self._sizes[name])
 
-    def _split_pieces(self, name: str, pieces: Sequence[Tensor]) -> list[Tensor]:
+    def _split_pieces(self, name: str, pieces: Sequence[Tensor]) -> Sequence[Tensor]:
+        if len(pieces) == 1:
+            return self._split(name, pieces[0])
         sizes = iter(self._sizes[name])
         found: list[Tensor] = []
         for piece in pieces:
@@ -119,42 +124,42 @@ class CandidateSlices:
         the rate and eps, since rows of one candidate may have made different numbers of steps.
         """
         parts = {name: self._split_pieces(name, pieces) for name, pieces in gradients.items()}
-        endless = torch.tensor(math.inf)  # steps, for a kernel that shall not correct the moments
+        rests = iter((1 - powers[self._rows].double()).tolist())  # one row after the other
+        work = [(member, own, [next(rests) for _ in own]) for member, own in self._groups]
 
-        def step(member: int) -> None:
-            groups = self._groups[member]
+        def step(part: tuple[int, list[_Group], list[list[float]]]) -> None:
+            member, groups, rests = part
             own = [[parts[name][number] for name, number in group.places] for group in groups]
-            everything = [gradient for some in own for gradient in some]
-            _clip(everything, clips[member])
-            for group, some in zip(groups, own, strict=True):
-                first, second = (1 - power for power in powers[group.powers].tolist())
+            scale = _divisor([gradient for some in own for gradient in some], clips[member])
+            for group, some, (first, second) in zip(groups, own, rests, strict=True):
                 root = math.sqrt(second)
-                rate = rates[member] * root / first
-                decay = decays[member] * first / root if group.decays else 0.0
                 torch._fused_adamw_(
                     group.parameters,
                     some,
                     group.means,
                     group.squares,
                     [],
-                    [endless] * len(some),
-                    lr=rate,
+                    [_ENDLESS] * len(some),
+                    lr=rates[member] * root / first,
                     beta1=betas[0],
                     beta2=betas[1],
-                    weight_decay=decay,
+                    weight_decay=decays[member] * first / root if group.decays else 0.0,
                     eps=eps * root,
                     amsgrad=False,
                     maximize=False,
+                    grad_scale=scale,
                 )
 
-        in_threads(step, list(self._groups))
+        in_threads(step, work)
 
 
-def _clip(gradients: list[Tensor], most: float) -> None:
-    """Scales the gradients of one candidate down to a norm of `most` over all of them."""
+def _divisor(gradients: list[Tensor], most: float) -> Tensor | None:
+    """Returns what the gradients of one candidate are divided by for a norm of at most `most` over all of them.
+
+    The kernel divides them as it reads them. None leaves them as they are.
+    """
     if math.isinf(most):
-        return
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()
-    scale = float(most / (norm + 1e-6))
-    if not scale >= 1:  # a norm that is not a number spoils the candidate, as it should
-        torch._foreach_mul_(gradients, scale)
+        return None
+    divisor = (torch.stack(torch._foreach_norm(gradients)).norm() + 1e-6) / most
+    # a norm that is not a number spoils the candidate, as it should
+    return None if divisor <= 1 else divisor

@@ -1,7 +1,8 @@
 """`Cohort`: many models as one set of stacked tensors, and back.
 
 Every model is an ordinary module. A cohort stacks what is alike and lays experts side by side, and runs one template
-module over it with `torch.func.vmap`. Legend: P candidates, G = experts of one layer over all candidates.
+module over it with `torch.func.vmap`, or without where that is the same (`moe.stacked`). Legend: P candidates, G =
+experts of one layer over all candidates.
 
     tensor                      leading axis            in vmap
     expert pools                G                       shared by all (the experts' own rule sees the pack)
@@ -29,6 +30,8 @@ from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.moe.packs import RouterPack, has_ties, pad_experts
 from dynamoe_search.moe.randomness import Dropout
 from dynamoe_search.moe.routing import Chosen, Routing
+from dynamoe_search.moe.stacked import stack
+from dynamoe_search.training.freed_memory import keep_freed_memory
 from dynamoe_search.training.one_by_one import run_one_by_one
 
 Mode = Literal["vmap", "loop"]
@@ -81,6 +84,7 @@ class Cohort:
         self.slots: dict[str, Tensor] = {}  # layer path -> (P,) experts that exist
         self.loop_seeds = [0] * len(models)  # of the plain modules' own randomness, for mode `loop`
         self._find_layers(models, backend)
+        self._is_stacked = stack(self.template)
         self.has_ties = has_ties(self.template)
         self._stack(models)
         self._move(device)
@@ -145,6 +149,8 @@ class Cohort:
 
     def _move(self, device: torch.device) -> None:
         self.device = device
+        if device.type == "cpu":
+            keep_freed_memory()
         for name, tensor in self.parameters.items():
             self.parameters[name] = tensor.to(device).requires_grad_()
         for name, tensor in self.buffers.items():
@@ -235,6 +241,8 @@ class Cohort:
     def _run(self, module: nn.Module, prefix: str, x: Tensor) -> tuple[Tensor, list[Routing]]:
         """Calls a module for every candidate; its tensors have the names of the template's behind `prefix`."""
         tensors = {**self.parameters, **self.buffers}
+        if self._is_stacked:
+            return functional_call(module, tensors, (x,), tie_weights=self.has_ties)  # type: ignore[no-any-return]
         shared = {name: tensors.pop(name) for name in self._shared() if name in tensors}
         shared = {prefix + name: tensor for name, tensor in shared.items()}
         names = tuple(prefix + name for name in tensors)

@@ -93,7 +93,8 @@ class NoWaiting:
         if name.partition(".")[0] in ("mm", "bmm", "addmm", "baddbmm", "_grouped_mm", "mv", "dot"):
             factors = [own for own in args if isinstance(own, Tensor) and own.is_floating_point()]
             dtypes = {own.dtype for own in factors}
-            sides = {side for own in factors for side in own.shape[own.dim() > 2 :]}
+            # the last two: what `baddbmm` adds to the product may have sides of 1
+            sides = {side for own in factors[-2:] for side in own.shape[own.dim() > 2 :]}
             self.products.append(Product(name, dtypes, sides))
 
     def __enter__(self) -> "NoWaiting":
