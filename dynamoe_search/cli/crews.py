@@ -59,7 +59,7 @@ def search(
         end = team.run(work)
     catch_up(store, study, logs)  # of workers that were killed
     if end.reason is None:
-        kind = DeviceLostError if end.is_device_lost else UsageError
+        kind = DeviceLostError if DeviceLostError.exit_code in end.codes else UsageError
         raise kind("; ".join(end.failures) or "the workers ended without a word")
     summary = summarise(store, study, end.reason, time.monotonic() - start)
     times = {what: own - before.get(what, 0.0) for what, own in store.times(study).items()}
