@@ -1,5 +1,6 @@
 """A device that fails under a process: the process ends with a sentence, and another one goes on."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dynamoe_search.store import Store
+from tests.cli.conftest import Run as Cli
 
 ROOT = Path(__file__).parents[2]
 NETWORK = '''
@@ -105,3 +107,22 @@ def test_other_processes_go_on_and_only_who_is_at_fault_fails(
     assert ends[False].reason == "device-lost"
     assert {one.status for one in candidates} == {"failed", "complete"}
     assert len(candidates) == 6
+
+
+def test_commands_that_train_nobody_say_it_in_the_same_way(
+    study_file: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"own_{study_file.parent.name}"  # modules are kept by their names
+    network = NETWORK.replace("self.num_experts < 2", "True")
+    network = network.replace("triggered", "triggered\\nand more")  # as torch tells of CUDA
+    (study_file.parent / f"{name}.py").write_text(network)
+    monkeypatch.syspath_prepend(study_file.parent)
+    own = ("--set", f"model.backbone={name}:Asserts", "--trust-code", "--device", "cpu")
+    done = cli("bench", study_file, *own, "--packs", "1", "--time", "1s", "--json")
+    assert done.exit_code == 3, done.output
+    assert done.stderr == (
+        "error: the device failed (CUDA error: device-side assert triggered), and does nothing more for this process; "
+        "run the command again\n"
+    )
+    told = json.loads(done.stdout)
+    assert (told["kind"], told["exit_code"]) == ("device", 3)
