@@ -42,10 +42,10 @@ class Asserts(nn.Module):
 
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-LOST_AT_ONCE = f"""
+ENDS_AT_ONCE = f"""
 import os, sys
 if "worker" in sys.argv:
-    os._exit(3)
+    os._exit(CODE)
 {NETWORK}"""
 
 
@@ -71,15 +71,18 @@ def runner(study_file: Path, storage_url: str, network: str) -> Run:
     return run
 
 
-@pytest.mark.slow  # five processes that load torch
-def test_workers_that_all_lose_their_device_end_the_command_as_one_process_would(
-    study_file: Path, storage_url: str
+@pytest.mark.slow  # processes that load torch
+@pytest.mark.parametrize(("code", "restarts"), [(3, 3), (1, 0)])
+def test_command_ends_as_its_only_worker_did(
+    code: int, restarts: int, study_file: Path, storage_url: str
 ) -> None:
-    run = runner(study_file, storage_url, LOST_AT_ONCE)
+    run = runner(study_file, storage_url, ENDS_AT_ONCE.replace("CODE", str(code)))
     done = run("run", study_file, "--trust-code", "--quiet", "--workers", 1)
-    assert done.returncode == 3, done.stderr
-    assert done.stderr.count("worker 1 lost cpu; started again") == 3
-    assert done.stderr.splitlines()[-1].startswith("error: worker 1 on cpu ended with status 3")
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("worker 1 lost cpu; started again") == restarts
+    assert done.stderr.splitlines()[-1].startswith(
+        f"error: worker 1 on cpu ended with status {code}: it said nothing"
+    )
 
 
 @pytest.mark.slow
