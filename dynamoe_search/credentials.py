@@ -14,17 +14,15 @@ from urllib.parse import unquote, unquote_plus
 _HIDDEN = "***"
 _USER = re.compile(r"://[^:/]*:")
 """What stands before the password of a URL."""
-_WORDS = (
-    r"(?:[\w.-]*(?:passw(?:or)?d|passphrase|pwd|secret|token|key|signature|credential)[\w.-]*|sig)"
-)
+_WORDS = r"(?:(?=[\w.-]*?(?:passw(?:or)?d|passphrase|pwd|secret|token|key|signature|credential))[\w.-]++|sig)"
 _QUERY = re.compile(rf"[?&]{_WORDS}=(?P<secret>[^&]*)", re.I)
 _ASSIGNED = re.compile(
     r"(?:passw(?:or)?d|passphrase|secret|accountkey|accesskey|sharedaccesssignature)\s*=\s*"
     r"(?P<secret>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s,;&)]+)",
     re.I,
 )
-_IN_TEXT = (
-    re.compile(r"://[^:/\s]*:(?P<secret>.*)@"),  # to the last @ of the line
+_IN_TEXT = (  # each takes time in proportion to the length of a line, whatever it says
+    re.compile(r"^(?>.*?://[^:/\s]*:)(?P<secret>.*)@", re.M),  # to the last @ of the line
     re.compile(rf"[?&]{_WORDS}=(?P<secret>[^&\s]*)", re.I),
     _ASSIGNED,
 )
@@ -32,6 +30,8 @@ _SECRET_NAME = re.compile(
     r"SECRET|PASSW(OR)?D|PASSPHRASE|TOKEN(?!IZ)|CONNECTION_STRING|(ACCESS|ACCOUNT|API|PRIVATE)_KEY",
     re.I,
 )
+_COUNT_NAME = re.compile(r"TOKENS|TOKEN_?(?:LIMIT|COUNT|BUDGET|LENGTH)", re.I)
+_NUMBER = re.compile(r"\s*[0-9]{1,12}\s*")
 _LEAST_LENGTH = 4  # of what is looked for in a message
 _OF_ALL_STORAGE = "FSSPEC_"
 _AMAZON, _GOOGLE, _AZURE = ("AWS_",), ("GOOGLE_", "GCSFS_", "STORAGE_EMULATOR_HOST"), ("AZURE_",)
@@ -49,20 +49,23 @@ _OF_STORAGE = {
 
 def masked(url: str) -> str:
     """Returns a URL, or a text that ends in one, with `***` for its passwords; also one that is none, mistyped."""
-    spans = list(_spans(url))
+    last = url.rfind("@")
+    spans = [(user.end(), last) for user in _USER.finditer(url)]
+    spans += [found.span("secret") for found in _QUERY.finditer(url)]
     if "://" not in url and ":" in url:
-        spans.append((url.index(":") + 1, url.rfind("@")))
+        spans.append((url.index(":") + 1, last))
     return _without(url, spans)
 
 
 def secrets_in(environment: Mapping[str, str]) -> frozenset[str]:
     """Returns what no message may show: the values of variables with such a name, and passwords in those of others.
 
+    How many tokens there may be (`MAX_TOKENS=4096`) is no secret.
     A password that its URL shows elsewhere, as the user or the host, is none: it is in every message that names it.
     """
     found: set[str] = set()
     for name, value in environment.items():
-        if _SECRET_NAME.search(name):
+        if _is_secret(name, value):
             found.add(value)
         found.update(_within(value))
     found |= {line.strip() for one in found for line in one.splitlines()}  # as messages come
@@ -140,6 +143,13 @@ def _written(character: str) -> str:
     return f"(?:{'|'.join([percent, *map(re.escape, sorted(escaped, key=len, reverse=True))])})"
 
 
+def _is_secret(name: str, value: object) -> bool:
+    """Tells whether what has this name, in the environment or in JSON, may not be shown."""
+    if _NUMBER.fullmatch(str(value)):
+        name = _COUNT_NAME.sub("", name)
+    return bool(_SECRET_NAME.search(name))
+
+
 def _within(value: str) -> Iterator[str]:
     """Yields the passwords in a text: of its URL, of settings such as `password=...`, and, if it is JSON, in that."""
     if value.lstrip()[:1] in ("{", "["):
@@ -156,7 +166,7 @@ def _named(values: Any, *, is_secret: bool) -> Iterator[str]:
     """Yields what has the name of a secret, and the passwords in all texts."""
     if isinstance(values, dict):
         for name, one in values.items():
-            yield from _named(one, is_secret=name == "key" or bool(_SECRET_NAME.search(name)))
+            yield from _named(one, is_secret=name == "key" or _is_secret(name, one))
     elif isinstance(values, list):
         for one in values:
             yield from _named(one, is_secret=is_secret)

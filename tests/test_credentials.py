@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,15 @@ from sqlalchemy import exc
 
 from dynamoe_search.cli.streams import Masked
 from dynamoe_search.clusters.orders import Order
-from dynamoe_search.credentials import Mask, masked, needed_by, secrets_in
+from dynamoe_search.credentials import (
+    _IN_TEXT,
+    Mask,
+    _spans,
+    _without,
+    masked,
+    needed_by,
+    secrets_in,
+)
 from dynamoe_search.places import PlaceError, RemotePath, _place_error
 from dynamoe_search.store.problems import problem
 
@@ -206,6 +215,89 @@ def test_what_is_no_secret_stays() -> None:
     assert Mask(["mine"])("password authentication failed for me") == (
         "password authentication failed for me"
     )
+
+
+@pytest.mark.parametrize("name", ["MAX_TOKENS", "tokens", "LLM_TOKEN_LIMIT", "maxTokens"])
+def test_how_many_tokens_there_may_be_is_no_secret(name: str) -> None:
+    assert secrets_in({name: "4096"}) == frozenset()
+    assert secrets_in({"FSSPEC_S3": json.dumps({name: 4096})}) == frozenset()
+    assert secrets_in({name: "hunter2"}) == {"hunter2"}
+    assert secrets_in({f"PASSWORD_OF_{name}": "4096"}) == {"4096"}
+    assert secrets_in({"AUTH_TOKEN": "4096"}) == {"4096"}
+
+
+LONG = 300_000
+"""So often repeated, a text would take hours, or the rest of the day, if it took time in proportion to the square."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "://a:" * LONG,
+        "@" + "://a:" * LONG,
+        "://" * LONG,
+        "://a" * LONG,
+        "?" + "token" * LONG,
+        "&key" * LONG,
+        "?" + "a" * LONG,
+        "secret='" + "secret=" * LONG,
+        "secret=" + " " * LONG,
+        "secret" + " " * LONG,
+        "secret='" + "\\" * LONG,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_no_line_takes_long(text: str) -> None:
+    assert Mask()(text).startswith(text[:1])
+    assert masked(text).startswith(text[:1])
+
+
+OLD_WORDS = (
+    r"(?:[\w.-]*(?:passw(?:or)?d|passphrase|pwd|secret|token|key|signature|credential)[\w.-]*|sig)"
+)
+SLOW = (
+    re.compile(r"://[^:/\s]*:(?P<secret>.*)@"),
+    re.compile(rf"[?&]{OLD_WORDS}=(?P<secret>[^&\s]*)", re.I),
+    *_IN_TEXT[2:],
+)
+"""What is meant, in a way that takes long."""
+PIECES = st.sampled_from(
+    [
+        "://",
+        ":",
+        "@",
+        "/",
+        " ",
+        "\n",
+        "\r",
+        "a",
+        "?",
+        "&",
+        "=",
+        "token",
+        "Key",
+        "sig",
+        "-",
+        "'",
+        "é",
+    ]
+)
+
+
+@settings(max_examples=500)
+@given(text=st.lists(PIECES, max_size=25).map("".join))
+def test_fast_patterns_find_what_slow_ones_do(text: str) -> None:
+    slow = [one.span("secret") for pattern in SLOW for one in pattern.finditer(text)]
+    assert Mask()(text) == _without(text, slow)
+
+
+@settings(max_examples=500)
+@given(text=st.lists(PIECES, max_size=25).map("".join))
+def test_what_is_shown_of_a_url_hides_every_reading(text: str) -> None:
+    spans = list(_spans(text))
+    if "://" not in text and ":" in text:
+        spans.append((text.index(":") + 1, text.rfind("@")))
+    assert masked(text) == _without(text, spans)
 
 
 def test_what_holds_passwords_is_not_printed_with_them() -> None:

@@ -8,6 +8,7 @@ One rule holds for all commands:
 - without `--json`, stdout has nothing.
 """
 
+import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -82,8 +83,21 @@ def _told(error: Exception, program: str) -> tuple[str, str, int]:
         case OSError():  # a full disk, a folder that went away
             return "system", in_one_line(error), FAILED
     name, text = type(error).__name__, in_one_line(error)
+    if _is_device_lost(error):
+        first = str(error).strip().partition("\n")[0]
+        return (
+            DeviceLostError.kind,
+            f"the device failed ({first}), and does nothing more for this process; run the command again",
+            DeviceLostError.exit_code,
+        )
     return (
         "internal",
         f"internal error: {name}: {text} (run with --debug to see where)",
         FAILED,
     )
+
+
+def _is_device_lost(error: Exception) -> bool:
+    """Tells whether a device failed where no candidate was in training; nothing was computed without that module."""
+    failures = sys.modules.get("dynamoe_search.training.failures")
+    return failures is not None and bool(failures.is_device_lost(error, "cuda"))

@@ -11,8 +11,8 @@ from dynamoe_search.cli.options import LOGS_VARIABLE, STORAGE_VARIABLE
 from dynamoe_search.cli.progress import LINE_SECONDS, LiveView, PlainView, watching
 from dynamoe_search.cli.teams import Team, Work
 from dynamoe_search.cli.words import say
-from dynamoe_search.errors import DeviceLostError, StoppedError, UsageError
-from dynamoe_search.search import Limits, StudySummary, set_limits, started, summarise
+from dynamoe_search.errors import DeviceLostError, DynamoeError, StoppedError, UsageError
+from dynamoe_search.search import CrewEnd, Limits, StudySummary, set_limits, started, summarise
 from dynamoe_search.store import PassingError, Store, default_url
 from dynamoe_search.wording import counted
 
@@ -35,7 +35,8 @@ def search(
 
     Raises:
         DeviceLostError: No worker ended well, and the device of one failed again and again.
-        UsageError: No worker ended well; the message says what they said.
+        UsageError: No worker ended well, and all of them because of what they were given.
+        DynamoeError: No worker ended well; the message says what they said.
     """
     start = time.monotonic()
     set_limits(store, study, limits)
@@ -59,11 +60,21 @@ def search(
         end = team.run(work)
     catch_up(store, study, logs)  # of workers that were killed
     if end.reason is None:
-        kind = DeviceLostError if end.is_device_lost else UsageError
-        raise kind("; ".join(end.failures) or "the workers ended without a word")
+        raise _error_of(end)
     summary = summarise(store, study, end.reason, time.monotonic() - start)
     times = {what: own - before.get(what, 0.0) for what, own in store.times(study).items()}
     return replace(summary, times=times)
+
+
+def _error_of(end: CrewEnd) -> DynamoeError:
+    """Returns what a crew ends with of which no worker ended well."""
+    if DeviceLostError.exit_code in end.codes:
+        kind: type[DynamoeError] = DeviceLostError
+    elif set(end.codes) == {UsageError.exit_code}:
+        kind = UsageError
+    else:
+        kind = DynamoeError
+    return kind("; ".join(end.failures) or "the workers ended without a word")
 
 
 class _View:

@@ -5,6 +5,7 @@ looks at; they begin when nodes are added.
 """
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ from dynamoe_search.errors import DeviceLostError
 MOST_EARLY_DEATHS = 5
 """A place whose workers die so often in a row, each soon after its start, is given up."""
 EARLY_SECONDS = 30.0
+MOST_LOST_DEVICES = 8
+"""So is one whose workers lose their device so often in a row, however long they lived: a candidate at fault costs two
+or three, a broken GPU has no end."""
 GRACE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 _COUNT_SECONDS = 5.0
@@ -35,6 +39,8 @@ _NOTICED_SECONDS = 5.0  # until Ray knows that a node is lost
 _NOT_CLEAN = "interrupt"
 _ERROR = "error: "
 _MOST_LINES = 4
+_LOST_CODE = DeviceLostError.exit_code
+_KILLED = -signal.SIGKILL
 
 
 class Say(Protocol):
@@ -54,6 +60,7 @@ class _Place:
     node_id: str = ""  # what Ray calls it
     pid: int | None = None  # of the worker, on its node
     early_deaths: int = 0
+    lost_devices: int = 0  # in a row
     last_lines: tuple[str, ...] = ()  # of the last worker that died here
 
 
@@ -62,8 +69,9 @@ class Places:
 
     Args:
         order: What is wanted.
-        say: Told `alive` (workers at work, workers that wait for room), `news` and `failure` (a sentence),
-            `reason` (why a worker ended), and `dead` (machine and process of a worker that is gone with its node).
+        say: Told `alive` (workers at work, workers that wait for room), `news` (a sentence), `failure` (a sentence,
+            and the exit code of the worker), `reason` (why a worker ended), and `dead` (machine and process of a
+            worker that is gone with its node).
         is_over: Once set, the workers write a checkpoint and leave.
     """
 
@@ -242,25 +250,22 @@ class Places:
         elif code < 0:
             place.last_lines = _last(ended["last_lines"])
             self._replace(place, f"was killed (signal {-code})")
-        elif code == DeviceLostError.exit_code:
+        elif code == _LOST_CODE:
             place.last_lines = _last(ended["last_lines"])
-            self._replace(place, "lost its device")
+            self._replace(place, "lost its device", lost_device=True)
         else:
             lines = _last(ended["last_lines"]) or ("it said nothing",)
-            self._fail(place, f"ended with status {code}: {' | '.join(lines)}")
+            self._fail(place, f"ended with status {code}: {' | '.join(lines)}", code)
 
-    def _replace(self, place: _Place, how: str) -> None:
+    def _replace(self, place: _Place, how: str, *, lost_device: bool = False) -> None:
         """Asks for another worker in the place of one that died."""
         has_lived = place.node is not None and time.monotonic() - place.since > EARLY_SECONDS
         place.early_deaths = 0 if has_lived else place.early_deaths + 1
+        place.lost_devices = place.lost_devices + 1 if lost_device else 0
         if self._leave_until is not None or self._has_ended or self._left() <= 0:
             self._remove(place)
-        elif place.early_deaths >= MOST_EARLY_DEATHS:
-            said = " | ".join(place.last_lines) or "nothing"
-            self._fail(
-                place,
-                f"{how}, as were {place.early_deaths - 1} before it; given up; the last words of one: {said}",
-            )
+        elif place.lost_devices >= MOST_LOST_DEVICES or place.early_deaths >= MOST_EARLY_DEATHS:
+            self._give_up(place, how, lost_device=lost_device)
         else:
             if place.node is not None:
                 self._say("news", text=f"{_title(place)} {how}; another takes its place")
@@ -269,8 +274,16 @@ class Places:
             place.actor = place.ref = place.node = place.pid = None
             place.since = time.monotonic() + pause  # a lost node is not at once known as such
 
-    def _fail(self, place: _Place, how: str) -> None:
-        self._say("failure", text=f"{_title(place)} {how}")
+    def _give_up(self, place: _Place, how: str, *, lost_device: bool) -> None:
+        said = f"given up; the last words of one: {' | '.join(place.last_lines) or 'nothing'}"
+        if lost_device:
+            before = f"as did {max(place.lost_devices, place.early_deaths) - 1} before it"
+            self._fail(place, f"{how}, {before}; its GPU may be broken; {said}", _LOST_CODE)
+        else:
+            self._fail(place, f"{how}, as were {place.early_deaths - 1} before it; {said}", _KILLED)
+
+    def _fail(self, place: _Place, how: str, code: int) -> None:
+        self._say("failure", text=f"{_title(place)} {how}", code=code)
         self._num_given_up += 1
         self._remove(place)
 

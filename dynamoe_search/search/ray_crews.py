@@ -127,6 +127,7 @@ class RayCluster:
             UsageError: The connection to Ray was lost.
         """
         failures: list[str] = []
+        codes: list[int] = []
         reasons: set[str] = set()
         kill_at: float | None = None
         self._mask = Mask(secrets_in({**os.environ, **order.environment}))
@@ -151,8 +152,13 @@ class RayCluster:
                 on_news(values["text"])
                 if kind == "failure":
                     failures.append(values["text"])
+                    codes.append(values["code"])
         found = next((one for one in get_args(EndReason) if one in reasons), None)
-        return CrewEnd(reason=found if kill_at is None else "interrupt", failures=tuple(failures))
+        return CrewEnd(
+            reason=found if kill_at is None else "interrupt",
+            failures=tuple(failures),
+            codes=tuple(codes),
+        )
 
     def close(self) -> None:
         """Ends the process, and with it whatever it still has on the cluster."""

@@ -99,12 +99,12 @@ class CrewEnd:
     Attributes:
         reason: Why; None if none of them said so.
         failures: One sentence for every worker that did not end well.
-        is_device_lost: Whether a worker ended since its device failed, once more than it is started again.
+        codes: Their exit codes, in the same order; of one that was killed, the signal's number below zero.
     """
 
     reason: EndReason | None
     failures: tuple[str, ...]
-    is_device_lost: bool = False
+    codes: tuple[int, ...] = ()
 
 
 class Crew:
@@ -138,7 +138,7 @@ class Crew:
         self._kill_at = float("inf")  # once they have been told to leave
         self._failures: list[str] = []
         self._reasons: set[str] = set()
-        self._is_device_lost = False
+        self._codes: list[int] = []
         logs.mkdir(parents=True, exist_ok=True)
         self._workers = [
             _Worker(number=number, device=device, log=logs / f"worker-{number}.log")
@@ -173,7 +173,7 @@ class Crew:
         return CrewEnd(
             reason="interrupt" if is_stopping else found,
             failures=tuple(self._failures),
-            is_device_lost=self._is_device_lost,
+            codes=tuple(self._codes),
         )
 
     def _start(self, worker: _Worker) -> None:
@@ -221,7 +221,7 @@ class Crew:
         with suppress(ValueError, KeyError, TypeError, IndexError):
             self._reasons.add(str(json.loads(said[-1])["reason"]))
             return
-        self._is_device_lost |= code == DeviceLostError.exit_code
+        self._codes.append(code)
         how = f"was killed (signal {-code})" if code < 0 else f"ended with status {code}"
         log = Mask(secrets_in(self._environment))(worker.log.read_text(errors="replace"))
         lines = log.strip().splitlines() or ["it said nothing"]

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynamoe_search.cli.crews import _View
+from dynamoe_search.cli.crews import _error_of, _View
 from dynamoe_search.cli.options import LOGS_VARIABLE, handed_logs
 from dynamoe_search.cli.progress import LiveView
 from dynamoe_search.records import Worker
+from dynamoe_search.search import CrewEnd
 from dynamoe_search.store import Store
 from tests.cli.conftest import Run
 
@@ -126,6 +127,18 @@ def test_wrong_options(
     assert result.exit_code == 2
     assert words in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [((2, 2), 2), ((1,), 1), ((-9,), 1), ((2, 1), 1), ((2, -11), 1), ((1, 3), 3), ((), 1)],
+)
+def test_command_ends_with_what_its_workers_ended_with(codes: tuple[int, ...], code: int) -> None:
+    error = _error_of(CrewEnd(reason=None, failures=("it said so",) * len(codes), codes=codes))
+    assert error.exit_code == code
+    assert str(error) == (
+        "; ".join(["it said so"] * len(codes)) or "the workers ended without a word"
+    )
 
 
 def test_worker_of_a_study_that_is_not_there(storage_url: str, cli: Run) -> None:

@@ -1,5 +1,6 @@
 """A device that fails under a process: the process ends with a sentence, and another one goes on."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dynamoe_search.store import Store
+from tests.cli.conftest import Run as Cli
 
 ROOT = Path(__file__).parents[2]
 NETWORK = '''
@@ -40,10 +42,10 @@ class Asserts(nn.Module):
 
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-LOST_AT_ONCE = f"""
+ENDS_AT_ONCE = f"""
 import os, sys
 if "worker" in sys.argv:
-    os._exit(3)
+    os._exit(CODE)
 {NETWORK}"""
 
 
@@ -69,15 +71,18 @@ def runner(study_file: Path, storage_url: str, network: str) -> Run:
     return run
 
 
-@pytest.mark.slow  # five processes that load torch
-def test_workers_that_all_lose_their_device_end_the_command_as_one_process_would(
-    study_file: Path, storage_url: str
+@pytest.mark.slow  # processes that load torch
+@pytest.mark.parametrize(("code", "restarts"), [(3, 3), (1, 0)])
+def test_command_ends_as_its_only_worker_did(
+    code: int, restarts: int, study_file: Path, storage_url: str
 ) -> None:
-    run = runner(study_file, storage_url, LOST_AT_ONCE)
+    run = runner(study_file, storage_url, ENDS_AT_ONCE.replace("CODE", str(code)))
     done = run("run", study_file, "--trust-code", "--quiet", "--workers", 1)
-    assert done.returncode == 3, done.stderr
-    assert done.stderr.count("worker 1 lost cpu; started again") == 3
-    assert done.stderr.splitlines()[-1].startswith("error: worker 1 on cpu ended with status 3")
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("worker 1 lost cpu; started again") == restarts
+    assert done.stderr.splitlines()[-1].startswith(
+        f"error: worker 1 on cpu ended with status {code}: it said nothing"
+    )
 
 
 @pytest.mark.slow
@@ -105,3 +110,22 @@ def test_other_processes_go_on_and_only_who_is_at_fault_fails(
     assert ends[False].reason == "device-lost"
     assert {one.status for one in candidates} == {"failed", "complete"}
     assert len(candidates) == 6
+
+
+def test_commands_that_train_nobody_say_it_in_the_same_way(
+    study_file: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"own_{study_file.parent.name}"  # modules are kept by their names
+    network = NETWORK.replace("self.num_experts < 2", "True")
+    network = network.replace("triggered", "triggered\\nand more")  # as torch tells of CUDA
+    (study_file.parent / f"{name}.py").write_text(network)
+    monkeypatch.syspath_prepend(study_file.parent)
+    own = ("--set", f"model.backbone={name}:Asserts", "--trust-code", "--device", "cpu")
+    done = cli("bench", study_file, *own, "--packs", "1", "--time", "1s", "--json")
+    assert done.exit_code == 3, done.output
+    assert done.stderr == (
+        "error: the device failed (CUDA error: device-side assert triggered), and does nothing more for this process; "
+        "run the command again\n"
+    )
+    told = json.loads(done.stdout)
+    assert (told["kind"], told["exit_code"]) == ("device", 3)

@@ -100,7 +100,7 @@ def test_worker_whose_device_failed_is_started_again(start: Start, tmp_path: Pat
 
 def test_device_that_fails_again_and_again_is_told_of(start: Start, tmp_path: Path) -> None:
     end = start("cpu", LOST="9").run(lambda: False)
-    assert (end.reason, end.is_device_lost) == (None, True)
+    assert (end.reason, end.codes) == (None, (3,))
     assert len(end.failures) == 1
     assert len(told(tmp_path)) == 4
 
