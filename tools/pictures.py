@@ -1,6 +1,6 @@
 """Draws the pictures of the documentation anew, with the commands that any user has: a search and its report.
 
-The study is the preset digits (about a minute on two CPU cores). Times in a picture are of the machine at hand.
+The study is the preset digits (about 20 seconds on two CPU cores). Times in a picture are of the machine at hand.
 """
 
 import argparse

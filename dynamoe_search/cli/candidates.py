@@ -148,13 +148,14 @@ def _show_report(report: Progress, *, is_text: bool) -> None:
     )
 
 
-def show_loading(folder: Path, *, is_text: bool = False) -> None:
+def show_loading(folder: Path, *, is_text: bool = False, trust_code: bool = False) -> None:
     """Prints how to load an exported model, and how to let it write if it is one of text."""
     out = console()
     out.print("\nload it with:", markup=False)
     out.print("  from dynamoe_search import load_model", markup=False)
-    out.print(f"  model = load_model({str(folder)!r})", markup=False)
+    trust = ", trust_code=True" if trust_code else ""
+    out.print(f"  model = load_model({str(folder)!r}{trust})", markup=False)
     if is_text:
         out.print("\nlet it write with:", markup=False)
-        line = f"  dynamoe-search sample {shlex.quote(str(folder))}"
+        line = f"  dynamoe-search sample {shlex.quote(str(folder))}{' --trust-code' if trust_code else ''}"
         out.print(printable(line), markup=False, soft_wrap=True)

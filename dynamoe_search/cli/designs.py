@@ -214,7 +214,7 @@ def train(
         return
     candidates.show_outcome(trained.outcome)
     if out is not None:
-        candidates.show_loading(out, is_text=is_text)
+        candidates.show_loading(out, is_text=is_text, trust_code=trust_code)
 
 
 COMMANDS: dict[str, Any] = {

@@ -195,7 +195,7 @@ def export(
         return
     origin = "trained again" if exported.is_retrained else "weights of the study"
     say(f"{out}: {quality_words(exported.metrics)} on the validation part ({origin})")
-    candidates.show_loading(out, is_text=is_text)
+    candidates.show_loading(out, is_text=is_text, trust_code=trust_code)
 
 
 COMMANDS: dict[str, Any] = {"show": show, "front": front, "export": export}

@@ -150,7 +150,8 @@ def _search(
     from dynamoe_search.cli import fronts, states
     from dynamoe_search.cli.interrupts import stop_on_signals
 
-    hint = f"go on with: {_command('resume', study, storage=storage)}"
+    trust = ("--trust-code",) if trust_code else ()
+    hint = f"go on with: {_command('resume', study, *trust, storage=storage)}"
     with stop_on_signals(hint) as flag, store.giving_up(flag):
         try:
             summary = _searched(
@@ -167,7 +168,7 @@ def _search(
     states.show_summary(summary)
     if summary.reason in ("interrupt", "stop"):
         raise StoppedError(f"stopped; {hint}", exit_code=flag.exit_code)
-    _suggest(summary, record, storage)
+    _suggest(summary, record, storage, trust)
 
 
 def _quality(member: "FrontMember") -> float:
@@ -219,26 +220,29 @@ def _searched(
         )
 
 
-def _suggest(summary: "StudySummary", record: "StudyRecord", storage: str | None) -> None:
-    """Prints the commands that make sense now."""
+def _suggest(
+    summary: "StudySummary", record: "StudyRecord", storage: str | None, trust: tuple[str, ...]
+) -> None:
+    """Prints the commands that make sense now, with the option that the user trusts the study's code with."""
     name = summary.name
     lines = []
+    resume = ("resume", name, *trust)
     if summary.reason == "epochs":
         more = _more_epochs(summary, record)
-        lines.append(_command("resume", name, "--epochs", more, storage=storage))
+        lines.append(_command(*resume, "--epochs", more, storage=storage))
     elif summary.reason == "time-budget":
         more_time = f"{2 * round(record.max_seconds or 1)}s"
-        lines.append(_command("resume", name, "--time-budget", more_time, storage=storage))
+        lines.append(_command(*resume, "--time-budget", more_time, storage=storage))
     elif summary.state != "finished":
-        lines.append(_command("resume", name, storage=storage))
+        lines.append(_command(*resume, storage=storage))
     elif summary.reason == "trials" and record.purpose == "search":
-        lines.append(_command("resume", name, "--trials", 2 * summary.trials, storage=storage))
+        lines.append(_command(*resume, "--trials", 2 * summary.trials, storage=storage))
     if summary.front:
         best = max(summary.front, key=_quality)
         lines.append(_command("front", name, "--knee", storage=storage))
         lines.append(_command("show", name, best.trial, storage=storage))
-        out = f"{name}-{best.trial}"
-        lines.append(_command("export", name, best.trial, "--out", out, storage=storage))
+        out = ("--out", f"{name}-{best.trial}")
+        lines.append(_command("export", name, best.trial, *out, *trust, storage=storage))
     elif summary.paused:
         lines.append(_command("front", name, "--so-far", storage=storage))
     typer.echo("\nnext:")

@@ -231,7 +231,7 @@ def schedules(data: StudyData) -> Figure:
     most = max(max(record.experts_per_layer) for record in members)
     for axes, record in zip(cells, members, strict=True):
         experts = record.experts_per_layer
-        layers = range(1, len(experts) + 1)
+        layers = range(len(experts))
         axes.bar(layers, experts, color="#C9DDEC", edgecolor=LOOKS["front"].light, label="experts")
         if k := words.mean_k(record):
             axes.bar(layers, k, color=LOOKS["front"].light, width=0.5, label="mean K, measured")
@@ -260,10 +260,10 @@ def loads(data: StudyData, members: Sequence[CandidateRecord]) -> Figure:
         image = axes.imshow(rows, cmap=SCALE.lower(), vmin=0, vmax=top, aspect="auto")
         step = max(1, len(rows[0]) // 8)
         axes.set_xticks(
-            range(0, len(rows[0]), step), [str(one + 1) for one in range(0, len(rows[0]), step)]
+            range(0, len(rows[0]), step), [str(one) for one in range(0, len(rows[0]), step)]
         )
         axes.set_title(_name(data, record), fontsize=7)
-        axes.set_yticks(range(len(rows)), [str(layer + 1) for layer in range(len(rows))])
+        axes.set_yticks(range(len(rows)), [str(layer) for layer in range(len(rows))])
         axes.tick_params(labelsize=7)
         axes.grid(visible=False)
     cells[0].set_ylabel("layer")
@@ -289,7 +289,7 @@ def histograms(data: StudyData, members: Sequence[CandidateRecord]) -> Figure:
     cells[0].set_xlabel("experts per token, K")
     cells[0].set_ylabel("share of the tokens")
     handles = [
-        mpl.lines.Line2D([], [], color=colours(layer), label=f"layer {layer + 1}")
+        mpl.lines.Line2D([], [], color=colours(layer), label=f"layer {layer}")
         for layer in range(depth)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, depth), fontsize=7)

@@ -90,7 +90,7 @@ def layers(data: StudyData) -> Grid:
     rows = (
         [
             cells.count(record.trial),
-            cells.count(layer.layer + 1),
+            cells.count(layer.layer),
             cells.count(layer.num_experts),
             cells.fixed(layer.mean_k),
             cells.fixed(layer.std_k),

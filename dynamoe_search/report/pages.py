@@ -217,7 +217,7 @@ def _card(data: StudyData, record: CandidateRecord, most: int) -> dict[str, Any]
             "used_height": round(floor * k / most, 2),
             "middle": round((layer + 0.5) * step, 2),
             "text": str(count) if step > 12 else "",
-            "alt": f"layer {layer + 1}: {counted(count, 'expert')}, mean K {k:.2f}",
+            "alt": f"layer {layer}: {counted(count, 'expert')}, mean K {k:.2f}",
         }
         for layer, (count, k) in enumerate(zip(experts, used, strict=True))
     ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dynamoe_search.data import Split, TextSplit, Tokenizer, load_data
 from dynamoe_search.data.vocabularies import TOKENIZER_FILE
 from dynamoe_search.errors import UsageError
-from dynamoe_search.moe.backbones import build_model
+from dynamoe_search.moe.backbones import BACKBONES, build_model
 from dynamoe_search.records import Candidate, Outcome, Purpose, from_json, to_json
 from dynamoe_search.specs import DataSection
 from dynamoe_search.training.durable_files import write_tensors, write_text
@@ -149,7 +149,7 @@ def _card(config: ExportedConfig) -> str:
         f"| {layer.layer} | {layer.num_experts} | {layer.mean_k:.2f} | {layer.std_k:.2f} |"
         for layer in config.outcome.routing
     )
-    numbers = "\n".join(f"| {name} | {value:,.4f} |" for name, value in sorted(metrics.items()))
+    numbers = "\n".join(f"| {name} | {_number(value)} |" for name, value in sorted(metrics.items()))
     origin = _plain_text(config.study)
     title = f"{origin}, trial {config.trial}" if config.trial is not None else origin
     versions = ", ".join(f"{name} {version}" for name, version in sorted(config.versions.items()))
@@ -186,21 +186,29 @@ Study seed {candidate.study_seed}, ordinal {candidate.ordinal}. Made with {versi
 """
 
 
+def _number(value: float) -> str:
+    """A measure as people read it: whole numbers, such as counts of parameters, without decimals."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4f}"
+
+
 def _use(config: ExportedConfig) -> str:
     """How the model is called, as an indented block."""
+    is_own = config.candidate.model.backbone not in BACKBONES
+    in_python, on_line = (", trust_code=True", " --trust-code") if is_own else ("", "")
     if len(config.input_shape) > 1:
         sides = ", ".join(str(side) for side in config.input_shape)
         return f"""    from dynamoe_search import load_model
-    model = load_model("path/to/this/folder")
+    model = load_model("path/to/this/folder"{in_python})
     logits, routing = model(x)  # x: (batch, {sides})"""
     return f"""    import torch
     from dynamoe_search import load_model
     from dynamoe_search.data import load_tokenizer
-    tokenizer, model = load_tokenizer("path/to/this/folder"), load_model("path/to/this/folder")
+    tokenizer = load_tokenizer("path/to/this/folder")
+    model = load_model("path/to/this/folder"{in_python})
     tokens = [tokenizer.separator, *tokenizer.encode("The")]  # at most {config.input_shape[0]}
     logits, routing = model(torch.tensor([tokens]))  # (1, tokens, {config.num_classes})
 
-On the command line: `dynamoe-search sample path/to/this/folder --prompt "The"`."""
+On the command line: `dynamoe-search sample path/to/this/folder --prompt "The"{on_line}`."""
 
 
 def _of_test_part(config: ExportedConfig) -> str:

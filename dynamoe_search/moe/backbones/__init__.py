@@ -73,7 +73,8 @@ def find_backbone(name: str, *, trust_code: bool = False) -> Backbone:
         raise UsageError(f"unknown backbone {name!r}; use {', '.join(BACKBONES)} or module:Class")
     if not trust_code:
         raise UsageError(
-            f"backbone {name!r} is code of the study's author; add --trust-code to import and run it"
+            f"backbone {name!r} is code of the study's author; add --trust-code, in Python trust_code=True, "
+            "to import and run it"
         )
     try:
         backbone: Backbone = getattr(importlib.import_module(module_name), class_name)

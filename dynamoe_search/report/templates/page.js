@@ -77,14 +77,14 @@
 
   // Experts of the candidate that is chosen.
   function expertPlots(one) {
-    const layers = one.load.map((_, place) => "layer " + (place + 1));
+    const layers = one.load.map((_, place) => "layer " + place);
     const most = Math.max(...one.load.map((row) => row.length), 1);
     const few = most <= 10 && layers.length <= 12;
     const shares = one.load.map((row) => row.map((load) => (load === null ? "" : (100 * load).toFixed(0) + " %")));
     plots.load = {
       height: 140 + 40 * Math.min(12, Math.max(3, layers.length)),
       data: [{
-        type: "heatmap", z: one.load, y: layers, x: Array.from({ length: most }, (_, place) => place + 1),
+        type: "heatmap", z: one.load, y: layers, x: Array.from({ length: most }, (_, place) => place),
         zmin: 0, zmax: 1, colorscale: one.scale, xgap: 2, ygap: 2, hoverongaps: false,
         text: few ? shares : undefined, texttemplate: few ? "%{text}" : undefined,
         hovertemplate: "%{y}, expert %{x}<br>used by %{z:.1%} of the tokens<extra></extra>",
