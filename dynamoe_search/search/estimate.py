@@ -14,7 +14,7 @@ from dynamoe_search.search.designs import KIND, SHAPE, build_candidate, decide
 from dynamoe_search.search.distributions import middle_value
 from dynamoe_search.search.machine import resolve_device
 from dynamoe_search.search.notes import notes
-from dynamoe_search.search.pilot import PILOT_STEPS, measured_seconds
+from dynamoe_search.search.pilot import measured_seconds, pilot_steps
 from dynamoe_search.search.planner import most_in_leg
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec, too_long_epochs, values_of
@@ -94,8 +94,11 @@ def estimate(
     if measure and info.is_guess:
         basis = "not measured, since there are no tokens yet"
     elif measure:
-        seconds = measured_seconds(space, info, trials, device=device, trust_code=trust_code)
-        basis = f"{2 * PILOT_STEPS} training steps of the first cohort, extrapolated"
+        examples = spec.train.batch_size * min(trials, spec.search.cohort_size)
+        forwards = largest.flops_per_token * largest.tokens * examples
+        steps = pilot_steps(3 * forwards, device)  # backwards is twice that
+        seconds = measured_seconds(space, info, trials, steps, device=device, trust_code=trust_code)
+        basis = f"{2 * steps} training steps of the first cohort, extrapolated"
     return Estimate(
         trials=trials,
         cohorts=math.ceil(trials / spec.search.cohort_size),

@@ -14,22 +14,42 @@ from dynamoe_search.search.machine import default_threads, measured_objectives, 
 from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.training import TrainSettings, train_leg
+from dynamoe_search.training.parts import is_worth, most_parts
 
-PILOT_STEPS = 6
-"""Training steps per epoch of the pilot; it has two epochs, and the first only warms up."""
+_STEPS = 6
+_LONG_STEP = 3e10
+"""Floating-point operations of a step that takes a second or more of a CPU, beside which its warming up is nothing."""
+
+
+def pilot_steps(flops: float, device: str) -> int:
+    """Returns the training steps per epoch of the pilot, which has two epochs, the first to warm up.
+
+    Args:
+        flops: Floating-point operations of one step of a cohort, at most.
+        device: Where to measure.
+    """
+    return 1 if flops > _LONG_STEP and resolve_device(device) == "cpu" else _STEPS
 
 
 def measured_seconds(
-    space: Space, info: DataInfo, trials: int, *, device: str = "auto", trust_code: bool = False
+    space: Space,
+    info: DataInfo,
+    trials: int,
+    num_steps: int,
+    *,
+    device: str = "auto",
+    trust_code: bool = False,
 ) -> float:
     """Returns the time that a study will take on this machine, proposing and storing left out.
 
-    Set-up, training steps and evaluation are timed apart; each counts as often as the study does it.
+    Set-up, training steps and evaluation are timed apart, in this process alone; each counts as often as the study does
+    it. What the study trains in parts side by side takes so much less time.
 
     Args:
         space: The study's designs.
         info: The study's data.
         trials: How many candidates there will be.
+        num_steps: Training steps per epoch of the pilot.
         device: Where to measure.
         trust_code: Whether a backbone named as `package.module:Class` may be imported.
 
@@ -46,20 +66,19 @@ def measured_seconds(
         trust_code=trust_code,
     )
     section = spec.data.model_copy(
-        update={"max_train": min(info.num_train, PILOT_STEPS * spec.train.batch_size)}
+        update={"max_train": min(info.num_train, num_steps * spec.train.batch_size)}
     )
     data = load_data(section)
     share = 1.0
     if isinstance(data, TextData):  # a large vocabulary makes a whole evaluation last minutes
-        data, share = _shortened(data, PILOT_STEPS * spec.train.batch_size)
+        data, share = _shortened(data, num_steps * spec.train.batch_size)
     steps = -(-info.per_epoch // spec.train.batch_size)
     cohort = _first_cohort(space, min(spec.search.cohort_size, trials))
     seconds = 0.0
     for pack in _packs(cohort):
         clock = _timed(pack, data, settings)
-        seconds += clock.set_up + spec.train.epochs * (
-            steps * clock.step + clock.evaluation / share
-        )
+        own = clock.set_up + spec.train.epochs * (steps * clock.step + clock.evaluation / share)
+        seconds += own / (most_parts(pack, data, settings) if is_worth(own) else 1)
     return seconds * trials / len(cohort)
 
 
@@ -94,6 +113,7 @@ def _timed(pack: Sequence[Candidate], data: SearchData, settings: TrainSettings)
         until=pack[0].train.epochs,
         on_progress=clock.on_progress,
         should_stop=clock.on_step,
+        num_parts=1,
     )
     clock.on_end()
     return clock

@@ -80,7 +80,12 @@ def number_of_parts(
         return 1
     steps = epochs * -(-data.per_epoch // pack[0].train.batch_size)
     seconds = len(pack) * steps * step_seconds(pack[0], data.input_shape)
-    return most if seconds >= (_WORTH_SHARING if are_started else _WORTH_STARTING) else 1
+    return most if is_worth(seconds, are_started=are_started) else 1
+
+
+def is_worth(seconds: float, *, are_started: bool = False) -> bool:
+    """Tells whether so many seconds of training are worth being divided among processes, if they can be."""
+    return seconds >= (_WORTH_SHARING if are_started else _WORTH_STARTING)
 
 
 def most_parts(pack: Sequence[Candidate], data: SearchData, settings: TrainSettings) -> int:

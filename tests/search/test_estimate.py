@@ -13,6 +13,7 @@ from dynamoe_search.search import create_study, estimate
 from dynamoe_search.search.estimate import largest_design
 from dynamoe_search.search.machine import library_versions, resolve_device
 from dynamoe_search.search.notes import unread_settings
+from dynamoe_search.search.pilot import pilot_steps
 from dynamoe_search.search.sampling import Proposer
 from dynamoe_search.search.space import Space
 from dynamoe_search.specs import StudySpec
@@ -164,3 +165,8 @@ def test_devices() -> None:
 
 def test_versions_are_those_that_compute() -> None:
     assert {"python", "torch", "numpy", "optuna"} <= library_versions().keys()
+
+
+def test_large_steps_are_measured_once_and_small_ones_several_times() -> None:
+    assert pilot_steps(1e12, "cpu") == 1
+    assert pilot_steps(1e9, "cpu") == 6
