@@ -69,10 +69,14 @@ class TopAny(Router):
         """Returns the kind, whether the scale is trained, and the choice of weight gradient."""
         return (self.kind, self.learns_scale, self.weight_gradient)
 
+    def runs_stacked(self) -> bool:
+        """Tells that it does."""
+        return True
+
     def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for float32 `tokens` (tokens, d_model)."""
         scale = self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
-        logits = scale * _unit(tokens) @ _unit(self.weight).t()  # (tokens, experts)
+        logits = scale * _unit(tokens) @ _unit(self.weight).mT  # (tokens, experts)
         score = sigmoid(logits) * is_open
         above = torch.relu(score - sigmoid(scale * self.threshold))
         mask = above > 0
@@ -80,7 +84,7 @@ class TopAny(Router):
         divisor = opened.sum(-1, keepdim=True)
         if self.weight_gradient == "constant":
             divisor = divisor.detach()
-        has_none = ~mask.any(-1, keepdim=True)
+        has_none = divisor == 0
         gate = opened / torch.where(has_none, 1.0, divisor)
         if not self.training:
             mask = or_best(mask, score, is_open)
