@@ -3,8 +3,9 @@
 Legend: P candidates, T tokens, E slots (the widest candidate of the study).
 
 Candidates whose routers have the same `signature()` form a group; their tensors are stacked and padded to E slots, and
-the group runs under its own inner `torch.func.vmap` on its slice of the pack. So routers with different parameters
-share one pack, and each router is written once, as a module that knows nothing of candidates.
+the group runs on its slice of the pack: as it is, if its rule decides for a stack too (`Router.runs_stacked`), else
+under its own inner `torch.func.vmap`. So routers with different parameters share one pack, and each router is written
+once, as a module that need not know of candidates.
 """
 
 from collections.abc import Hashable, Sequence
@@ -17,6 +18,7 @@ from torch.func import functional_call, vmap
 
 from dynamoe_search.moe.asynchrony import sent
 from dynamoe_search.moe.candidate_axis import with_candidate_axis
+from dynamoe_search.moe.routers import ROUTERS
 from dynamoe_search.moe.routing import Routing
 
 _FIELDS = ("gate", "mask", "probs", "logits", "weight", "null_load")  # what a group returns
@@ -32,14 +34,16 @@ class RouterGroup:
         names: Names of its parameters and buffers, in the order in which the pack passes them.
     """
 
-    def __init__(self, members: Sequence[int], module: nn.Module) -> None:
+    def __init__(self, members: Sequence[int], module: Any) -> None:
         self.members = tuple(members)
         self.index = torch.tensor(self.members)
-        self.module: Any = module
+        self.module = module
         self.names = tuple(
             name for name, _ in (*module.named_parameters(), *module.named_buffers())
         )
         self.has_ties = has_ties(module)
+        # who inherits from a rule of ours may do something else
+        self.is_stacked = type(module) in ROUTERS.values() and module.runs_stacked()
 
     def run(
         self, tokens: Tensor, is_open: Tensor, tensors: Sequence[Tensor]
@@ -54,7 +58,32 @@ class RouterGroup:
         Returns:
             The fields of `Routing` that differ by candidate, and the new running state, leading axis members.
         """
+        alone = len(self.members) == 1
+        inputs = (tokens, is_open, *tensors)
+        if alone:  # a batched product of one matrix may round differently from one of many
+            inputs = tuple(torch.cat([x, x]) for x in inputs)
+        fields, state = self._run_stacked(*inputs) if self.is_stacked else self._run_mapped(*inputs)
+        if alone:
+            fields = tuple(x[:1] for x in fields)
+            state = {name: x[:1] for name, x in state.items()}
+        return fields, state
 
+    def _run_stacked(
+        self, tokens: Tensor, is_open: Tensor, *tensors: Tensor
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        own = dict(zip(self.names, tensors, strict=True))
+        spread = {
+            name: tensor if tensor.dim() == 3 else tensor.view(len(tensor), 1, -1)
+            for name, tensor in own.items()
+        }
+        routing: Routing = functional_call(
+            self.module, spread, (tokens, is_open[:, None]), tie_weights=self.has_ties
+        )
+        routing = routing._replace(null_load=tokens.new_zeros(len(tokens)))
+        state = {name: value.reshape(own[name].shape) for name, value in routing.state.items()}
+        return tuple(getattr(routing, field) for field in _FIELDS), state
+
+    def _run_mapped(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         def one(tokens: Tensor, is_open: Tensor, *own: Tensor) -> tuple[Any, dict[str, Tensor]]:
             state = dict(zip(self.names, own, strict=True))
             routing: Routing = functional_call(
@@ -64,15 +93,7 @@ class RouterGroup:
                 routing = routing._replace(null_load=tokens.new_zeros(()))
             return tuple(getattr(routing, field) for field in _FIELDS), routing.state
 
-        alone = len(self.members) == 1
-        inputs = (tokens, is_open, *tensors)
-        if alone:  # a batched product of one matrix may round differently from one of many
-            inputs = tuple(torch.cat([x, x]) for x in inputs)
-        fields, state = vmap(one)(*inputs)
-        if alone:
-            fields = tuple(x[:1] for x in fields)
-            state = {name: x[:1] for name, x in state.items()}
-        return fields, state
+        return vmap(one)(*inputs)
 
 
 class RouterPack(nn.Module):

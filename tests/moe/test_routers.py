@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from dynamoe_search.moe.losses import auxiliary_losses
+from dynamoe_search.moe.packs import RouterGroup, RouterPack
 from dynamoe_search.moe.routers import ROUTERS, Router, build_router
+from dynamoe_search.moe.routers.relu import Relu
 from dynamoe_search.moe.routing import Routing
 from dynamoe_search.records import RouterConfig
 from dynamoe_search.specs.vocabulary import LOSS_NAMES, ROUTER_KINDS
@@ -310,15 +312,61 @@ def test_a_member_of_a_stack_gets_the_same_bits_at_any_place(case: str, num_toke
         others = torch.randn(size, num_tokens, D_MODEL)
         others[place] = tokens
         leaves = [others.requires_grad_(), *(stacked[name].requires_grad_() for name in names)]
-        routing = vmap(lambda own, x: functional_call(router, own, (x, is_open)))(stacked, others)
-        total = (routing.gate * slope).sum() + (routing.logits * slope).sum()
+        group = RouterGroup(range(size), router)
+        own = [stacked[name] for name in group.names]
+        fields, new = group.run(others, is_open.expand(size, 5), own)
+        gate, mask, probs, logits, *_ = fields
+        total = (gate * slope).sum() + (logits * slope).sum()
         gradients: tuple[Tensor | None, ...] = ()
         if total.requires_grad:  # the controls learn nothing
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
-        whole = [routing.gate, routing.mask, routing.probs, *gradients, *routing.state.values()]
+        whole = [gate, mask, probs, *gradients, *new.values()]
         return [x[place] for x in whole if x is not None]
 
     first = run(2, 0)
     for size, place in ((2, 1), (3, 2), (5, 4), (17, 16)):
         for one, other in zip(first, run(size, place), strict=True):
             assert torch.equal(one, other)
+
+
+@each_case
+@each_mode
+@pytest.mark.parametrize("num", [1, 2, 5])
+def test_a_rule_decides_for_a_stack_what_it_decides_for_each(
+    case: str, training: bool, num: int
+) -> None:
+    configs = [CASES[case][i % len(WIDTHS)] for i in range(num)]
+    widths = [WIDTHS[i % len(WIDTHS)] for i in range(num)]
+    routers = [make(*own, seed) for seed, own in enumerate(zip(configs, widths, strict=True))]
+    tokens = torch.stack([draw(16, seed) for seed in range(num)])
+    for i, router in enumerate(routers):
+        learn_running_values(router, tokens[i], torch.ones(widths[i], dtype=torch.bool))
+    pack = RouterPack(routers, 6).train(training)
+    (group,) = pack.groups.values()
+    is_open = torch.arange(6) < torch.tensor(widths)[:, None]
+    own = [getattr(pack, f"g0_{name}") for name in group.names]
+    fields, state = group.run(tokens, is_open, own)
+    for i, router in enumerate(routers):
+        alone = router.train(training)(tokens[i], is_open[i, : widths[i]])
+        slots = slice(widths[i])
+        gate, mask, probs, logits, weight, null_load = (field[i] for field in fields)
+        assert torch.equal(mask[:, slots], alone.mask)
+        assert not mask[:, widths[i] :].any()
+        pairs = [(gate, alone.gate), (probs, alone.probs), (logits, alone.logits)]
+        for got, wanted in pairs:
+            torch.testing.assert_close(got[:, slots], wanted)
+        torch.testing.assert_close(weight[slots], alone.weight)
+        torch.testing.assert_close(null_load, alone.null_load)
+        for name, value in alone.state.items():
+            got = state[name][i]
+            torch.testing.assert_close(got[slots] if got.dim() else got, value)
+
+
+def test_a_rule_that_inherits_from_ours_is_not_taken_for_it() -> None:
+    class Own(Relu):
+        pass
+
+    own = [Own(4, 8, target_active=2.0, sparsity_step=1.1) for _ in range(2)]
+    plain = [Relu(4, 8, target_active=2.0, sparsity_step=1.1) for _ in range(2)]
+    packs = [RouterPack(some, 4) for some in (own, plain)]
+    assert [pack.groups[0].is_stacked for pack in packs] == [False, True]

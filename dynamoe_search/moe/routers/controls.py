@@ -73,10 +73,14 @@ class Dense(Router):
     def __init__(self, num_experts: int, d_model: int) -> None:
         super().__init__()
 
+    def runs_stacked(self) -> bool:
+        """Tells that it does."""
+        return True
+
     def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for float32 `tokens` (tokens, d_model)."""
-        mask = is_open.expand(tokens.shape[0], is_open.shape[-1])
-        gate = mask * is_open.sum().clamp(min=1).float().rsqrt()
+        mask = is_open.expand(*tokens.shape[:-1], is_open.shape[-1])
+        gate = mask * is_open.sum(-1, keepdim=True).clamp(min=1).float().rsqrt()
         return _unlearned(tokens, is_open, gate, mask)
 
 
@@ -85,8 +89,8 @@ def _unlearned(tokens: Tensor, is_open: Tensor, gate: Tensor, mask: Tensor) -> R
     return decide(
         gate=gate,
         mask=mask,
-        probs=(is_open / is_open.sum().clamp(min=1)).expand(gate.shape),
+        probs=(is_open / is_open.sum(-1, keepdim=True).clamp(min=1)).expand(gate.shape),
         logits=torch.zeros_like(gate),
-        weight=tokens.new_zeros(is_open.shape[-1], tokens.shape[-1]),
+        weight=tokens.new_zeros(*tokens.shape[:-2], is_open.shape[-1], tokens.shape[-1]),
         is_open=is_open,
     )

@@ -43,14 +43,18 @@ class Relu(Router):
         self.weight = linear_weight(num_experts, d_model)
         self.register_buffer("sparsity", torch.tensor(_START))
 
+    def runs_stacked(self) -> bool:
+        """Tells that it does."""
+        return True
+
     def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for float32 `tokens` (tokens, d_model)."""
-        logits = tokens @ self.weight.t()  # (tokens, experts)
+        logits = tokens @ self.weight.mT  # (tokens, experts)
         gate = torch.relu(logits) * is_open
         mask = gate > 0
         state: dict[str, Tensor] = {}
         if self.training:
-            mean_k = mask.float().sum(-1).mean()
+            mean_k = mask.float().sum(-1).mean(-1).view_as(self.sparsity)
             step = torch.where(
                 mean_k > self.target_active, self.sparsity_step, 1 / self.sparsity_step
             )

@@ -38,6 +38,15 @@ class Router(nn.Module):
         """Returns the choices that are not tensors; routers that agree on them can be stacked."""
         return (self.kind,)
 
+    def runs_stacked(self) -> bool:
+        """Tells whether `route` also decides for many routers at once, of the same signature.
+
+        Then tokens and all tensors of two axes have a leading candidates axis, numbers come as (candidates, 1, 1), and
+        one number per expert as (candidates, 1, experts). It takes less Python than `torch.func.vmap`, by which all
+        others are stacked.
+        """
+        return False
+
     def most_chosen(self) -> int | None:
         """Returns the largest number of experts that a token can get; None if nothing but their number bounds it."""
         return None

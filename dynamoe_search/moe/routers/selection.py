@@ -1,7 +1,8 @@
 """Selecting experts in ways that vmap accepts: no top-k, no boolean indexing, no branches.
 
 Legend: scores are (tokens, experts), `is_open` is (experts,) bool. A closed slot is never selected
-and changes no result.
+and changes no result. All but `rank_of` along another axis, `pooled_quantile` and `add_noise` take the tensors of
+stacked routers too, see `Router.runs_stacked`.
 """
 
 import math
@@ -36,7 +37,7 @@ def masked_softmax(logits: Tensor, keep: Tensor) -> Tensor:
     if logits.device.type != "cpu":
         return kept.softmax(-1) * keep
     # on the CPU torch works along an axis as short as this a number at a time, but across many such axes at once
-    return kept.t().contiguous().softmax(0).t().contiguous() * keep
+    return kept.mT.contiguous().softmax(-2).mT.contiguous() * keep
 
 
 def rank_of(scores: Tensor, dim: int = -1) -> Tensor:
@@ -72,8 +73,9 @@ def lower_quantile(scores: Tensor, is_open: Tensor, tau: Tensor) -> Tensor:
     the same experts with either, and this one is free of the rounding of an interpolation.
     """
     ascending = scores.masked_fill(~is_open, math.inf).sort(-1).values
-    place = torch.floor((is_open.sum() - 1) * tau + _INDEX_SLACK).clamp(min=0)
-    return ascending.gather(-1, place.long().expand(scores.shape[0], 1))
+    last = is_open.sum(-1, keepdim=True) - 1
+    place = torch.floor(last * tau + _INDEX_SLACK).clamp(min=0)
+    return ascending.gather(-1, place.long().expand(*scores.shape[:-1], 1))
 
 
 def pooled_quantile(scores: Tensor, is_open: Tensor, tau: Tensor) -> Tensor:
@@ -109,8 +111,8 @@ def balancing_bias(bias: Tensor, mask: Tensor, is_open: Tensor, rate: Tensor) ->
 
     Source: Wang et al., 2024, arXiv:2408.15664, algorithm 1.
     """
-    load = mask.float().mean(0)
-    mean = load.sum() / is_open.sum().clamp(min=1)
+    load = mask.float().mean(-2).view_as(bias)
+    mean = load.sum(-1, keepdim=True) / is_open.sum(-1, keepdim=True).clamp(min=1)
     return (bias + rate * torch.sign(mean - load) * is_open).detach()
 
 

@@ -69,9 +69,13 @@ class _ThresholdRouter(Router):
         """Returns the kind and whether there is noise to draw."""
         return (self.kind, self.is_noisy)
 
+    def runs_stacked(self) -> bool:
+        """Tells that it does without noise and running values."""
+        return not self.is_noisy and type(self).new_state is _ThresholdRouter.new_state
+
     def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for float32 `tokens` (tokens, d_model)."""
-        logits = tokens @ self.weight.t() / self.temperature  # (tokens, experts)
+        logits = tokens @ self.weight.mT / self.temperature  # (tokens, experts)
         probs = masked_softmax(logits, is_open)
         draws = self.training and self.is_noisy
         scores = add_noise(probs, self.noise, self.stream) if draws else probs

@@ -69,10 +69,15 @@ class TopAny(Router):
         """Returns the kind, whether the scale is trained, and the choice of weight gradient."""
         return (self.kind, self.learns_scale, self.weight_gradient)
 
+    def runs_stacked(self) -> bool:
+        """Tells that it does."""
+        return True
+
     def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for float32 `tokens` (tokens, d_model)."""
         scale = self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
-        logits = scale * _unit(tokens) @ _unit(self.weight).t()  # (tokens, experts)
+        rows = self.weight * _per_length(self.weight)
+        logits = (tokens @ rows.mT) * (scale * _per_length(tokens))  # (tokens, experts)
         score = sigmoid(logits) * is_open
         above = torch.relu(score - sigmoid(scale * self.threshold))
         mask = above > 0
@@ -80,7 +85,7 @@ class TopAny(Router):
         divisor = opened.sum(-1, keepdim=True)
         if self.weight_gradient == "constant":
             divisor = divisor.detach()
-        has_none = ~mask.any(-1, keepdim=True)
+        has_none = divisor == 0
         gate = opened / torch.where(has_none, 1.0, divisor)
         if not self.training:
             mask = or_best(mask, score, is_open)
@@ -95,8 +100,8 @@ class TopAny(Router):
         )
 
 
-def _unit(rows: Tensor) -> Tensor:
-    """Returns `rows` (rows, d_model) scaled to length 1; shorter than 1e-12 becomes a dead 0."""
-    squared = rows.square().sum(-1, keepdim=True)
-    is_zero = squared < 1e-24
-    return rows * torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squared).rsqrt())
+def _per_length(rows: Tensor) -> Tensor:
+    """Returns one over the length of each of the `rows` (rows, d_model), (rows, 1); 0 if it is less than 1e-12."""
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    is_zero = length < 1e-12
+    return torch.where(is_zero, 0.0, 1 / torch.where(is_zero, 1.0, length))

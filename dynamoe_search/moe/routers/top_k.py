@@ -80,9 +80,13 @@ class TopK(Router):
         """Returns k."""
         return int(self.k)
 
+    def runs_stacked(self) -> bool:
+        """Tells that it does without noise."""
+        return not self.is_noisy
+
     def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for float32 `tokens` (tokens, d_model)."""
-        logits = tokens @ self.weight.t() / self.temperature  # (tokens, experts)
+        logits = tokens @ self.weight.mT / self.temperature  # (tokens, experts)
         probs = masked_softmax(logits, is_open)
         noisy, noisy_probs = logits, probs
         if self.training and self.is_noisy:

@@ -47,9 +47,13 @@ class TopP(Router):
         self.weight = linear_weight(num_experts, d_model)
         self.register_buffer("bias", torch.zeros(num_experts))
 
+    def runs_stacked(self) -> bool:
+        """Tells that it does."""
+        return True
+
     def route(self, tokens: Tensor, is_open: Tensor) -> Routing:
         """Returns the decision for float32 `tokens` (tokens, d_model)."""
-        logits = tokens @ self.weight.t() / self.temperature  # (tokens, experts)
+        logits = tokens @ self.weight.mT / self.temperature  # (tokens, experts)
         probs = masked_softmax(logits, is_open)
         plain = probs.detach()
         biased = (plain + self.bias).masked_fill(~is_open, -math.inf)
