@@ -69,7 +69,8 @@ They are keyed by the study's name and Optuna's trial number;
 no foreign key leads into Optuna's tables."""
 ERRORS = """\
 Whatever goes wrong is told in one sentence on stderr (a study file has one for each problem),
-and stdout stays empty. With `--json`, stdout has one JSON document in any case: the result, or,
+and stdout has only what was found before: a `run` or `resume` that is stopped prints there how far it came, and
+`doctor` what is wrong; else it stays empty. With `--json`, stdout has one JSON document in any case: the result, or,
 if the exit code is not 0 and there is no result, an object such as
 
 ```json

@@ -5,7 +5,7 @@ One rule holds for all commands:
 - stderr has one line per problem, which begins with `error: ` unless somebody asked to stop;
 - with `--json` stdout has one JSON document in any case: the result, or an object whose `ok` is false, with the same
   words, what kind of error it is, the exit code and every problem of a study file;
-- without `--json`, stdout has nothing.
+- without `--json`, stdout has only what was found before, such as the summary of a search that was stopped.
 """
 
 import sys

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from dynamoe_search.cli.options import (
 )
 from dynamoe_search.cli.words import printable, quality_words, say
 from dynamoe_search.records import CandidateRecord, FrontMember
+
+if TYPE_CHECKING:
+    from dynamoe_search.store import Provisional
 
 
 def show(study: Study, trial: Trial, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -95,10 +98,15 @@ def front(
     highest = [bound(text) for text in at_most or ()]
     lowest = [bound(text) for text in at_least or ()]
     with Store.open(storage, create=False) as store:
+
+        def read() -> tuple[list[CandidateRecord], list["Provisional"], list[FrontMember]]:
+            known = store.candidates(study, status=("complete", "paused", "running"))
+            standing = store.front_so_far(study) if so_far else []
+            everyone = [one.member for one in standing] if so_far else store.front(study)
+            return known, standing, everyone
+
         record = store.study(study)
-        known = store.candidates(study, status=("complete", "paused", "running"))
-        standing = store.front_so_far(study) if so_far else []
-        everyone = [one.member for one in standing] if so_far else store.front(study)
+        known, standing, everyone = store.at_one_moment(read)
     members = answers.within(everyone, highest, lowest)
     if knee:
         members = answers.knee(members, record.objectives, record.maximise)

@@ -207,6 +207,7 @@ class LegTrainer:
         decisions = self._judge(leg, records, results, reports)
         stops = {one.ordinal: one for one in decisions if one.action == "stop"}
         stored = to_store(decisions, self._trials_in(decisions))
+        of_trial = {one.trial: one for one in stored}
         ended = self._finished(leg, records, results)
         standing = []
         for record in records:
@@ -214,8 +215,7 @@ class LegTrainer:
             if trained.outcome is not None:
                 continue
             if record.ordinal in stops:
-                decision = next(one for one in stored if one.trial == record.trial)
-                ended.append(self.stopped(record, own, decision, leg.end))
+                ended.append(self.stopped(record, own, of_trial[record.trial], leg.end))
             elif trained.standing is not None:
                 standing.append((record.trial, trained.standing))
         self._store.require_leg(self._name, leg)

@@ -50,8 +50,12 @@ class Store(CopyMethods, CandidateMethods, WorkMethods, EvidenceMethods):
         Raises:
             UsageError: An objective of the study is only known when a training ends.
         """
-        candidates = self.candidates(name, status=("complete", "paused", "running"))
-        return front_so_far(self.study(name), candidates, self.progress(name))
+
+        def read() -> list[Provisional]:
+            candidates = self.candidates(name, status=("complete", "paused", "running"))
+            return front_so_far(self.study(name), candidates, self.progress(name))
+
+        return self.at_one_moment(read)
 
     def check(self, name: str | None = None) -> list[Finding]:
         """Looks for what is wrong with the database and with one study or all; changes nothing."""

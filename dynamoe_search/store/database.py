@@ -136,6 +136,8 @@ class Database:
 
         It may be called again if the database went away before the end, and must not write.
         """
+        if self._shared is not None:
+            return read()
 
         def once() -> Result:
             with self.read() as connection:

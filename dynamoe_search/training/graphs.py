@@ -72,7 +72,12 @@ def _close(pool: Any) -> None:
     with suppress(RuntimeError):  # it has ended
         allocator._cuda_endAllocateToPool(device, pool)
         allocator._cuda_releasePool(device, pool)
-    with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+    here = torch.cuda.current_stream()  # which a recording that fails again would not give back
+    with (
+        suppress(RuntimeError),
+        torch.cuda.stream(here),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
         torch.zeros(1, device=device)
 
 

@@ -23,6 +23,7 @@ def running(study_file: Path, storage_url: str) -> Iterator["subprocess.Popen[st
     process = start(
         *("run", study_file, "--storage", storage_url, "--trials", "500"),
         *("--device", "cpu", "--set", "search.pruner.kind=pareto"),
+        stdout=subprocess.PIPE,
     )
     with ended(process):
         wait_for_line(process, "leg 1")
@@ -34,8 +35,9 @@ def test_signal_ends_after_the_step_and_resume_goes_on(
     number: signal.Signals, running: "subprocess.Popen[str]", cli: Run, storage_url: str
 ) -> None:
     running.send_signal(number)
-    _, stderr = running.communicate(timeout=60)
+    stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == 128 + number
+    assert "complete, 0 failed" in stdout  # how far it came is a result, however it ended
     assert f"stopped; go on with: dynamoe-search resume tiny --storage {storage_url}" in stderr
     assert "Traceback" not in stderr
     (row,) = json.loads(cli("list", "--json", "--storage", storage_url).stdout)

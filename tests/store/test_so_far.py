@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +56,29 @@ def test_the_last_report_counts(store: Store, study: str) -> None:
     assert member.experts_per_layer == (8, 4)
     assert [layer.mean_k for layer in member.routing] == [1.5, 2.0]
     assert [one.trial for one in store.refresh_front(study)] == [0]
+
+
+def test_it_is_that_of_one_moment(store: Store, study: str) -> None:
+    waits(store, study, 0, (0.7, 50))
+    with Store.open(store.url) as other:
+
+        def write_between(_: Any, __: Any, statement: str, *___: Any) -> None:
+            if "dynamoe_progress" in statement and not others:
+                others.append(study)
+                add_complete(other, study, 1, 0.8, 40)
+                other.add_progress(study, [measured(0, 2, 0.9, 40)])
+
+        others: list[str] = []
+        engine = store._database.engine
+        sa.event.listen(engine, "before_cursor_execute", write_between)
+        found = [store.front_so_far(study)]
+        sa.event.remove(engine, "before_cursor_execute", write_between)
+    assert others
+    found.append(store.front_so_far(study))
+    assert [[(one.member.trial, one.epochs) for one in each] for each in found] == [
+        [(0, 1)],
+        [(0, 2)],
+    ]
 
 
 def test_who_violates_a_constraint_is_left_out(

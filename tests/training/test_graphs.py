@@ -1,8 +1,9 @@
 """Recorded steps, with a recorder for the CPU that knows addresses only, as a CUDA graph does."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from dynamoe_search.moe.asynchrony import running_ahead
 from dynamoe_search.records import Candidate
-from dynamoe_search.training.graphs import Graph, Result
+from dynamoe_search.training.graphs import Graph, Result, record_on_cuda
 from dynamoe_search.training.population import Population
 from tests.training.populations import SETTINGS, candidate, digits, mixed_pack
 from tests.training.recorded import Recorded
@@ -146,3 +147,66 @@ def test_a_graph_that_takes_the_memory_of_usual_steps_is_given_up() -> None:
 def test_the_cpu_records_nothing() -> None:
     population = Population(small_batches([candidate(0)]), digits(100), SETTINGS)
     assert population._steps.record is None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Work of a device that is not there."""
+
+    number: int
+    device: int = 0
+
+
+class PretendedGraph:
+    """What torch calls to record on a device; a recording begins or ends with an error."""
+
+    fails_at = "end"
+
+    def _act(self, when: str) -> None:
+        if when == self.fails_at:
+            raise RuntimeError(f"the recording cannot {when}")
+
+    def capture_begin(self, *_: object, **__: object) -> None:
+        self._act("begin")
+
+    def capture_end(self) -> None:
+        self._act("end")
+
+
+@pytest.fixture
+def current(monkeypatch: pytest.MonkeyPatch) -> list[Stream]:
+    """The current stream of a pretended device, as the last one of a list; torch's own contexts set it."""
+    streams, numbers = [Stream(0)], itertools.count(1)
+
+    def nothing(*_: object) -> None:
+        pass
+
+    for name, value in {
+        "is_available": lambda: True,
+        "current_device": lambda: 0,
+        "current_stream": lambda _=None: streams[-1],
+        "set_stream": streams.append,
+        "Stream": lambda: Stream(next(numbers)),
+        "CUDAGraph": PretendedGraph,
+        "graph_pool_handle": lambda: (0, 1),
+        "synchronize": nothing,
+        "empty_cache": nothing,
+        "memory._cuda_endAllocateToPool": nothing,
+        "memory._cuda_releasePool": nothing,
+    }.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", value)
+    monkeypatch.setattr("torch._C._host_emptyCache", nothing, raising=False)
+    monkeypatch.setattr("torch.cuda.graph.default_capture_stream", None)
+    return streams
+
+
+@pytest.mark.parametrize("when", ["begin", "end"])
+def test_a_recording_that_fails_twice_leaves_its_stream(
+    when: str, current: list[Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one is to end what the first left open."""
+    monkeypatch.setattr(PretendedGraph, "fails_at", when)
+    with pytest.raises(RuntimeError, match=f"the recording cannot {when}"):
+        record_on_cuda(lambda: None)
+    assert {one.number for one in current} == {0, 1, 2}  # each recording had a stream of its own
+    assert current[-1] == Stream(0)
