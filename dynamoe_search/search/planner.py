@@ -5,8 +5,9 @@ given a checkpoint of its own. Since a candidate's numbers do not depend on its 
 and one epoch may share a leg. Pausing, resuming, filling places that became free, sharing work between processes and
 taking over from a dead one are all the same thing: who goes on, in which leg.
 
-The order of precedence: take over the leg of a dead worker; train what is proposed; go on with a whole leg of
-candidates that the pruner lets go on, from the highest rung where there are so many; propose another cohort; when no
+The order of precedence: take over the leg of a dead worker; train what is proposed; as long as nobody is complete,
+bring the references and the best of the first cohort to the end, so that there is a front early; go on with a whole leg
+of candidates that the pruner lets go on, from the highest rung where there are so many; propose another cohort; when no
 more are to be proposed, go on with what the pruner lets go on, from the lowest rung up; with a budget of epochs, spend
 what is left of it on the paused with the best chance.
 """
@@ -22,6 +23,10 @@ from dynamoe_search.records import Leg, Standing
 _RIVALS = 3
 """A whole leg goes on past a rung, before all candidates are proposed, once the rung has so many times its size in
 records: early on nearly everybody looks good, and whoever goes on too early is trained in vain."""
+_FIRST = 4
+"""The first who go to the end, before more are proposed, are a cohort divided by this, or the references and half as
+many others if those are more. On recorded curves fewer are too few for a front, and more cost epochs: they had no
+rivals to be judged by."""
 _KNOWN_FROM = 8
 """Candidates at a rung from which on the share that went on says something."""
 _USUAL_SHARE = 0.8
@@ -145,6 +150,7 @@ class _Planner:
         step = (
             self._fill_up()
             or self._lowest_leg(self.new)
+            or self._first_leg(going)
             or self._whole_leg(going)
             or self._propose(going)
             or self._lowest_leg(going)
@@ -248,6 +254,31 @@ class _Planner:
         for one in some:
             groups[one.epochs, one.pack_key].append(one)
         return groups
+
+    def _first_leg(self, going: Sequence[Standing]) -> Step | None:
+        """Goes on with the first who are to be complete, unless they are at it or need not be ahead of the others.
+
+        Who takes the place of those that the pruner holds back at a later rung is the best of whoever goes on then.
+        """
+        position = self.position
+        tried = sum(one.epochs > 0 or one.status != "running" for one in position.candidates)
+        is_early = tried >= min(position.cohort_size, position.trials)
+        if (
+            not is_early
+            or not going
+            or any(one.status == "complete" for one in position.candidates)
+        ):
+            return None
+        start = max(one.epochs for one in going)
+        if any(leg.start >= start for leg in position.open_legs) or self._propose(going) is None:
+            return None
+        level = sorted((one for one in going if one.epochs == start), key=self._rank)
+        key = level[0].pack_key
+        members = [one for one in level if one.pack_key == key]
+        size = position.cohort_size
+        references = sum(one.reference is not None for one in members)
+        number = max(1, size // _FIRST, references + size // (2 * _FIRST))
+        return self._train(members[: min(number, size)], start, key)
 
     def _whole_leg(self, going: Sequence[Standing]) -> Step | None:
         size = self.position.cohort_size

@@ -180,8 +180,9 @@ def test_legs_are_whole_while_candidates_are_proposed() -> None:
     game = Game(trials=40)
     assert game.play() == Over(reason="trials")
     last_new = max(leg.number for leg in game.history if leg.start == 0)
-    assert {len(leg.trials) for leg in game.history[: last_new + 1]} <= {4, 5}
-    assert any(leg.start for leg in game.history[:last_new])
+    first = next(leg.number for leg in game.history if leg.end == EPOCHS)
+    assert {len(leg.trials) for leg in game.history[first + 1 : last_new + 1]} <= {4, 5}
+    assert any(leg.start for leg in game.history[first + 1 : last_new])
     complete = {one.ordinal for one in game.candidates.values() if one.status == "complete"}
     assert complete == set(range(0, 40, 3))
     paused = [one for one in game.candidates.values() if one.status == "paused"]
@@ -203,7 +204,8 @@ def test_a_few_who_would_be_left_over_join_the_leg_before() -> None:
 
 def test_nobody_goes_on_while_there_are_few_rivals_to_judge_by() -> None:
     game = Game(trials=20, goes=lambda _: True)
-    for ordinal in range(11):
+    game.candidates[99] = standing(-1, status="complete", epochs=EPOCHS)
+    for ordinal in range(10):
         game.candidates[100 + ordinal] = standing(ordinal, status="paused", epochs=1)
     assert plan(game.position()) == Propose(cohort=1, number=4)
     game.candidates[111] = standing(11, status="paused", epochs=1)
@@ -230,8 +232,64 @@ def test_who_has_the_best_chance_goes_first() -> None:
     for ordinal in range(12):
         game.candidates[100 + ordinal] = standing(ordinal, status="paused", epochs=1)
     game.trials = 20
+    assert plan(game.position()) == Train(trials=(111,), start=1, end=2, pack_key="a")
+    game.candidates[99] = standing(-1, status="complete", epochs=EPOCHS)
     step = plan(game.position())
     assert step == Train(trials=(108, 109, 110, 111), start=1, end=2, pack_key="a")
+
+
+def test_references_and_the_best_of_the_first_cohort_are_complete_before_more_are_proposed() -> (
+    None
+):
+    game = Game(
+        trials=96, cohort_size=16, goes=lambda one: one.ordinal > 3 and one.ordinal % 2 == 0
+    )
+    game.behind = lambda one: -one.ordinal
+    game.propose(Propose(cohort=0, number=16))
+    for trial in range(100, 104):
+        game.candidates[trial] = replace(game.candidates[trial], reference="dense")
+    while not isinstance(step := plan(game.position()), Propose):
+        assert isinstance(step, Train)
+        game.close(game.open(step))
+    assert [one.ordinal for one in game.candidates.values() if one.status == "complete"] == [
+        *(0, 1, 2, 3),
+        *(12, 14),
+    ]
+    assert {one.epochs for one in game.candidates.values()} == {1, EPOCHS}
+
+
+def test_who_is_held_back_on_the_way_to_a_first_front_is_replaced() -> None:
+    game = Game(trials=96, cohort_size=16)
+    game.goes = lambda one: one.epochs == 1 or one.ordinal > 3
+    game.behind = lambda one: one.ordinal
+    game.propose(Propose(cohort=0, number=16))
+    while not isinstance(step := plan(game.position()), Propose):
+        assert isinstance(step, Train)
+        game.close(game.open(step))
+    ends = [(one.ordinal, one.epochs) for one in game.candidates.values() if one.epochs > 1]
+    assert ends == [(0, 2), (1, 2), (2, 2), (3, 2), *((one, EPOCHS) for one in (4, 5, 6, 7))]
+
+
+def test_others_propose_while_a_first_front_is_trained() -> None:
+    game = Game(trials=96, cohort_size=16, goes=lambda _: True)
+    game.propose(Propose(cohort=0, number=16))
+    legs = [game.open(Train(trials=tuple(range(100, 116)), start=0, end=1, pack_key="a"))]
+    assert plan(game.position()) == Propose(cohort=1, number=16)
+    game.close(legs.pop())
+    for end in (*RUNGS[1:], EPOCHS):
+        step = plan(game.position())
+        assert isinstance(step, Train)
+        assert (len(step.trials), step.end) == (4, end)
+        leg = game.open(step)
+        assert isinstance(plan(game.position()), Propose)
+        game.close(leg)
+    assert isinstance(plan(game.position()), Propose)
+
+
+def test_a_study_of_one_cohort_has_nobody_ahead() -> None:
+    game = Game(trials=16, cohort_size=16, goes=lambda _: True)
+    game.play()
+    assert {len(leg.trials) for leg in game.history} == {16}
 
 
 def test_a_cohort_that_was_half_proposed_is_filled_up_first() -> None:
@@ -330,6 +388,7 @@ def test_a_cohort_of_several_packs_goes_on_too() -> None:
     for ordinal in range(12):
         one = standing(ordinal, status="paused", epochs=1, pack_key="ab"[ordinal % 2])
         game.candidates[100 + ordinal] = replace(one, cohort=ordinal // 4)
+    game.candidates[99] = standing(-1, status="complete", epochs=EPOCHS)
     step = plan(game.position())
     assert isinstance(step, Train)
     assert (len(step.trials), step.start) == (4, 1)
@@ -387,6 +446,24 @@ def test_every_study_ends_within_its_limits(given_game: dict[str, Any], seed: in
     for leg in game.history:
         trained.subtract(dict.fromkeys(leg.trials, leg.end - leg.start))
     assert not any(trained.values())  # nobody twice
+
+
+@settings(max_examples=100, deadline=None)
+@given(games, st.integers(0, 2**16))
+def test_the_second_cohort_comes_after_a_front(given_game: dict[str, Any], seed: int) -> None:
+    goes, behind = judge_of(seed)
+    game = Game(**given_game | {"max_epochs": None}, goes=goes, behind=behind)
+    while not isinstance(step := plan(game.position()), Over):
+        if not isinstance(step, Propose):
+            assert isinstance(step, Train)
+            game.close(game.open(step))
+            continue
+        complete = [one for one in game.candidates.values() if one.status == "complete"]
+        is_second = step.cohort == 1 and len(game.candidates) == game.cohort_size
+        if is_second and game.rungs:
+            assert bool(complete) == any(goes(one) for one in game.candidates.values())
+            assert len(complete) <= max(1, game.cohort_size // 4)
+        game.propose(step)
 
 
 @settings(max_examples=100, deadline=None)
