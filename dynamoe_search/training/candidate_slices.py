@@ -74,6 +74,7 @@ class CandidateSlices:
                 group.means.append(slices[1])
                 group.squares.append(slices[2])
             first += len(tensor)
+        self._owner = torch.cat([owner[name] for name in parameters])
         self._groups = [(member, list(own.values())) for member, own in sorted(groups.items())]
         self._rows = torch.tensor([group.row for _, own in self._groups for group in own])
 
@@ -84,7 +85,7 @@ class CandidateSlices:
         )
 
     def _split(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
-        return torch.split(tensor, self._sizes[name])
+        return tensor.split_with_sizes(self._sizes[name])
 
     def _split_pieces(self, name: str, pieces: Sequence[Tensor]) -> Sequence[Tensor]:
         if len(pieces) == 1:
@@ -95,7 +96,7 @@ class CandidateSlices:
             own: list[int] = []
             while sum(own) < len(piece):
                 own.append(next(sizes))
-            found += torch.split(piece, own)
+            found += piece.split_with_sizes(own)
         return found
 
     def update(
@@ -105,7 +106,7 @@ class CandidateSlices:
         *,
         rates: Sequence[float],
         decays: Sequence[float],
-        clips: Sequence[float],
+        clips: Tensor,
         betas: tuple[float, float],
         eps: float,
     ) -> None:
@@ -116,7 +117,7 @@ class CandidateSlices:
             powers: (all rows, 2) the betas to the number of steps, this one included.
             rates: Learning rate of every candidate.
             decays: Its weight decay.
-            clips: Its largest gradient norm; infinity switches clipping off.
+            clips: Its largest gradient norm (candidates,); infinity switches clipping off.
             betas: Of both moments.
             eps: Added to the root of the second moment.
 
@@ -125,12 +126,12 @@ class CandidateSlices:
         """
         parts = {name: self._split_pieces(name, pieces) for name, pieces in gradients.items()}
         rests = iter((1 - powers[self._rows].double()).tolist())  # one row after the other
+        divisors = self._divisors(gradients, clips)
         work = [(member, own, [next(rests) for _ in own]) for member, own in self._groups]
 
         def step(part: tuple[int, list[_Group], list[list[float]]]) -> None:
             member, groups, rests = part
             own = [[parts[name][number] for name, number in group.places] for group in groups]
-            scale = _divisor([gradient for some in own for gradient in some], clips[member])
             for group, some, (first, second) in zip(groups, own, rests, strict=True):
                 root = math.sqrt(second)
                 torch._fused_adamw_(
@@ -147,19 +148,31 @@ class CandidateSlices:
                     eps=eps * root,
                     amsgrad=False,
                     maximize=False,
-                    grad_scale=scale,
+                    grad_scale=divisors[member],
                 )
 
         in_threads(step, work)
 
+    def _divisors(
+        self, gradients: Mapping[str, Sequence[Tensor]], clips: Tensor
+    ) -> list[Tensor | None]:
+        """Returns what the gradients of every candidate are divided by, as the kernel reads them; None for nothing."""
+        if bool(clips.isinf().all()):
+            return [None] * len(clips)
+        squares = [sum_of_squares(piece) for name in self._tensors for piece in gradients[name]]
+        norms = torch.zeros_like(clips).index_add_(0, self._owner, torch.cat(squares)).sqrt()
+        divisors = torch.where(clips.isinf(), 1.0, (norms + 1e-6) / clips)
+        # a norm that is not a number spoils the candidate, as it should
+        return [
+            None if value <= 1 else own
+            for own, value in zip(divisors.unbind(), divisors.tolist(), strict=True)
+        ]
 
-def _divisor(gradients: list[Tensor], most: float) -> Tensor | None:
-    """Returns what the gradients of one candidate are divided by for a norm of at most `most` over all of them.
 
-    The kernel divides them as it reads them. None leaves them as they are.
-    """
-    if math.isinf(most):
-        return None
-    divisor = (torch.stack(torch._foreach_norm(gradients)).norm() + 1e-6) / most
-    # a norm that is not a number spoils the candidate, as it should
-    return None if divisor <= 1 else divisor
+def sum_of_squares(gradient: Tensor) -> Tensor:
+    """Sum of squares of every row; a lone row gets a zero companion: a sum to one number is split over threads."""
+    flat = gradient.flatten(1) if gradient.dim() > 1 else gradient[:, None]
+    if len(flat) == 1:
+        flat = torch.cat([flat, torch.zeros_like(flat)])
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1)[: len(gradient)]
+    return norms.square()

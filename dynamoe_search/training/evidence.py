@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dynamoe_search.auditing import Hardness, Noise
 from dynamoe_search.training.batches import epoch_order
+from dynamoe_search.training.candidate_slices import sum_of_squares
 from dynamoe_search.training.evaluation import batch_size, told
 from dynamoe_search.training.failures import ShouldStop
-from dynamoe_search.training.optimizers import sum_of_squares
 from dynamoe_search.training.population import Population
 from dynamoe_search.training.settings import Interrupted
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dynamoe_search.moe.asynchrony import runs_ahead
-from dynamoe_search.training.candidate_slices import CandidateSlices
+from dynamoe_search.training.candidate_slices import CandidateSlices, sum_of_squares
 
 _BLOCK = 2**17  # numbers of each tensor that are updated at a time
 
@@ -132,7 +132,7 @@ class StackedAdamW:
             self._powers,
             rates=(self.learning_rate * factor).tolist(),
             decays=self.weight_decay.tolist(),
-            clips=self.clip_norm.tolist(),
+            clips=self.clip_norm,
             betas=self.betas,
             eps=self.eps,
         )
@@ -229,17 +229,6 @@ def _rows(tensor: Tensor) -> int:
     if tensor.device.type != "cpu":
         return len(tensor)
     return max(2, _BLOCK * len(tensor) // max(1, tensor.numel()))
-
-
-def sum_of_squares(gradient: Tensor) -> Tensor:
-    """Sum of squares of every row; a lone row gets a zero companion: a sum to one number is split over threads."""
-    if (num_rows := _rows(gradient)) < len(gradient):
-        return torch.cat([sum_of_squares(rows) for rows in torch.split(gradient, num_rows)])
-    flat = gradient.flatten(1) if gradient.dim() > 1 else gradient[:, None]
-    if len(flat) == 1:
-        flat = torch.cat([flat, torch.zeros_like(flat)])
-        return flat.square().sum(1)[:1]
-    return flat.square().sum(1)
 
 
 def schedule_factor(
