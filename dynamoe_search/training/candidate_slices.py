@@ -87,21 +87,9 @@ class CandidateSlices:
     def _split(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
         return tensor.split_with_sizes(self._sizes[name])
 
-    def _split_pieces(self, name: str, pieces: Sequence[Tensor]) -> Sequence[Tensor]:
-        if len(pieces) == 1:
-            return self._split(name, pieces[0])
-        sizes = iter(self._sizes[name])
-        found: list[Tensor] = []
-        for piece in pieces:
-            own: list[int] = []
-            while sum(own) < len(piece):
-                own.append(next(sizes))
-            found += piece.split_with_sizes(own)
-        return found
-
     def update(
         self,
-        gradients: Mapping[str, Sequence[Tensor]],
+        gradients: Mapping[str, Tensor],
         powers: Tensor,
         *,
         rates: Sequence[float],
@@ -113,7 +101,7 @@ class CandidateSlices:
         """Makes one step of every candidate, in place; gradients are overwritten.
 
         Args:
-            gradients: By name, like the parameters, in pieces of whole candidates along the leading axis.
+            gradients: By name, like the parameters.
             powers: (all rows, 2) the betas to the number of steps, this one included.
             rates: Learning rate of every candidate.
             decays: Its weight decay.
@@ -124,7 +112,7 @@ class CandidateSlices:
         Source: Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2. The correction of the moments is folded into
         the rate and eps, since rows of one candidate may have made different numbers of steps.
         """
-        parts = {name: self._split_pieces(name, pieces) for name, pieces in gradients.items()}
+        parts = {name: self._split(name, gradient) for name, gradient in gradients.items()}
         rests = iter((1 - powers[self._rows].double()).tolist())  # one row after the other
         divisors = self._divisors(gradients, clips)
         work = [(member, own, [next(rests) for _ in own]) for member, own in self._groups]
@@ -153,13 +141,11 @@ class CandidateSlices:
 
         in_threads(step, work)
 
-    def _divisors(
-        self, gradients: Mapping[str, Sequence[Tensor]], clips: Tensor
-    ) -> list[Tensor | None]:
+    def _divisors(self, gradients: Mapping[str, Tensor], clips: Tensor) -> list[Tensor | None]:
         """Returns what the gradients of every candidate are divided by, as the kernel reads them; None for nothing."""
         if bool(clips.isinf().all()):
             return [None] * len(clips)
-        squares = [sum_of_squares(piece) for name in self._tensors for piece in gradients[name]]
+        squares = [sum_of_squares(gradients[name]) for name in self._tensors]
         norms = torch.zeros_like(clips).index_add_(0, self._owner, torch.cat(squares)).sqrt()
         divisors = torch.where(clips.isinf(), 1.0, (norms + 1e-6) / clips)
         # a norm that is not a number spoils the candidate, as it should

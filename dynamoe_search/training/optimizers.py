@@ -82,7 +82,6 @@ class StackedAdamW:
         parameters: Mapping[str, Tensor],
         owner: Mapping[str, Tensor],
         factor: Tensor,
-        gradients: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> None:
         """Makes one step and clears the gradients.
 
@@ -90,12 +89,9 @@ class StackedAdamW:
             parameters: The same names as at construction (or those left by `keep`).
             owner: The candidate of each row.
             factor: (candidates,) share of the peak learning rate in force at this step.
-            gradients: On the CPU, those that are used in place of `.grad`, see `CandidateSlices.update`.
         """
         if not runs_ahead(self.learning_rate.device):
-            self._step_in_threads(
-                parameters, owner, factor, gradients or _own_gradients(parameters)
-            )
+            self._step_by_candidate(parameters, owner, factor)
             return
         norms = self.gradient_norms(parameters, owner)
         scale = (self.clip_norm / (norms + 1e-6)).clamp(max=1.0)
@@ -115,12 +111,8 @@ class StackedAdamW:
         for tensor in parameters.values():
             tensor.grad = None
 
-    def _step_in_threads(
-        self,
-        parameters: Mapping[str, Tensor],
-        owner: Mapping[str, Tensor],
-        factor: Tensor,
-        gradients: Mapping[str, Sequence[Tensor]],
+    def _step_by_candidate(
+        self, parameters: Mapping[str, Tensor], owner: Mapping[str, Tensor], factor: Tensor
     ) -> None:
         """Makes the step on the CPU, where every candidate is one part of the work."""
         self._powers *= self._betas
@@ -128,7 +120,7 @@ class StackedAdamW:
             moments = (self.mean, self.square)
             self._slices = CandidateSlices(parameters, moments, owner, self._powers)
         self._slices.update(
-            gradients,
+            {name: _gradient(tensor) for name, tensor in parameters.items()},
             self._powers,
             rates=(self.learning_rate * factor).tolist(),
             decays=self.weight_decay.tolist(),
@@ -149,7 +141,7 @@ class StackedAdamW:
         batch: list[tuple[Tensor, ...]] = []
         num_elements = begin = 0
         for name, tensor in parameters.items():
-            gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            gradient = _gradient(tensor)
             end = begin + len(tensor)
             shape = (-1, *(1,) * (tensor.dim() - 1))
             own = (vector[begin:end].view(shape) for vector in vectors)
@@ -217,11 +209,8 @@ class StackedAdamW:
         self._slices = None
 
 
-def _own_gradients(parameters: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-    return {
-        name: [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad]
-        for name, tensor in parameters.items()
-    }
+def _gradient(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
 def _rows(tensor: Tensor) -> int:
