@@ -217,14 +217,14 @@ class Crew:
 
     def _collect(self, worker: _Worker, process: subprocess.Popen[str], code: int) -> None:
         """Keeps what a worker that ended has to say."""
-        said = process.communicate()[0].strip().splitlines()
+        said = process.communicate()[0]
         with suppress(ValueError, KeyError, TypeError, IndexError):
-            self._reasons.add(str(json.loads(said[-1])["reason"]))
+            self._reasons.add(str(json.loads(said.strip().splitlines()[-1])["reason"]))
             return
         self._codes.append(code)
         how = f"was killed (signal {-code})" if code < 0 else f"ended with status {code}"
-        log = Mask(secrets_in(self._environment))(worker.log.read_text(errors="replace"))
-        lines = log.strip().splitlines() or ["it said nothing"]
+        words = _error_in(said) or worker.log.read_text(errors="replace").strip()
+        lines = Mask(secrets_in(self._environment))(words).splitlines() or ["it said nothing"]
         sentence = (
             f"worker {worker.number} on {worker.device} {how}: {lines[-1]} (see {worker.log})"
         )
@@ -259,3 +259,10 @@ class Crew:
         for worker in self._workers:
             if worker.process is not None:
                 worker.process.communicate()
+
+
+def _error_in(said: str) -> str:
+    """Returns the error that a worker tells of on stdout: its log may be on a disk that is full, or of a run before."""
+    with suppress(ValueError, KeyError, TypeError):
+        return f"error: {json.loads(said)['error']}"
+    return ""

@@ -33,6 +33,9 @@ if len(told.read_text().splitlines()) == 1 and "KILLED" in os.environ:
     os.kill(os.getpid(), signal.SIGKILL)
 if len(told.read_text().splitlines()) <= int(os.environ.get("LOST", 0)):
     sys.exit(3)
+if "FAILS" in os.environ:
+    print(json.dumps({{"ok": False, "error": "no room, " + os.environ["PGPASSWORD"]}}, indent=2))
+    sys.exit(2)
 def leave(*_):
     time.sleep(1)
     told.with_name("checkpoint").touch()
@@ -103,6 +106,16 @@ def test_device_that_fails_again_and_again_is_told_of(start: Start, tmp_path: Pa
     assert (end.reason, end.codes) == (None, (3,))
     assert len(end.failures) == 1
     assert len(told(tmp_path)) == 4
+
+
+def test_worker_whose_log_cannot_be_written_is_heard_all_the_same(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "worker-1.log").write_text("of a run before\n")
+    end = start("cpu", FAILS="1", PGPASSWORD="hunter2").run(lambda: False)
+    (failure,) = end.failures
+    assert "worker 1 on cpu ended with status 2: error: no room, *** (see " in failure
+    assert end.codes == (2,)
 
 
 def test_every_worker_sees_its_own_device_only(start: Start, tmp_path: Path) -> None:
