@@ -163,14 +163,14 @@ class _GroupedExperts(torch.autograd.Function):
         flat = upstream.reshape(-1, upstream.shape[-1])
         dx = torch.zeros_like(flat)
         dgate = torch.zeros(ctx.gate_shape, dtype=ctx.gate_dtype, device=dx.device)
-        dw = [torch.empty_like(w1), torch.empty_like(w2)]
         is_whole = [part.experts for part in ctx.parts] == [slice(0, len(w1))]
+        dw = [w1, w2] if is_whole else [torch.empty_like(w1), torch.empty_like(w2)]
         db1, db2 = torch.zeros_like(b1), torch.zeros_like(b2)
         for begin, end in _gaps([part.experts for part in ctx.parts], len(w1)):
             dw[0][begin:end], dw[1][begin:end] = 0.0, 0.0
 
         def put(layer: int, own: slice, gradient: Tensor) -> None:
-            if is_whole:
+            if is_whole:  # the product's own memory, for what was in the list
                 dw[layer] = gradient
             else:
                 dw[layer][own] = gradient
