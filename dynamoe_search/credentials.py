@@ -30,8 +30,10 @@ _SECRET_NAME = re.compile(
     r"SECRET|PASSW(OR)?D|PASSPHRASE|TOKEN(?!IZ)|CONNECTION_STRING|(ACCESS|ACCOUNT|API|PRIVATE)_KEY",
     re.I,
 )
-_COUNT_NAME = re.compile(r"TOKENS|TOKEN_?(?:LIMIT|COUNT|BUDGET|LENGTH)", re.I)
-_NUMBER = re.compile(r"\s*[0-9]{1,12}\s*")
+_COUNT_NAME = re.compile(
+    r"^TOKENS$|(?:MAX|MIN|NUM)\w*TOKENS?|TOKEN_?(?:LIMIT|COUNT|BUDGET|LENGTH)$", re.I
+)
+_NUMBER = re.compile(r"\s*[0-9]{1,7}\s*")
 _LEAST_LENGTH = 4  # of what is looked for in a message
 _OF_ALL_STORAGE = "FSSPEC_"
 _AMAZON, _GOOGLE, _AZURE = ("AWS_",), ("GOOGLE_", "GCSFS_", "STORAGE_EMULATOR_HOST"), ("AZURE_",)

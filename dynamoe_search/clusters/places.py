@@ -265,7 +265,7 @@ class Places:
         if self._leave_until is not None or self._has_ended or self._left() <= 0:
             self._remove(place)
         elif place.lost_devices >= MOST_LOST_DEVICES or place.early_deaths >= MOST_EARLY_DEATHS:
-            self._give_up(place, how, lost_device=lost_device)
+            self._give_up(place, how)
         else:
             if place.node is not None:
                 self._say("news", text=f"{_title(place)} {how}; another takes its place")
@@ -274,10 +274,10 @@ class Places:
             place.actor = place.ref = place.node = place.pid = None
             place.since = time.monotonic() + pause  # a lost node is not at once known as such
 
-    def _give_up(self, place: _Place, how: str, *, lost_device: bool) -> None:
+    def _give_up(self, place: _Place, how: str) -> None:
         said = f"given up; the last words of one: {' | '.join(place.last_lines) or 'nothing'}"
-        if lost_device:
-            before = f"as did {max(place.lost_devices, place.early_deaths) - 1} before it"
+        if place.lost_devices >= min(MOST_LOST_DEVICES, MOST_EARLY_DEATHS):
+            before = f"as did {place.lost_devices - 1} before it"
             self._fail(place, f"{how}, {before}; its GPU may be broken; {said}", _LOST_CODE)
         else:
             self._fail(place, f"{how}, as were {place.early_deaths - 1} before it; {said}", _KILLED)

@@ -78,7 +78,8 @@ class Caller:
     def should_stop(self) -> bool:
         """Asks whether training is to stop at once."""
         answer = bool(self._call(self._should_stop))
-        self._call(self._listen)
+        if not answer:  # else it is over, whatever others have to say
+            self._call(self._listen)
         return answer
 
     def listening(self, listen: Callable[[], None]) -> "Caller":
@@ -87,7 +88,7 @@ class Caller:
         return Caller(*functions, listen)
 
     def told(self, name: str, value: object) -> None:
-        """Passes on what another process reports: `on_progress`, `on_restore` or `on_memory` with a value."""
+        """Passes on what another process reports: `on_progress` or `on_restore` with a value."""
         self._call(getattr(self, f"_{name}"), value)
 
     def _call(self, function: Callable[..., object] | None, *arguments: object) -> object:

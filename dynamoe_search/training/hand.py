@@ -3,19 +3,23 @@
 It is started by `training.hands` and ends with the process that started it: then nobody is left at the other end of the
 line. What is said on it, in turn:
 
-    to the hand                 from the hand
-                                ready
+    to the hand                    from the hand
+                                   ready
     an order
-    stop or drop, at any time   told (a report), log: any number; then raised or left, which end the order, or ended
-    release, stop or drop       left; if it was told to stop, what it has done is in a checkpoint
+    beat, again and again;         told (a report), log: any number; then raised, unable or left, which end the order,
+    stop or drop, at any time      or ended
+    release, stop or drop          left; if it was told to stop, what it has done is in a checkpoint
 
 `stop` keeps what was done, `drop` does not. Who was told so is told nothing else before its order has come to its end.
+A hand that hears nothing for a while waits: the other process was stopped, and may have lost what it works on.
 """
 
 import logging
+import os
 import pickle
 import shutil
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -25,6 +29,11 @@ from typing import Any
 import torch
 
 from dynamoe_search.errors import DynamoeError
+
+SILENT_SECONDS = 10.0
+"""Without a beat, after which a hand waits; well below the time after which a silent worker counts as dead."""
+
+Told = tuple[type[BaseException], tuple[Any, ...], dict[str, Any]]
 
 
 class DroppedError(DynamoeError):
@@ -41,6 +50,7 @@ class Line:
 
     def __init__(self, connection: "Connection[Any, Any]") -> None:
         self._connection = connection
+        self._heard_at = time.monotonic()
         self.stops = False
         self.on_stop: Callable[[], None] = lambda: None
 
@@ -49,19 +59,36 @@ class Line:
         self._connection.send(("told", name, value))
 
     def should_stop(self) -> bool:
-        """Tells whether to stop, and keep what was done.
+        """Tells whether to stop, and keep what was done; waits while the other process is silent.
 
         Raises:
             DroppedError: If nobody wants it, or nobody is there any more.
         """
         try:
-            while self._connection.poll():
-                if self._connection.recv() != "stop":
-                    raise DroppedError("what this process did is not wanted")
-                self.stops = True
+            while self._connection.poll(None if self._is_silent() else 0):
+                self._hear(self._connection.recv())
         except (EOFError, OSError) as error:
             raise DroppedError("the process that runs the study is gone") from error
         return self.stops
+
+    def _is_silent(self) -> bool:
+        return not self.stops and time.monotonic() - self._heard_at > SILENT_SECONDS
+
+    def _hear(self, word: str) -> None:
+        self._heard_at = time.monotonic()
+        if word == "stop":
+            self.stops = True
+        elif word != "beat":
+            raise DroppedError("what this process did is not wanted")
+
+    def end(self) -> None:
+        """Waits for the last word on what the function has returned, and keeps what was done if that is stop."""
+        while not self.stops and (word := self._connection.recv()) != "release":
+            if word == "drop":
+                return
+            if word == "stop":
+                self.stops = True
+                self.on_stop()
 
 
 class _Logs(logging.Handler):
@@ -78,14 +105,21 @@ class _Logs(logging.Handler):
             self.handleError(record)
 
 
-def main(number: int, folder: str) -> None:
+def main(number: int, folder: str, shared: str) -> None:
     """Works until the process at the other end of the line is gone.
 
     Args:
         number: File descriptor of the line.
         folder: For what is too large for it; removed at the end.
+        shared: What all hands read; removed too if the other process could not do so.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process says when to stop
+    for one in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # the other process says when to stop
+        signal.signal(one, signal.SIG_IGN)
+    parent = os.getppid()
     connection: Connection[Any, Any] = Connection(number)
     root = logging.getLogger("dynamoe_search")
     root.addHandler(_Logs(connection))
@@ -93,16 +127,20 @@ def main(number: int, folder: str) -> None:
     try:
         connection.send(("ready",))
         while True:
-            _work(connection, connection.recv(), Path(folder))
-    except (EOFError, OSError, DroppedError):
+            order = connection.recv()
+            if not isinstance(
+                order, str
+            ):  # else it was on its way when the last order came to its end
+                _work(connection, order, Path(folder))
+    except (EOFError, OSError):
         pass
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if os.getppid() != parent:
+            shutil.rmtree(shared, ignore_errors=True)
 
 
-_kept: dict[
-    str, Any
-] = {}  # the last thing that was read of each name, which is large and needed again
+_kept: dict[str, Any] = {}
 
 
 def read(path: str) -> Any:
@@ -111,7 +149,7 @@ def read(path: str) -> Any:
 
 
 def read_once(path: str) -> Any:
-    """Returns the same again as long as nothing else was read in this way."""
+    """Returns the same again, without reading it again, as long as nothing else was asked for."""
     if path not in _kept:
         _kept.clear()
         _kept[path] = read(path)
@@ -120,36 +158,49 @@ def read_once(path: str) -> Any:
 
 def _work(connection: "Connection[Any, Any]", order: Any, folder: Path) -> None:
     """Carries out one order: a log level, a function, the file of its arguments behind a `Line`, a name."""
-    if order in (
-        "stop",
-        "drop",
-        "release",
-    ):  # it was on its way when the last order came to its end
-        return
     level, function, path, name = order
     logging.getLogger("dynamoe_search").setLevel(level)
     line = Line(connection)
     try:
         arguments = read(path)
         Path(path).unlink()  # what is mapped stays
+    except Exception as error:  # noqa: BLE001 - whatever keeps it from being read
+        connection.send(("unable", str(error)))
+        return
+    try:
         result = function(line, *arguments)
-        torch.save(result, folder / name)
-        connection.send(("ended", str(folder / name)))
     except DroppedError:
         connection.send(("left",))
         return
     except Exception as error:  # noqa: BLE001 - whatever it is, the other process is told
-        connection.send(("raised", _portable(error)))
+        connection.send(("raised", packed(error)))
         return
-    if not line.stops and connection.recv() == "stop":
-        line.on_stop()
+    try:
+        torch.save(result, folder / name)
+    except Exception as error:  # noqa: BLE001 - a full disk, mostly
+        connection.send(("unable", str(error)))
+        return
+    connection.send(("ended", str(folder / name)))
+    line.end()
     connection.send(("left",))
 
 
-def _portable(error: Exception) -> Exception:
-    """Returns an error that another process can read."""
+def packed(error: Exception) -> Told:
+    """Returns an error as something that another process can read, whatever its class asks for when it is made."""
+    text = "".join(traceback.format_exception(error))
+    told: Told = (type(error), error.args, vars(error) | {"__notes__": [text]})
     try:
-        own: Exception = pickle.loads(pickle.dumps(error))  # noqa: S301
+        unpacked(pickle.loads(pickle.dumps(told)))  # noqa: S301
     except Exception:  # noqa: BLE001 - whatever keeps it from being pickled
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return own
+        return RuntimeError, (text,), {}
+    return told
+
+
+def unpacked(told: Told) -> BaseException:
+    """Returns the error of `packed`."""
+    kind, arguments, state = told
+    base = OSError if issubclass(kind, OSError) else Exception
+    error: BaseException = base.__new__(kind, *arguments)
+    error.args = arguments
+    vars(error).update(state)
+    return error

@@ -22,15 +22,14 @@ from typing import Any, Literal
 
 import torch
 
-from dynamoe_search.training.hand import read
+from dynamoe_search.training.hand import read, unpacked
 
 logger = logging.getLogger(__name__)
 
 _LEAVE_SECONDS = 60.0  # to come to the end of a step or an evaluation, and to write a checkpoint
 _MOST_LOSSES = 3  # after which this process goes on alone
-_START = (
-    "import sys; from dynamoe_search.training.hand import main; main(int(sys.argv[1]), sys.argv[2])"
-)
+_BEAT_SECONDS = 1.0
+_START = "import sys; from dynamoe_search.training.hand import main; main(int(sys.argv[1]), *sys.argv[2:])"
 
 Tell = Callable[[str, Any], None]
 
@@ -48,35 +47,53 @@ class Hand:
         result: Of its last order, from when it has ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: str) -> None:
+        if not sys.executable or getattr(sys, "frozen", False):
+            raise OSError("there is no Python to start")
         self._folder = tempfile.mkdtemp(prefix="dynamoe-hand-")
         ours, its = socket.socketpair()
-        with ours, its:
-            self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-c", _START, str(its.fileno()), self._folder],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[its.fileno()],
-                start_new_session=True,  # Ctrl-C is for the process that runs the study
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
-            self.line: Connection[Any, Any] = Connection(ours.detach())
+        try:
+            with ours, its:
+                self._process = self._start(its.fileno(), shared)
+                self.line: Connection[Any, Any] = Connection(ours.detach())
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         self.is_ready = self.is_busy = False
         self._is_told = False  # to stop or drop
         self._orders = 0
+        self._beat_at = 0.0
         self.result: Any = None
 
+    def _start(self, number: int, shared: str) -> "subprocess.Popen[bytes]":
+        paths = [path or str(Path.cwd()) for path in sys.path if isinstance(path, str)]
+        return subprocess.Popen(  # noqa: S603
+            # -P: not from the present folder, unless this process does so
+            [sys.executable, "-P", "-c", _START, str(number), self._folder, shared],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # what goes wrong is told on the line
+            pass_fds=[number],
+            start_new_session=True,  # Ctrl-C is for the process that runs the study
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        )
+
     def begin(self, function: Callable[..., Any], *arguments: object) -> None:
-        """Has it call a function of a module with a `hand.Line` and arguments, all of which can be pickled."""
+        """Has it call a function of a module with a `hand.Line` and arguments, all of which can be pickled.
+
+        Raises:
+            HandLostError: It is gone, or there is no room for the arguments.
+        """
+        assert not self.is_busy
         self._orders += 1
-        self.result, self._is_told, self.is_busy = None, False, True
+        self.result, self._is_told = None, False
         level = logging.getLogger("dynamoe_search").getEffectiveLevel()
         path = str(Path(self._folder) / f"order-{self._orders}")
         try:
             torch.save(arguments, path)
         except (OSError, RuntimeError) as error:  # torch's own writer raises the second
-            self.is_busy = False
             raise HandLostError(f"a part of a pack cannot be handed on: {error}") from error
+        self.is_busy = True
         self._send((level, function, path, f"result-{self._orders}"))
 
     @property
@@ -96,6 +113,9 @@ class Hand:
         """
         while self._has_said():
             self._hear(tell)
+        if self.is_busy and not self._is_told and time.monotonic() > self._beat_at:
+            self._beat_at = time.monotonic() + _BEAT_SECONDS
+            self._send("beat")
 
     def _has_said(self) -> bool:
         try:
@@ -116,13 +136,25 @@ class Hand:
             case "told":
                 tell(*said)
             case "ended":
-                self.result = read(said[0])
-                Path(said[0]).unlink()  # what is mapped stays
+                self.result = self._read(said[0])
             case "left":
                 self.is_busy = False
             case "raised":
                 self.is_busy = False
-                raise said[0]
+                raise unpacked(said[0])
+            case "unable":
+                self.is_busy = False
+                raise HandLostError(f"a part of a pack cannot be handed on: {said[0]}")
+
+    def _read(self, path: str) -> Any:
+        try:
+            result = read(path)
+            Path(path).unlink()  # what is mapped stays
+        except (OSError, RuntimeError) as error:
+            self.is_busy = False
+            self.close()
+            raise HandLostError(f"the result of a part of a pack is gone: {error}") from error
+        return result
 
     def _lost(self) -> HandLostError:
         self.is_busy = False
@@ -161,10 +193,11 @@ class Hand:
                 self._hear(ignore)
         except Exception as error:  # noqa: BLE001 - why it left does not matter any more
             logger.debug("a process left its part of a pack: %s", error)
-        self.result = None
-        if self.is_busy:
-            self.is_busy = False
-            self.close()
+        finally:
+            self.result = None
+            if self.is_busy:  # it does not answer, or nobody wants to wait for it
+                self.is_busy = False
+                self.close()
 
     @property
     def is_alive(self) -> bool:
@@ -193,46 +226,68 @@ class _Pool:
     def __init__(self) -> None:
         self.hands: list[Hand] = []
         self.losses = 0
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: str | None = None
         self._written: tuple[Any, str] | None = None
 
     def start(self, number: int) -> bool:
         """Has so many started; returns whether they were."""
+        if number < 1:
+            return True
+        if self.losses >= _MOST_LOSSES:
+            return False
         for hand in self.hands:
             if not hand.is_alive:
                 hand.close()
         self.hands = [hand for hand in self.hands if hand.is_alive]
         try:
-            while self.losses < _MOST_LOSSES and len(self.hands) < number:
-                self.hands.append(Hand())
+            while len(self.hands) < number:
+                self.hands.append(Hand(self.folder()))
         except OSError as error:
             self.losses = _MOST_LOSSES
             logger.info("one process trains everything, since no other can be started: %s", error)
         return len(self.hands) >= number
 
+    def folder(self) -> str:
+        """Returns a folder of this process alone."""
+        if self._folder is None:
+            self._folder = tempfile.mkdtemp(prefix="dynamoe-")
+        return self._folder
+
     def path_of(self, value: object) -> str:
         """Returns the file from which hands read something large; it is written once as long as it is the same."""
-        if self._written is None or self._written[0] is not value:
-            self._folder = self._folder or tempfile.TemporaryDirectory(prefix="dynamoe-")
-            number = 0 if self._written is None else int(Path(self._written[1]).stem) + 1
-            if self._written is not None:
-                Path(self._written[1]).unlink(missing_ok=True)
-            path = str(Path(self._folder.name) / f"{number}.pt")
+        if self._written is not None and self._written[0] is value:
+            return self._written[1]
+        number = 0 if self._written is None else int(Path(self._written[1]).stem) + 1
+        if self._written is not None:
+            Path(self._written[1]).unlink(missing_ok=True)
+            self._written = None
+        path = Path(self.folder()) / f"{number}.pt"
+        try:
             torch.save(value, path)
-            self._written = value, path
-        return self._written[1]
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        self._written = value, str(path)
+        return str(path)
 
     def close(self) -> None:
         for hand in self.hands:
             hand.close()
-        self.hands = []
         if self._folder is not None:
-            self._folder.cleanup()
-        self._folder = self._written = None
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self.hands, self._folder, self._written = [], None, None
+
+    def forget(self) -> None:
+        """Leaves everything to the process that this one was forked from."""
+        for hand in self.hands:
+            hand.line.close()
+        self.hands, self._folder, self._written = [], None, None
 
 
 _pool = _Pool()
 atexit.register(_pool.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.forget)
 
 
 def prepare(number: int) -> None:

@@ -1,8 +1,6 @@
 """What the trainer is told besides candidates and data, what it returns, and how it is interrupted."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -76,7 +74,3 @@ class DamagedError(DynamoeError, ValueError):
     def __init__(self, message: str, *, ordinal: int) -> None:
         super().__init__(message)
         self.ordinal = ordinal
-
-    def __reduce__(self) -> tuple[Callable[..., "DamagedError"], tuple[object, ...]]:
-        """Lets another process read it."""
-        return partial(DamagedError, ordinal=self.ordinal), self.args

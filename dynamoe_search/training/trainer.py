@@ -98,6 +98,7 @@ def train_leg(
     """
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
+    settings = replace(settings, num_threads=torch.get_num_threads())
     states = dict(start or {})
     begin = _check(pack, states, until, circumstances(data, settings))
     leg = _Leg(
@@ -189,8 +190,7 @@ class _Order:
 
 def train_part(line: Line, order: _Order) -> list[Trained]:
     """Trains a part of a pack in this process for another one, which hears of every epoch."""
-    names = ("on_progress", "on_restore", "on_memory")
-    progress, restore, memory = (partial(line.tell, name) for name in names)
+    progress, restore = (partial(line.tell, name) for name in ("on_progress", "on_restore"))
     torch.set_num_threads(order.settings.num_threads or 1)
     leg = _Leg(
         data=read_once(order.data),
@@ -198,7 +198,7 @@ def train_part(line: Line, order: _Order) -> list[Trained]:
         start=order.start,
         until=order.until,
         states=order.states,
-        caller=Caller(progress, line.should_stop, restore, memory),
+        caller=Caller(progress, line.should_stop, restore, None),  # of memory it knows a share
         max_pack=None,
         num_parts=1,
         top=order.folder,
@@ -256,6 +256,8 @@ class _Leg:
                 return self._side_by_side(own)
             except HandLostError as error:
                 logger.warning("%s; its candidates are trained in this one", error)
+                alone = replace(self, num_parts=1)
+                return [result for part, folder in own for result in alone.train(part, folder)]
         return [result for part, folder in own for result in self.train(part, folder)]
 
     def _beforehand(self, pack: list[Candidate], losses: int) -> Split | None:
@@ -319,11 +321,10 @@ class _Leg:
     def _order(
         self, part: list[Candidate], folder: CheckpointFolder | None, share: float
     ) -> "_Order":
-        threads = self.settings.num_threads or torch.get_num_threads()
         return _Order(
             pack=part,
             data=hands.path_of(self.data),
-            settings=replace(self.settings, num_threads=threads),
+            settings=self.settings,
             start=self.start,
             until=self.until,
             states={one.ordinal: self.states[one.ordinal] for one in part if self.states},

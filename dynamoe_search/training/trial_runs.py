@@ -10,6 +10,7 @@ from dynamoe_search.data import SearchData
 from dynamoe_search.records import Candidate
 from dynamoe_search.training import hands
 from dynamoe_search.training.hand import Line, read_once
+from dynamoe_search.training.hands import HandLostError
 from dynamoe_search.training.parts import divided, most_parts
 from dynamoe_search.training.population import Population
 from dynamoe_search.training.settings import TrainSettings
@@ -44,32 +45,46 @@ class TrialRun:
     ) -> None:
         self._data, self._settings = data, settings
         number = most_parts(pack, data, settings)
-        parts = divided(pack, number) if hands.hands(number - 1) else [list(pack)]
+        self._hands = hands.hands(number - 1)
+        parts = divided(pack, number) if self._hands else [list(pack)]
         self._others = parts[1:]
+        self._hands = self._hands[: len(self._others)]
         self._number = next(_numbers)
         self.num_parts = len(parts)
         _await(self.num_parts - 1)
         self.population = Population(parts[0], data, settings)
 
     def train_epoch(self) -> None:
-        """Trains the whole pack for an epoch."""
-        others = hands.hands(len(self._others))
-        data = hands.path_of(self._data) if others and self.population.epoch == 0 else ""
-        for hand, part in zip(others, self._others, strict=True):
-            hand.begin(_train_epoch, self._number, part, data, self._settings)
-        self.population.train_epoch()
-        for hand in others:
-            while not hand.has_ended:
-                hands.wait_for(others, 1.0)
-                hand.listen(hands.ignore)
-            hand.release()
+        """Trains the whole pack for an epoch.
+
+        Raises:
+            HandLostError: Another process is gone.
+        """
+        data = hands.path_of(self._data) if self._others and self.population.epoch == 0 else ""
+        try:
+            for hand, part in zip(self._hands, self._others, strict=True):
+                hand.begin(_train_epoch, self._number, part, data, self._settings)
+            self.population.train_epoch()
+            for hand in self._hands:
+                while not hand.has_ended:
+                    hands.wait_for(self._hands, 1.0)
+                    hand.listen(hands.ignore)
+                hand.release()
+        except BaseException:
+            for hand in self._hands:
+                hand.tell_to_leave("drop")
+            for hand in self._hands:
+                hand.await_leave()
+            raise
         if self.population.device.type == "cuda":
             torch.cuda.synchronize(self.population.device)
 
 
 def _await(number: int) -> None:
     end = time.monotonic() + _START_SECONDS
-    while not hands.are_ready(number) and time.monotonic() < end:
+    while not hands.are_ready(number):
+        if time.monotonic() > end:
+            raise HandLostError("a process that trains a part of the pack does not come up")
         time.sleep(0.01)
 
 

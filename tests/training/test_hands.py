@@ -2,6 +2,8 @@
 
 import logging
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +11,9 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -17,7 +21,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamoe_search.errors import CandidateError
 from dynamoe_search.moe.asynchrony import running_ahead
+from dynamoe_search.places import PlaceError
 from dynamoe_search.records import Candidate, Progress
 from dynamoe_search.training import (
     CandidateState,
@@ -28,7 +34,7 @@ from dynamoe_search.training import (
     hands,
     train_leg,
 )
-from dynamoe_search.training.hand import Line
+from dynamoe_search.training.hand import DroppedError, Line, packed, unpacked
 from dynamoe_search.training.hands import HandLostError
 from dynamoe_search.training.parts import divided, is_small, most_parts, number_of_parts
 from dynamoe_search.training.trial_runs import TrialRun
@@ -152,8 +158,6 @@ def test_a_killed_process_costs_nothing_but_time(
 ) -> None:
     pack = mixed_pack()[:5]
     expected = trained(pack, 1)
-    trained(pack, 2)
-    (pid,) = pids()[:1]
 
     def kill_once(_: list[Progress]) -> None:
         if not killed:
@@ -162,10 +166,8 @@ def test_a_killed_process_costs_nothing_but_time(
 
     for folder in (None, CheckpointFolder(tmp_path, every_seconds=0)):
         killed: list[int] = []
-        (pid, *_) = pids() or [0]
-        if pid == 0:
-            trained(pack, 2)
-            (pid, *_) = pids()
+        trained(pack, 2)
+        (pid, *_) = pids()
         with caplog.at_level(logging.WARNING):
             ends = trained(pack, 2, on_progress=kill_once, checkpoints=folder)
         assert killed
@@ -345,6 +347,94 @@ def test_a_trial_run_goes_on_in_all_parts() -> None:
     run.train_epoch()
     assert run.num_parts == 2
     assert run.population.epoch == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DamagedError("torn", ordinal=3),
+        PlaceError("s3://a is away", "timeout", may_pass=True),
+        CandidateError("nan", "no number"),
+        Interrupted("stopped"),
+    ],
+)
+def test_errors_come_over_as_they_are(error: Exception) -> None:
+    other = unpacked(pickle.loads(pickle.dumps(packed(error))))
+    assert type(other) is type(error)
+    assert str(other) == str(error)
+    assert {**vars(other), "__notes__": None} == {**vars(error), "__notes__": None}
+
+
+def test_a_result_that_cannot_be_handed_on_costs_only_time() -> None:
+    pack = mixed_pack()[:4]
+    expected = trained(pack, 1)
+    (hand,) = hands.hands(1)
+    hand.begin(remove_folder, hand._folder)
+    hand.line.poll(20)
+    with pytest.raises(HandLostError):
+        hand.listen(hands.ignore)
+    assert_equal(trained(pack, 2), expected)
+
+
+def remove_folder(_: Line, folder: str) -> str:
+    shutil.rmtree(folder)
+    return "done"
+
+
+def test_what_lies_in_the_present_folder_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "socket.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    hands._pool.close()
+    monkeypatch.chdir(tmp_path)
+    (hand,) = hands.hands(1)
+    hand.begin(say_something, "hello")
+    while not hand.has_ended:
+        hands.wait_for([hand], 1.0)
+        hand.listen(hands.ignore)
+    assert hand.release() == "hello"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_hand_waits_for_a_process_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, its = Pipe()
+    line = Line(its)
+    monkeypatch.setattr("dynamoe_search.training.hand.SILENT_SECONDS", 0.05)
+    assert line.should_stop() is False
+    time.sleep(0.1)
+    Timer(0.3, ours.send, ["beat"]).start()
+    begin = time.monotonic()
+    assert line.should_stop() is False
+    assert time.monotonic() - begin > 0.1
+    ours.close()
+    with pytest.raises(DroppedError):
+        line.should_stop()
+
+
+def test_a_trial_run_that_fails_leaves_nobody_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = mixed_pack()[:6]
+    run = TrialRun(pack, digits(), TWO)
+
+    def no_memory() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(run.population, "train_epoch", no_memory)
+    with pytest.raises(MemoryError):
+        run.train_epoch()
+    assert not any(hand.is_busy for hand in hands._pool.hands)
+    assert_equal(trained(pack, 2), trained(pack, 1))
+
+
+def test_a_checkpoint_within_an_epoch_is_used_whoever_set_the_threads(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    pack = mixed_pack()[:2]
+    folder = CheckpointFolder(tmp_path)
+    with pytest.raises(Interrupted):
+        train_leg(pack, digits(), SETTINGS, until=2, should_stop=stop_after(7), checkpoints=folder)
+    known: list[Progress] = []
+    again = CheckpointFolder(tmp_path)
+    train_leg(pack, digits(), SETTINGS, until=2, checkpoints=again, on_restore=known.extend)
+    assert {one.epoch for one in known} == {1}
 
 
 def test_an_order_that_cannot_be_written_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
