@@ -82,9 +82,8 @@ class MlflowSink:
     def _id(self, run: Run) -> str:
         """Returns the id of a run, which is made if there is none."""
         self._find_all(run)
-        if run.trial not in self._ids:
-            for found in self._search(run, f" and tags.`{_TAG}.trial` = '{run.trial}'"):
-                self._ids[run.trial] = found.info.run_id  # another process made it meanwhile
+        if run.trial not in self._ids and (found := self._first(run)) is not None:
+            self._ids[run.trial] = found  # another process made it meanwhile
         if run.trial not in self._ids:
             tags = {
                 f"{_TAG}.study": run.study,
@@ -92,10 +91,19 @@ class MlflowSink:
                 f"{_TAG}.trial": str(run.trial),
             }
             made = self._client.create_run(self._experiment, run_name=run.name, tags=tags)
+            first = self._first(run) or made.info.run_id
+            if first != made.info.run_id:  # another process made one at the same time
+                self._client.delete_run(made.info.run_id)
             params = [Param(key, str(one)[:_LONGEST_PARAM]) for key, one in run.settings.items()]
-            self._client.log_batch(made.info.run_id, params=params[:_MOST_PARAMS])
-            self._ids[run.trial] = made.info.run_id
+            self._client.log_batch(first, params=params[:_MOST_PARAMS])
+            self._ids[run.trial] = first
         return self._ids[run.trial]
+
+    def _first(self, run: Run) -> str | None:
+        """Returns the id of the run that was made first of this trial; None if there is none."""
+        found = self._search(run, f" and tags.`{_TAG}.trial` = '{run.trial}'")
+        made = sorted((one.info.start_time, one.info.run_id) for one in found)
+        return str(made[0][1]) if made else None
 
     def _find_all(self, run: Run) -> None:
         """Learns, once, which runs of the study are there."""
