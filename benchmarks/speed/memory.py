@@ -45,7 +45,7 @@ def _peak(device: str) -> int:
 
 def inside(pack: int, width: int, active: float, device: str) -> float:
     """Trains in this process and returns bytes per candidate; a pack of 0 is the expert loop."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # all of the pack in this process
     warm = ours(1, 8, active, device, "grouped")  # everything that is loaded on first use
     warm.steps(1)
     before = _held(device)

@@ -75,7 +75,7 @@ class Hand:
             stderr=subprocess.DEVNULL,  # what goes wrong is told on the line
             pass_fds=[number],
             start_new_session=True,  # Ctrl-C is for the process that runs the study
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
 
     def begin(self, function: Callable[..., Any], *arguments: object) -> None:

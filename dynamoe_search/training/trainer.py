@@ -10,6 +10,7 @@ import torch
 
 from dynamoe_search.data import SearchData
 from dynamoe_search.errors import CandidateError, DeviceLostError, InputError
+from dynamoe_search.moe.threads import one_thread
 from dynamoe_search.records import Candidate
 from dynamoe_search.training import hands
 from dynamoe_search.training.checkpoints import CheckpointFolder
@@ -28,7 +29,13 @@ from dynamoe_search.training.hand import Line, read_once
 from dynamoe_search.training.hands import HandLostError
 from dynamoe_search.training.manifests import first_line
 from dynamoe_search.training.pack_run import PackRun
-from dynamoe_search.training.parts import divided, most_parts, number_of_parts, parts_of_study
+from dynamoe_search.training.parts import (
+    divided,
+    is_small,
+    most_parts,
+    number_of_parts,
+    parts_of_study,
+)
 from dynamoe_search.training.settings import DamagedError, Interrupted, Trained, TrainSettings
 from dynamoe_search.training.side_by_side import OthersAtWork
 from dynamoe_search.training.states import CandidateState, circumstances
@@ -270,8 +277,11 @@ class _Leg:
         self, pack: list[Candidate], folder: CheckpointFolder | None
     ) -> list[Trained] | Split:
         """Trains a pack as a whole; returns the parts that it is to be trained in if that does not work."""
+        device = torch.device(self.settings.device)
         try:
-            return self._train_together(pack, folder)
+            # from the start: threads that wait for more to do would keep other processes from their cores
+            with one_thread(only_if=is_small(pack[0], self.data.input_shape, device)):
+                return self._train_together(pack, folder)
         except (Interrupted, InputError, DamagedError):
             raise
         except MixedModulesError as error:
