@@ -16,19 +16,18 @@ A hand that hears nothing for a while waits: the other process was stopped, and 
 
 import logging
 import os
-import pickle
 import shutil
 import signal
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dynamoe_search.errors import DynamoeError
+from dynamoe_search.training.large import read, write
 
 SILENT_SECONDS = 10.0
 """Without a beat, after which a hand waits; well below the time after which a silent worker counts as dead."""
@@ -101,7 +100,7 @@ class _Logs(logging.Handler):
         own.exc_info = None
         try:
             self._connection.send(("log", own))
-        except (OSError, ValueError, TypeError, AttributeError, pickle.PicklingError):
+        except Exception:  # noqa: BLE001 - whatever keeps it from being told
             self.handleError(record)
 
 
@@ -140,30 +139,14 @@ def main(number: int, folder: str, shared: str) -> None:
             shutil.rmtree(shared, ignore_errors=True)
 
 
-_kept: dict[str, Any] = {}
-
-
-def read(path: str) -> Any:
-    """Returns what another process of this program has written; its tensors lie in the file."""
-    return torch.load(path, mmap=True, weights_only=False)
-
-
-def read_once(path: str) -> Any:
-    """Returns the same again, without reading it again, as long as nothing else was asked for."""
-    if path not in _kept:
-        _kept.clear()
-        _kept[path] = read(path)
-    return _kept[path]
-
-
 def _work(connection: "Connection[Any, Any]", order: Any, folder: Path) -> None:
-    """Carries out one order: a log level, a function, the file of its arguments behind a `Line`, a name."""
-    level, function, path, name = order
+    """Carries out one order: a log level, a function, its arguments behind a `Line`, a name for the result."""
+    level, function, given, name = order
     logging.getLogger("dynamoe_search").setLevel(level)
     line = Line(connection)
     try:
-        arguments = read(path)
-        Path(path).unlink()  # what is mapped stays
+        arguments = read(given)
+        Path(given.path).unlink()  # what is mapped stays
     except Exception as error:  # noqa: BLE001 - whatever keeps it from being read
         connection.send(("unable", str(error)))
         return
@@ -176,11 +159,11 @@ def _work(connection: "Connection[Any, Any]", order: Any, folder: Path) -> None:
         connection.send(("raised", packed(error)))
         return
     try:
-        torch.save(result, folder / name)
+        written = write(result, folder / name)
     except Exception as error:  # noqa: BLE001 - a full disk, mostly
         connection.send(("unable", str(error)))
         return
-    connection.send(("ended", str(folder / name)))
+    connection.send(("ended", written))
     line.end()
     connection.send(("left",))
 
@@ -190,7 +173,8 @@ def packed(error: Exception) -> Told:
     text = "".join(traceback.format_exception(error))
     told: Told = (type(error), error.args, vars(error) | {"__notes__": [text]})
     try:
-        unpacked(pickle.loads(pickle.dumps(told)))  # noqa: S301
+        unpacked(told)
+        ForkingPickler.dumps(told)
     except Exception:  # noqa: BLE001 - whatever keeps it from being pickled
         return RuntimeError, (text,), {}
     return told

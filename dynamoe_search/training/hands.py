@@ -20,9 +20,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from dynamoe_search.training.hand import read, unpacked
+from dynamoe_search.training.hand import unpacked
+from dynamoe_search.training.large import Large, read, write
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +89,11 @@ class Hand:
         level = logging.getLogger("dynamoe_search").getEffectiveLevel()
         path = str(Path(self._folder) / f"order-{self._orders}")
         try:
-            torch.save(arguments, path)
+            given = write(arguments, path)
         except (OSError, RuntimeError) as error:  # torch's own writer raises the second
             raise HandLostError(f"a part of a pack cannot be handed on: {error}") from error
         self.is_busy = True
-        self._send((level, function, path, f"result-{self._orders}"))
+        self._send((level, function, given, f"result-{self._orders}"))
 
     @property
     def has_ended(self) -> bool:
@@ -146,10 +145,10 @@ class Hand:
                 self.is_busy = False
                 raise HandLostError(f"a part of a pack cannot be handed on: {said[0]}")
 
-    def _read(self, path: str) -> Any:
+    def _read(self, large: Large) -> Any:
         try:
-            result = read(path)
-            Path(path).unlink()  # what is mapped stays
+            result = read(large)
+            Path(large.path).unlink()  # what is mapped stays
         except (OSError, RuntimeError) as error:
             self.is_busy = False
             self.close()
@@ -227,7 +226,7 @@ class _Pool:
         self.hands: list[Hand] = []
         self.losses = 0
         self._folder: str | None = None
-        self._written: tuple[Any, str] | None = None
+        self._written: tuple[Any, Large] | None = None
 
     def start(self, number: int) -> bool:
         """Has so many started; returns whether they were."""
@@ -253,22 +252,22 @@ class _Pool:
             self._folder = tempfile.mkdtemp(prefix="dynamoe-")
         return self._folder
 
-    def path_of(self, value: object) -> str:
-        """Returns the file from which hands read something large; it is written once as long as it is the same."""
+    def written(self, value: object) -> Large:
+        """Returns how hands read something large; it is written once as long as it is the same."""
         if self._written is not None and self._written[0] is value:
             return self._written[1]
-        number = 0 if self._written is None else int(Path(self._written[1]).stem) + 1
+        number = 0 if self._written is None else int(Path(self._written[1].path).stem) + 1
         if self._written is not None:
-            Path(self._written[1]).unlink(missing_ok=True)
+            Path(self._written[1].path).unlink(missing_ok=True)
             self._written = None
         path = Path(self.folder()) / f"{number}.pt"
         try:
-            torch.save(value, path)
+            large = write(value, path)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        self._written = value, str(path)
-        return str(path)
+        self._written = value, large
+        return large
 
     def close(self) -> None:
         for hand in self.hands:
@@ -309,14 +308,14 @@ def hands(number: int) -> list[Hand]:
     return _pool.hands[:number] if _pool.start(number) else []
 
 
-def path_of(value: object) -> str:
-    """Returns the file of something large that hands read with `hand.read_once`.
+def written(value: object) -> Large:
+    """Writes something large that hands read with `large.read_once`, if it is not written.
 
     Raises:
         HandLostError: There is no room for it.
     """
     try:
-        return _pool.path_of(value)
+        return _pool.written(value)
     except (OSError, RuntimeError) as error:  # torch's own writer raises the second
         _pool.losses = _MOST_LOSSES
         raise HandLostError(f"a part of a pack cannot be handed on: {error}") from error

@@ -25,8 +25,9 @@ from dynamoe_search.training.failures import (
     is_device_lost,
     is_out_of_memory,
 )
-from dynamoe_search.training.hand import Line, read_once
+from dynamoe_search.training.hand import Line
 from dynamoe_search.training.hands import HandLostError
+from dynamoe_search.training.large import Large, read_once
 from dynamoe_search.training.manifests import first_line
 from dynamoe_search.training.pack_run import PackRun
 from dynamoe_search.training.parts import (
@@ -176,7 +177,7 @@ class _Order:
 
     Attributes:
         pack: The part.
-        data: Where to read what it is trained on, see `hand.read_once`.
+        data: Where to read what it is trained on.
         settings: As here.
         start: Epoch at which the leg begins.
         until: Epoch at which it ends.
@@ -186,7 +187,7 @@ class _Order:
     """
 
     pack: list[Candidate]
-    data: str
+    data: Large
     settings: TrainSettings
     start: int
     until: int
@@ -333,7 +334,7 @@ class _Leg:
     ) -> "_Order":
         return _Order(
             pack=part,
-            data=hands.path_of(self.data),
+            data=hands.written(self.data),
             settings=self.settings,
             start=self.start,
             until=self.until,

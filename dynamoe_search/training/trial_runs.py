@@ -9,8 +9,9 @@ import torch
 from dynamoe_search.data import SearchData
 from dynamoe_search.records import Candidate
 from dynamoe_search.training import hands
-from dynamoe_search.training.hand import Line, read_once
+from dynamoe_search.training.hand import Line
 from dynamoe_search.training.hands import HandLostError
+from dynamoe_search.training.large import Large, read_once
 from dynamoe_search.training.parts import divided, most_parts
 from dynamoe_search.training.population import Population
 from dynamoe_search.training.settings import TrainSettings
@@ -60,7 +61,8 @@ class TrialRun:
         Raises:
             HandLostError: Another process is gone.
         """
-        data = hands.path_of(self._data) if self._others and self.population.epoch == 0 else ""
+        is_new = self._others and self.population.epoch == 0
+        data = hands.written(self._data) if is_new else None
         try:
             for hand, part in zip(self._hands, self._others, strict=True):
                 hand.begin(_train_epoch, self._number, part, data, self._settings)
@@ -89,11 +91,12 @@ def _await(number: int) -> None:
 
 
 def _train_epoch(
-    line: Line, number: int, part: list[Candidate], data: str, settings: TrainSettings
+    line: Line, number: int, part: list[Candidate], data: Large | None, settings: TrainSettings
 ) -> int:
     """Trains a part that another process has for an epoch, in this one; returns the epochs so far."""
     del line
     if number not in _own:
+        assert data is not None  # it comes with the first epoch
         for old in [*_own][: 1 - _KEPT]:
             del _own[old]
         _own[number] = Population(part, read_once(data), settings)

@@ -84,9 +84,12 @@ def pids() -> list[int]:
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "vit"])
-def test_parts_come_to_the_bits_of_the_whole(backbone: str) -> None:
+def test_parts_come_to_the_bits_of_the_whole(
+    backbone: str, caplog: pytest.LogCaptureFixture
+) -> None:
     pack = mixed_pack(backbone)
     assert_equal(trained(pack, 2), trained(pack, 1))
+    assert not caplog.text  # nobody was left to this process
 
 
 def test_three_processes_candidates_who_leave_early_and_experts_that_come_and_go() -> None:
@@ -99,12 +102,13 @@ def test_three_processes_candidates_who_leave_early_and_experts_that_come_and_go
     assert_equal(several, trained(pack, 1))
 
 
-def test_they_go_on_from_states_and_come_to_a_stand() -> None:
+def test_they_go_on_from_states_and_come_to_a_stand(caplog: pytest.LogCaptureFixture) -> None:
     pack = mixed_pack()[:6]
     first = train_leg(pack, digits(), TWO, until=1, num_parts=2)
     states = {one.ordinal: one.standing for one in first if one.standing is not None}
     assert len(states) == 6
     assert_equal(trained(pack, 2, start=states), trained(pack, 1))
+    assert not caplog.text
 
 
 def stop_after(number: int) -> Callable[[], bool]:
