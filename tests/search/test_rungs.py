@@ -217,8 +217,12 @@ def test_a_budget_below_one_candidate_ends_in_words_and_not_in_an_error(
 
 
 def test_the_sampler_learns_from_the_paused(undisturbed: Undisturbed, tiny_spec: MakeSpec) -> None:
-    _, pruned, _ = undisturbed(spec_with(tiny_spec, PARETO, "tpe"))
-    _, without, _ = undisturbed(spec_with(tiny_spec, NONE, "tpe"))
+    specs = [spec_with(tiny_spec, pruner, "tpe") for pruner in (PARETO, NONE)]
+    longer = [
+        one.model_copy(update={"study": one.study.model_copy(update={"trials": 24})})
+        for one in specs
+    ]
+    (_, pruned, _), (_, without, _) = (undisturbed(one) for one in longer)
     assert pruned[:6] == [
         {**fact, "cohort": 0} | {"candidate": other["candidate"], "params": other["params"]}
         for fact, other in zip(pruned[:6], without[:6], strict=True)
