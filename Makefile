@@ -56,7 +56,7 @@ docs-check: $(STAMP) ## fail if a generated page is out of date
 site: $(STAMP) ## build the documentation as a site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-pictures: $(STAMP) ## draw the pictures of the documentation anew, from a small search
+pictures: $(STAMP) ## draw the pictures of the documentation anew, and the front in README.md, from a small search
 	$(BIN)/python -m tools.pictures
 
 bench: $(STAMP) ## measure how much training together saves; see benchmarks/README.md

@@ -57,6 +57,21 @@ def test_every_preset_is_listed(name: str) -> None:
     assert f"`{name}`" in (ROOT / "studies" / "README.md").read_text("utf-8")
 
 
+def test_the_front_in_the_readme_is_the_one_in_the_pictures() -> None:
+    """`make pictures` writes both, of one search."""
+    page = (ROOT / "README.md").read_text("utf-8")
+    (table,) = re.findall(r"```text\ntrial  accuracy .*?\n(.*?)\n```", page, re.S)
+    shown = [line.replace(",", "").split()[1:3] for line in table.splitlines()]
+    picture = (ROOT / "docs" / "pictures" / "schedules.svg").read_text("utf-8")
+    drawn = re.findall(r"<!-- ([\d.]+) % · ([\d.,]+) -->", picture)
+    assert len(shown) == len(drawn)
+    for (accuracy, params), (percent, whole) in zip(shown, drawn, strict=True):
+        assert f"{100 * float(accuracy):.2f}" == percent
+        assert float(params) == pytest.approx(float(whole.replace(",", "")), abs=1)
+    (exported,) = re.findall(r"export digits (\d+) --out", page)
+    assert exported in {line.split()[0] for line in table.splitlines()}
+
+
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
 class TestWrittenPage:
     def test_commands_and_options_exist(self, page: Path) -> None:

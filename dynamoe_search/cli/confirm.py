@@ -8,7 +8,7 @@ import typer
 
 from dynamoe_search.cli.options import AsJson, Quiet, Storage, Study, TrustCode
 from dynamoe_search.cli.words import printable, say
-from dynamoe_search.errors import StoppedError
+from dynamoe_search.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:  # loads torch
     from dynamoe_search.confirmation import Confirmation, DesignResult, Gain, Measure, Place
@@ -57,7 +57,8 @@ Scale = Annotated[
     ),
 ]
 ScaleBy = Annotated[
-    Literal["width", "epochs"], typer.Option("--scale-by", help="What --scale multiplies.")
+    Literal["width", "epochs"] | None,
+    typer.Option("--scale-by", help="What --scale multiplies. Default: width.", show_default=False),
 ]
 
 
@@ -68,7 +69,7 @@ def confirm(
     seeds: Seeds = 5,
     baselines: Baselines = True,
     scale: Scale = None,
-    scale_by: ScaleBy = "width",
+    scale_by: ScaleBy = None,
     trust_code: TrustCode = False,
     storage: Storage = None,
     quiet: Quiet = False,
@@ -80,6 +81,10 @@ def confirm(
     """
     from dynamoe_search.store import Store
 
+    if scale_by is not None and scale is None:
+        raise UsageError(
+            "--scale-by says what --scale multiplies; say how many times, such as --scale 2"
+        )
     with Store.open(storage, create=False) as store:
         store.study(study)  # before anything that loads torch
 
@@ -93,7 +98,7 @@ def confirm(
             seeds=seeds,
             with_baselines=baselines,
             factor=scale or 1,
-            scale_by=scale_by,
+            scale_by=scale_by or "width",
         )
         again = "stopped; call the same command again to go on"
         with stop_on_signals("call it again to go on") as flag:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -107,23 +108,28 @@ def handed_logs(environment: MutableMapping[str, str]) -> list[str]:
 
 
 def check_folder(path: Path) -> None:
-    """Makes sure, before hours of training, that a model can be written to a folder; makes it if it is missing.
+    """Makes sure, before hours of training, that a model can be written to a folder; leaves nothing behind.
 
     Raises:
         UsageError: It is a file, cannot be written, or holds something else than an earlier export: the
             model of another program, which is called the same, or links, through which others' files would be written.
     """
+    missing = [one for one in (path, *path.parents) if not one.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         entries = list(path.iterdir())
         is_ours = not entries or _is_exported(path / "config.json")
+        is_writable = os.access(path, os.W_OK)
+        with suppress(OSError):  # somebody else writes there meanwhile
+            for one in missing:
+                one.rmdir()
     except OSError as error:
         raise UsageError(f"--out {path} cannot be a folder: {error.strerror}") from error
     if not is_ours:
         raise UsageError(f"--out {path} is not empty and no earlier export; name a new folder")
     if links := [entry.name for entry in entries if entry.is_symlink()]:
         raise UsageError(f"--out {path} holds the link {links[0]}; name a new folder")
-    if not os.access(path, os.W_OK):
+    if not is_writable:
         raise UsageError(f"--out {path} cannot be written; check its permissions")
 
 

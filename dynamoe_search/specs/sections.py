@@ -65,7 +65,8 @@ class DataSection(Frozen):
     For language models: `docs` is the CPython documentation that comes with Python, `text` reads `path`, `hf` is the
     Hugging Face data set `repo`, `recycling-the-web` is facebook/recycling_the_web there."""
     path: str | None = Field(default=None, max_length=1000)
-    """File or folder of the data; for the named sets, the root folder that holds or receives them.
+    """File or folder of the data, from the folder in which the command is called; for the named sets, the root folder
+    that holds or receives them.
 
     For `text`, a .jsonl file, any other file of text, or a folder of .txt, .md and .jsonl files."""
     download: bool = True

@@ -281,7 +281,10 @@ def _sqlite_engine(url: sa.URL, busy_timeout_seconds: float, identity: _Identity
     def set_up(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
         try:
             entry.info["file"] = _inode(path)
-            _check_identity(connection, path, identity)
+            if identity.made_at is None:
+                _check_owner(connection, path)
+            else:
+                _check_identity(connection, path, identity)
             _set_pragmas(connection, busy_timeout_seconds)
         except BaseException:
             connection.close()
@@ -300,9 +303,27 @@ def _inode(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def _check_owner(connection: DBAPIConnection, path: Path) -> None:
+    """Refuses a file of another program before anything in it is changed; Optuna's may get our tables.
+
+    Raises:
+        StorageError: The file has tables, but neither ours nor Optuna's.
+    """
+    cursor = connection.cursor()
+    try:
+        cursor.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+        found = [str(name) for (name,) in cursor.fetchall() if not name.startswith("sqlite_")]
+    finally:
+        cursor.close()
+    is_known = tables.schema.name in found or {"studies", "version_info"} <= set(found)
+    if found and not is_known:
+        raise StorageError(
+            f"the database {path} belongs to another program (it has the table {found[0]}); "
+            "name another file with --storage"
+        )
+
+
 def _check_identity(connection: DBAPIConnection, path: Path, identity: _Identity) -> None:
-    if identity.made_at is None:
-        return
     cursor = connection.cursor()
     try:
         cursor.execute(f"SELECT created_at FROM {tables.schema.name}")  # noqa: S608

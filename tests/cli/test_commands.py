@@ -147,6 +147,14 @@ def test_export_does_not_write_into_a_folder_of_something_else(
     assert "cannot be a folder" in result.stderr
 
 
+def test_a_training_that_does_not_begin_leaves_no_folder(
+    cli: Run, study_file: Path, tmp_path: Path
+) -> None:
+    result = cli("train", study_file, "--out", tmp_path / "new" / "model")
+    assert result.exit_code == 2  # values in the file are not fixed
+    assert not (tmp_path / "new").exists()
+
+
 def test_resume_goes_further_and_a_finished_study_stays(cli: Run, copied: str) -> None:
     again = cli("resume", "tiny", "--storage", copied)
     assert again.exit_code == 0, again.output

@@ -89,6 +89,7 @@ def test_killed_process_goes_on_to_the_same_numbers(cli: Run, url: str, tmp_path
         (("tiny", "--limit", "0"), "--limit"),
         (("tiny", "--scale", "1"), "--scale"),
         (("tiny", "--scale-by", "depth"), "--scale-by"),
+        (("tiny", "--scale-by", "epochs"), "such as --scale 2"),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -156,6 +156,24 @@ def test_database_of_optuna_alone(storage_url: str) -> None:
         assert store.studies() == []
 
 
+@pytest.mark.parametrize("create", [True, False])
+def test_database_of_another_program_is_left_as_it_is(create: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    with connected(path) as connection:
+        connection.execute("create table notes (id integer primary key, words text)")
+    before = path.read_bytes()
+    refuses(f"sqlite:///{path}", "another program", "the table notes", "--storage", create=create)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_database_of_ours_with_another_table_in_it(storage_url: str) -> None:
+    Store.open(storage_url).close()
+    with connected(Path(storage_url.removeprefix("sqlite:///"))) as connection:
+        connection.execute("create table a_note (words text)")
+    Store.open(storage_url, create=False).close()
+
+
 def test_database_that_another_program_locks(
     storage_url: str, tiny_spec: Callable[..., StudySpec]
 ) -> None:
