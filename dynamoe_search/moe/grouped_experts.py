@@ -24,6 +24,8 @@ _PART = 2**18  # numbers in a (pairs, width) tensor of a part: a megabyte in fp3
 _PART_ALONE = (
     2**20
 )  # the same where one thread computes all parts: fewer calls are worth more than the cache
+_KEPT = 2**22
+"""Numbers in a (pairs, width) tensor of a pack up to which two more are kept for the way back instead of made anew."""
 _WORTH_CUTTING = 2**17  # multiplications of one candidate's tokens with one expert's matrix
 
 
@@ -44,7 +46,7 @@ def grouped_experts(
     """Returns the gate-weighted sums of the chosen experts' outputs; see `moe.experts.pool_forward`."""
     parts = _pairs(mask, layout, *pool[0].shape[1:])
     return _GroupedExperts.apply(  # type: ignore[no-any-return, no-untyped-call]
-        tokens.contiguous(), gate.contiguous(), parts, *pool
+        tokens.contiguous(), gate.contiguous(), mask, layout, parts, *pool
     )
 
 
@@ -122,7 +124,9 @@ class _GroupedExperts(torch.autograd.Function):
     """Grouped products over pairs sorted by expert, with a backward that needs no `index_put`.
 
     The gate's gradient is <upstream, expert output> per pair, computed from the hidden activations so that no expert
-    output has to be kept. Tokens and pool may be bf16; the gate and its gradient stay fp32.
+    output has to be kept. The second biases have a product of their own, of every token with every expert's: it is
+    small, and nothing as long as the pairs has to be written for it. Tokens and pool may be bf16; the gate and its
+    gradient stay fp32.
     """
 
     @staticmethod
@@ -130,6 +134,8 @@ class _GroupedExperts(torch.autograd.Function):
         ctx: Any,
         tokens: Tensor,
         gate: Tensor,
+        mask: Tensor,
+        layout: PoolLayout,
         parts: list[Pairs],
         w1: Tensor,
         b1: Tensor,
@@ -137,35 +143,40 @@ class _GroupedExperts(torch.autograd.Function):
         b2: Tensor,
     ) -> Tensor:
         flat, weights = tokens.reshape(-1, tokens.shape[-1]), gate.reshape(-1)
-        out = torch.zeros_like(flat)
-        pool = (w1.detach(), b1.detach(), w2.detach(), b2.detach())
+        share = torch.where(mask, gate, 0.0)  # (candidates, tokens, slots)
+        out = torch.bmm(share.float(), _with_slots(b2, layout, mask)).to(tokens.dtype).view_as(flat)
+        pool = (w1.detach(), b1.detach(), w2.detach())
+        is_kept = sum(len(part.rows) for part in parts) * max(w1.shape[1:]) <= _KEPT
 
-        def compute(part: Pairs) -> tuple[Tensor, Tensor]:
-            w1, b1, w2, b2 = (weight[part.experts] for weight in pool)
+        def compute(part: Pairs) -> tuple[Tensor, ...]:
+            w1, b1, w2 = (weight[part.experts] for weight in pool)
             x = flat[part.tokens].index_select(0, part.rows)  # (pairs, d_model)
             u = F.grouped_mm(x, w1, offs=part.ends)  # (pairs, inner)
             u.add_(b1.index_select(0, part.group))
-            y = F.grouped_mm(activate(u, w2.shape[1]), w2, offs=part.ends)
-            y.add_(b2.index_select(0, part.group))
+            a = activate(u, w2.shape[1])
+            y = F.grouped_mm(a, w2, offs=part.ends)
             weight = weights.index_select(0, part.gate).to(y.dtype)
             out[part.tokens].index_add_(0, part.rows, y.mul_(weight[:, None]))
-            return u, weight
+            return (u, weight, x, a) if is_kept else (u, weight)
 
         kept = _run(compute, parts, gate, w1)
-        ctx.parts, ctx.gate_shape, ctx.gate_dtype = parts, gate.shape, gate.dtype
-        ctx.save_for_backward(flat, w1, b1, w2, b2, *(tensor for part in kept for tensor in part))
+        ctx.layout, ctx.parts, ctx.num_kept = layout, parts, 4 if is_kept else 2
+        saved = (tensor for part in kept for tensor in part)
+        ctx.save_for_backward(flat, share, w1, b1, w2, b2, *saved)
         return out.view_as(tokens)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, w1, b1, w2, b2, *saved = ctx.saved_tensors
+        tokens, share, w1, b1, w2, b2, *saved = ctx.saved_tensors
         (upstream,) = gradients
         flat = upstream.reshape(-1, upstream.shape[-1])
         dx = torch.zeros_like(flat)
-        dgate = torch.zeros(ctx.gate_shape, dtype=ctx.gate_dtype, device=dx.device)
+        of_bias = torch.bmm(upstream.float(), _with_slots(b2, ctx.layout, share).mT).view(-1)
+        db2 = _without_slots(torch.bmm(share.mT.float(), upstream.float()), ctx.layout)
+        dgate = torch.zeros_like(share)
         is_whole = [part.experts for part in ctx.parts] == [slice(0, len(w1))]
         dw = [w1, w2] if is_whole else [torch.empty_like(w1), torch.empty_like(w2)]
-        db1, db2 = torch.zeros_like(b1), torch.zeros_like(b2)
+        db1 = torch.zeros_like(b1)
         for begin, end in _gaps([part.experts for part in ctx.parts], len(w1)):
             dw[0][begin:end], dw[1][begin:end] = 0.0, 0.0
 
@@ -177,26 +188,52 @@ class _GroupedExperts(torch.autograd.Function):
 
         def compute(number: int) -> None:
             part: Pairs = ctx.parts[number]
-            u, weight = saved[2 * number : 2 * number + 2]
+            u, weight, *known = saved[ctx.num_kept * number : ctx.num_kept * (number + 1)]
             own = part.experts
             d = flat[part.tokens].index_select(0, part.rows)  # (pairs, d_model)
             da = F.grouped_mm(d, w2[own].transpose(1, 2), offs=part.ends)  # (pairs, d_expert)
-            dweight = b2[own].index_select(0, part.group).mul_(d).sum(1, dtype=torch.float32)
-            a = activate(u, w2.shape[1])
-            dweight += (a * da).sum(1, dtype=torch.float32)
+            x, a = known or (
+                tokens[part.tokens].index_select(0, part.rows),
+                activate(u, w2.shape[1]),
+            )
+            dweight = (a * da).sum(1, dtype=torch.float32)
+            dweight += of_bias.index_select(0, part.gate)
             dgate.view(-1).index_copy_(0, part.gate, dweight.to(dgate.dtype))
             d.mul_(weight[:, None])  # in place, here and below: memory is what this waits for
             put(1, own, F.grouped_mm(a.t(), d, offs=part.ends))
             du = activation_gradient(da.mul_(weight[:, None]), u)
-            x = tokens[part.tokens].index_select(0, part.rows)
             put(0, own, F.grouped_mm(x.t(), du, offs=part.ends))
             _add_by_group(db1[own], part.group, du)
-            _add_by_group(db2[own], part.group, d)
             back = F.grouped_mm(du, w1[own].transpose(1, 2), offs=part.ends)
             dx[part.tokens].index_add_(0, part.rows, back)
 
         _run(compute, range(len(ctx.parts)), dgate, w1)
-        return dx.view_as(upstream), dgate, None, dw[0], db1, dw[1], db2
+        return dx.view_as(upstream), dgate, None, None, None, dw[0], db1, dw[1], db2.to(b2.dtype)
+
+
+def _with_slots(bias: Tensor, layout: PoolLayout, like: Tensor) -> Tensor:
+    """Returns biases (experts, width) as (candidates, slots, width), fp32, 0 where a candidate lacks an expert.
+
+    Args:
+        bias: Of all experts.
+        layout: Where each candidate's experts lie.
+        like: (candidates, tokens, slots).
+    """
+    num, _, num_slots = like.shape
+    if len(bias) == num * num_slots:
+        return bias.float().view(num, num_slots, -1)
+    whole = bias.new_zeros(num * num_slots, bias.shape[1], dtype=torch.float32)
+    whole.index_copy_(0, layout.slots(num_slots, bias.device), bias.float())
+    return whole.view(num, num_slots, -1)
+
+
+def _without_slots(whole: Tensor, layout: PoolLayout) -> Tensor:
+    """Returns the rows (experts, width) of `whole` (candidates, slots, width) that belong to experts."""
+    num, num_slots, width = whole.shape
+    flat = whole.view(-1, width)
+    if layout.start[-1] == num * num_slots:
+        return flat
+    return flat.index_select(0, layout.slots(num_slots, whole.device))
 
 
 def _run(

@@ -65,6 +65,11 @@ class PoolLayout:
             self._places[key] = Places(*(tensor.to(device) for tensor in places))
         return self._places[key]
 
+    def slots(self, num_slots: int, device: torch.device) -> Tensor:
+        """Returns the place (G,) of each expert among the slots of all candidates."""
+        places = self.places(num_slots, device)
+        return places.owner * num_slots + places.slot
+
     def note(self, part: int, limit: int, pairs: Tensor) -> None:
         """Notes how many pairs a part can have, and on the device how many () it had."""
         self.limits[part] = max(limit, self.limits.get(part, 0))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynamoe_search.moe.asynchrony import runs_ahead
 from dynamoe_search.moe.backbones.mlp import MLPMoE
 from dynamoe_search.moe.experts import Experts
 from dynamoe_search.moe.layer import MoELayer
@@ -56,12 +57,40 @@ class StackedLayerNorm(nn.Module):
     def __init__(self, plain: nn.LayerNorm) -> None:
         super().__init__()
         self.weight, self.bias = plain.weight, plain.bias
-        self.shape, self.eps = plain.normalized_shape, plain.eps
+        self.eps = plain.eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns tokens shaped like `x` (P, tokens, width)."""
-        normed = F.layer_norm(x, self.shape, eps=self.eps)
-        return normed * self.weight[:, None] + self.bias[:, None]  # `addcmul` rounds by the place
+        if runs_ahead(x.device):
+            normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+            return normed * self.weight[:, None] + self.bias[:, None]
+        return _LayerNorm.apply(x.float(), self.weight, self.bias, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _LayerNorm(torch.autograd.Function):
+    """For the CPU: forward takes all candidates at once and scales in place, backward is torch's own, one by one.
+
+    Torch's own norm has one weight for all rows. What is left to autograd reads and writes the tokens of the pack five
+    times more, which takes longer than all of the norm.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        ctx.save_for_backward(x, mean, rstd, weight, bias)
+        return y.mul_(weight[:, None]).add_(bias[:, None])  # `addcmul` rounds by the place
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (upstream,) = gradients
+        x = ctx.saved_tensors[0]
+        own = zip(*(tensor.unbind(0) for tensor in (upstream, *ctx.saved_tensors)), strict=True)
+        parts = [
+            torch.ops.aten.native_layer_norm_backward(up, x, x.shape[-1:], *rest, [True] * 3)
+            for up, x, *rest in own
+        ]
+        dx, dweight, dbias = (torch.stack(part) for part in zip(*parts, strict=True))
+        return dx.view_as(x), dweight, dbias, None
 
 
 _TWINS = {nn.Linear: StackedLinear, nn.LayerNorm: StackedLayerNorm}
