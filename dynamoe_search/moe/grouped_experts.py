@@ -60,21 +60,20 @@ def _pairs(mask: Tensor, layout: PoolLayout, width: int, hidden: int) -> list[Pa
         hidden: Width of what the first layer of an expert gives.
     """
     num_candidates, num_tokens, num_slots = mask.shape
-    start, exists, _, _ = layout.places(num_slots, mask.device)
-    by_expert = mask.transpose(1, 2) & exists[..., None]  # (candidates, slots, tokens)
-    ends = by_expert.sum(-1)[exists].cumsum(0)  # (G,)
-    flat = by_expert.reshape(-1).nonzero().squeeze(1)  # pairs
-    slot = flat.div(num_tokens, rounding_mode="floor")  # candidate * slots + slot
-    token = flat - slot * num_tokens
-    candidate = slot.div(num_slots, rounding_mode="floor")
-    slot = slot - candidate * num_slots
-    rows = candidate * num_tokens + token
-    group = start[candidate] + slot
-    gate = rows * num_slots + slot
+    by_slot = mask.transpose(1, 2)  # (candidates, slots, tokens)
+    if not layout.is_full(num_slots):
+        by_slot = by_slot & layout.places(num_slots, mask.device).exists[..., None]
+    flat = by_slot.reshape(-1).nonzero().squeeze(1)  # pairs
+    walk = layout.walk(num_slots, num_tokens, mask.device)
+    place = flat.div(num_tokens, rounding_mode="floor")  # candidate * slots + slot
+    rows = flat - walk.ahead.index_select(0, place)
+    gate = (rows * num_slots).add_(walk.slot.index_select(0, place))
+    group = walk.expert.index_select(0, place)
+    ends = torch.searchsorted(flat, walk.ends, out_int32=True)  # (G,)
     if not _is_cut(mask, width, hidden):
         everything = slice(0, num_candidates * num_tokens)
         pool = slice(0, len(ends))
-        return [Pairs(rows, group, ends.to(torch.int32), gate, everything, pool)]
+        return [Pairs(rows, group, ends, gate, everything, pool)]
     whole = Pairs(rows, group, ends, gate, slice(0, 0), slice(0, 0))
     most = _PART if torch.get_num_threads() > 1 else _PART_ALONE
     return _parts(whole, layout.start, num_tokens, most // max(width, hidden))
@@ -93,7 +92,7 @@ def _parts(whole: Pairs, start: Sequence[int], num_tokens: int, most: int) -> li
             Pairs(
                 whole.rows[pairs] - tokens.start,
                 whole.group[pairs] - experts.start,
-                (whole.ends[experts] - pairs.start).to(torch.int32),
+                whole.ends[experts] - pairs.start,
                 whole.gate[pairs],
                 tokens,
                 experts,
@@ -220,7 +219,7 @@ def _with_slots(bias: Tensor, layout: PoolLayout, like: Tensor) -> Tensor:
         like: (candidates, tokens, slots).
     """
     num, _, num_slots = like.shape
-    if len(bias) == num * num_slots:
+    if layout.is_full(num_slots):
         return bias.float().view(num, num_slots, -1)
     whole = bias.new_zeros(num * num_slots, bias.shape[1], dtype=torch.float32)
     whole.index_copy_(0, layout.slots(num_slots, bias.device), bias.float())
@@ -231,7 +230,7 @@ def _without_slots(whole: Tensor, layout: PoolLayout) -> Tensor:
     """Returns the rows (experts, width) of `whole` (candidates, slots, width) that belong to experts."""
     num, num_slots, width = whole.shape
     flat = whole.view(-1, width)
-    if layout.start[-1] == num * num_slots:
+    if layout.is_full(num_slots):
         return flat
     return flat.index_select(0, layout.slots(num_slots, whole.device))
 

@@ -24,6 +24,15 @@ class Places(NamedTuple):
     slot: Tensor  # (G,) its slot
 
 
+class Walk(NamedTuple):
+    """What of the pairs (candidate, slot, token), counted in this order, depends on candidate and slot alone."""
+
+    ahead: Tensor  # (P * E,) how much further the pairs are than the tokens (candidate, token)
+    slot: Tensor  # (P * E,) slot
+    expert: Tensor  # (P * E,) expert in the pool; of a slot without one any number
+    ends: Tensor  # (G,) where the pairs of each expert would end if every token chose it
+
+
 class PoolLayout:
     """How many experts every candidate of a pack has in a layer, and what follows from it.
 
@@ -53,6 +62,7 @@ class PoolLayout:
         self.limits: dict[int, int] = {}
         self.needed: dict[int, Tensor] = {}
         self._places: dict[tuple[int, torch.device], Places] = {}
+        self._walks: dict[tuple[int, int, torch.device], Walk] = {}
 
     def places(self, num_slots: int, device: torch.device) -> Places:
         """Returns the layout as tensors; they are made once."""
@@ -64,6 +74,26 @@ class PoolLayout:
             places = Places(torch.tensor(self.start), exists, owner, slot)
             self._places[key] = Places(*(tensor.to(device) for tensor in places))
         return self._places[key]
+
+    def is_full(self, num_slots: int) -> bool:
+        """Tells whether every candidate has an expert in each of so many slots."""
+        return self.start[-1] == len(self.counts) * num_slots
+
+    def walk(self, num_slots: int, num_tokens: int, device: torch.device) -> Walk:
+        """Returns what turns places among all pairs into tokens and experts; it is made once for a number of tokens."""
+        key = (num_slots, num_tokens, device)
+        if key not in self._walks:
+            places = self.places(num_slots, device)
+            number = torch.arange(len(self.counts) * num_slots, device=device)
+            candidate = number.div(num_slots, rounding_mode="floor")
+            slot = number - candidate * num_slots
+            self._walks[key] = Walk(
+                ahead=(number - candidate) * num_tokens,
+                slot=slot,
+                expert=places.start[candidate] + slot,
+                ends=(self.slots(num_slots, device) + 1) * num_tokens,
+            )
+        return self._walks[key]
 
     def slots(self, num_slots: int, device: torch.device) -> Tensor:
         """Returns the place (G,) of each expert among the slots of all candidates."""

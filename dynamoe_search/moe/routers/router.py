@@ -58,6 +58,8 @@ class Router(nn.Module):
             tokens: (tokens, d_model).
             is_open: (experts,) bool, which slots may be selected.
         """
+        if not torch.is_autocast_enabled(tokens.device.type):  # switching it off takes time, too
+            return self.route(tokens.float(), is_open)
         with torch.autocast(tokens.device.type, enabled=False):
             return self.route(tokens.float(), is_open)
 
@@ -88,7 +90,7 @@ def decide(
         gate=gate,
         mask=mask,
         probs=probs,
-        logits=logits.masked_fill(~is_open, 0.0),
+        logits=torch.where(is_open, logits, 0.0),
         weight=weight,
         is_open=is_open,
         unrouted=weight.new_zeros(weight.shape[-1]),

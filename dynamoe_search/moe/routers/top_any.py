@@ -103,38 +103,39 @@ def cosines(tokens: Tensor, rows: Tensor) -> Tensor:
     """Returns the cosine of every token with every row, (tokens, rows), 0 where one is shorter than 1e-12.
 
     Args:
-        tokens: (tokens, d_model).
+        tokens: (tokens, d_model); those of stacked routers have a leading axis, and `rows` too.
         rows: (rows, d_model).
     """
-    return _Cosines.apply(tokens, rows)[0]  # type: ignore[no-any-return, no-untyped-call]
+    if tokens.dim() == 3:
+        return _Cosines.apply(tokens, rows)  # type: ignore[no-any-return, no-untyped-call]
+    return _cosines(tokens, rows * _per_length(rows), _per_length(tokens))
+
+
+def _cosines(tokens: Tensor, unit: Tensor, per_token: Tensor) -> Tensor:
+    return (tokens @ unit.mT) * per_token
 
 
 class _Cosines(torch.autograd.Function):
-    """With a backward that goes over the tokens once; autograd's for `vector_norm` does so five times."""
-
-    generate_vmap_rule = True
+    """Of stacked routers; autograd would go over the tokens five times for the backward of their length."""
 
     @staticmethod
-    def forward(tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        per_token, per_row = _per_length(tokens), _per_length(rows)
-        return (tokens @ (rows * per_row).mT) * per_token, per_token, per_row
-
-    @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]
-    ) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs, *output)
+    def forward(ctx: Any, tokens: Tensor, rows: Tensor) -> Tensor:
+        per_row, per_token = _per_length(rows), _per_length(tokens)
+        unit = rows * per_row
+        cosine = _cosines(tokens, unit, per_token)
+        ctx.save_for_backward(tokens, unit, cosine, per_token, per_row)
+        return cosine
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, rows, cosine, per_token, per_row = ctx.saved_tensors
-        upstream = gradients[0]
-        unit, scaled = rows * per_row, upstream * per_token
+        tokens, unit, cosine, per_token, per_row = ctx.saved_tensors
+        (upstream,) = gradients
+        scaled = upstream * per_token
         along = (upstream * cosine).sum(-1, keepdim=True) * per_token.square()  # (tokens, 1)
+        of_tokens = torch.baddbmm(tokens * along, scaled, unit, beta=-1)
         of_unit = scaled.mT @ tokens  # (rows, d_model)
         across = of_unit - unit * (of_unit * unit).sum(-1, keepdim=True)
-        return scaled @ unit - tokens * along, across * per_row
+        return of_tokens, across * per_row
 
 
 def _per_length(rows: Tensor) -> Tensor:
