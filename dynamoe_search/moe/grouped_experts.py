@@ -26,16 +26,23 @@ _PART_ALONE = (
 )  # the same where one thread computes all parts: fewer calls are worth more than the cache
 _KEPT = 2**22
 """Numbers in a (pairs, width) tensor of a pack up to which two more are kept for the way back instead of made anew."""
+_FEWEST = 6  # the number of rows is a multiple of 2 to this power, at least
 _WORTH_CUTTING = 2**17  # multiplications of one candidate's tokens with one expert's matrix
 
 
 class Pairs(NamedTuple):
-    """Who computes for whom in a part of the pack; the part counts its tokens, pairs and experts from 0."""
+    """Who computes for whom in a part of the pack; the part counts its tokens, pairs and experts from 0.
 
-    rows: Tensor  # (pairs,) token of the pair
-    group: Tensor  # (pairs,) expert of the pair
+    Behind the pairs there are idle rows, a few in a hundred, up to a round number of all: memory that was freed is then
+    of the size that is asked for next, and torch prepares GELU for every number of rows anew. Grouped products leave
+    idle rows out, so what they hold may be anything, and is never added to anything.
+    """
+
+    number: int
+    rows: Tensor  # (pairs and idle,) token of the pair
+    group: Tensor  # (pairs and idle,) expert of the pair
     ends: Tensor  # (experts,) int32, where each expert's pairs end
-    gate: Tensor  # (pairs,) place of the pair's weight in the flattened gate
+    gate: Tensor  # (pairs and idle,) place of the pair's weight in the flattened gate
     tokens: slice  # where the part's tokens lie among those of the pack
     experts: slice  # where its experts lie among those of the pack
 
@@ -73,8 +80,8 @@ def _pairs(mask: Tensor, layout: PoolLayout, width: int, hidden: int) -> list[Pa
     if not _is_cut(mask, width, hidden):
         everything = slice(0, num_candidates * num_tokens)
         pool = slice(0, len(ends))
-        return [Pairs(rows, group, ends, gate, everything, pool)]
-    whole = Pairs(rows, group, ends, gate, slice(0, 0), slice(0, 0))
+        return [_part(rows, group, ends, gate, everything, pool)]
+    whole = Pairs(len(flat), rows, group, ends, gate, slice(0, 0), slice(0, 0))
     most = _PART if torch.get_num_threads() > 1 else _PART_ALONE
     return _parts(whole, layout.start, num_tokens, most // max(width, hidden))
 
@@ -89,7 +96,7 @@ def _parts(whole: Pairs, start: Sequence[int], num_tokens: int, most: int) -> li
         experts = slice(start[begin], start[end])
         tokens = slice(begin * num_tokens, end * num_tokens)
         parts.append(
-            Pairs(
+            _part(
                 whole.rows[pairs] - tokens.start,
                 whole.group[pairs] - experts.start,
                 whole.ends[experts] - pairs.start,
@@ -99,6 +106,15 @@ def _parts(whole: Pairs, start: Sequence[int], num_tokens: int, most: int) -> li
             )
         )
     return parts
+
+
+def _part(
+    rows: Tensor, group: Tensor, ends: Tensor, gate: Tensor, tokens: slice, experts: slice
+) -> Pairs:
+    """Adds idle rows; they point at the first token, expert and weight."""
+    idle = -len(rows) % 2 ** max(_FEWEST, len(rows).bit_length() - 5)
+    rows, group, gate = (F.pad(own, (0, idle)) for own in (rows, group, gate))
+    return Pairs(len(rows) - idle, rows, group, ends, gate, tokens, experts)
 
 
 def _is_cut(mask: Tensor, width: int, hidden: int) -> bool:
@@ -149,13 +165,14 @@ class _GroupedExperts(torch.autograd.Function):
 
         def compute(part: Pairs) -> tuple[Tensor, ...]:
             w1, b1, w2 = (weight[part.experts] for weight in pool)
-            x = flat[part.tokens].index_select(0, part.rows)  # (pairs, d_model)
-            u = F.grouped_mm(x, w1, offs=part.ends)  # (pairs, inner)
+            x = flat[part.tokens].index_select(0, part.rows)  # (pairs and idle, d_model)
+            u = F.grouped_mm(x, w1, offs=part.ends)  # (pairs and idle, inner)
             u.add_(b1.index_select(0, part.group))
             a = activate(u, w2.shape[1])
             y = F.grouped_mm(a, w2, offs=part.ends)
             weight = weights.index_select(0, part.gate).to(y.dtype)
-            out[part.tokens].index_add_(0, part.rows, y.mul_(weight[:, None]))
+            y, rows = y.mul_(weight[:, None])[: part.number], part.rows[: part.number]
+            out[part.tokens].index_add_(0, rows, y)
             return (u, weight, x, a) if is_kept else (u, weight)
 
         kept = _run(compute, parts, gate, w1)
@@ -189,22 +206,24 @@ class _GroupedExperts(torch.autograd.Function):
             part: Pairs = ctx.parts[number]
             u, weight, *known = saved[ctx.num_kept * number : ctx.num_kept * (number + 1)]
             own = part.experts
-            d = flat[part.tokens].index_select(0, part.rows)  # (pairs, d_model)
-            da = F.grouped_mm(d, w2[own].transpose(1, 2), offs=part.ends)  # (pairs, d_expert)
+            d = flat[part.tokens].index_select(0, part.rows)  # (pairs and idle, d_model)
+            da = F.grouped_mm(d, w2[own].transpose(1, 2), offs=part.ends)
             x, a = known or (
                 tokens[part.tokens].index_select(0, part.rows),
                 activate(u, w2.shape[1]),
             )
             dweight = (a * da).sum(1, dtype=torch.float32)
             dweight += of_bias.index_select(0, part.gate)
-            dgate.view(-1).index_copy_(0, part.gate, dweight.to(dgate.dtype))
+            gates, dweight = part.gate[: part.number], dweight[: part.number]
+            dgate.view(-1).index_copy_(0, gates, dweight.to(dgate.dtype))
             d.mul_(weight[:, None])  # in place, here and below: memory is what this waits for
             put(1, own, F.grouped_mm(a.t(), d, offs=part.ends))
             du = activation_gradient(da.mul_(weight[:, None]), u)
             put(0, own, F.grouped_mm(x.t(), du, offs=part.ends))
-            _add_by_group(db1[own], part.group, du)
+            _add_by_group(db1[own], part.group[: part.number], du[: part.number])
             back = F.grouped_mm(du, w1[own].transpose(1, 2), offs=part.ends)
-            dx[part.tokens].index_add_(0, part.rows, back)
+            rows, back = part.rows[: part.number], back[: part.number]
+            dx[part.tokens].index_add_(0, rows, back)
 
         _run(compute, range(len(ctx.parts)), dgate, w1)
         return dx.view_as(upstream), dgate, None, None, None, dw[0], db1, dw[1], db2.to(b2.dtype)
