@@ -22,7 +22,7 @@ from dynamoe_search.moe.threads import Part, Result, in_threads
 
 _PART = 2**18  # numbers in a (pairs, width) tensor of a part: a megabyte in fp32
 _PART_ALONE = (
-    2**20
+    2**21
 )  # the same where one thread computes all parts: fewer calls are worth more than the cache
 _KEPT = 2**22
 """Numbers in a (pairs, width) tensor of a pack up to which two more are kept for the way back instead of made anew."""
@@ -173,10 +173,10 @@ class _GroupedExperts(torch.autograd.Function):
             weight = weights.index_select(0, part.gate).to(y.dtype)
             y, rows = y.mul_(weight[:, None])[: part.number], part.rows[: part.number]
             out[part.tokens].index_add_(0, rows, y)
-            return (u, weight, x, a) if is_kept else (u, weight)
+            return (u, weight, x) if is_kept else (u, weight)
 
         kept = _run(compute, parts, gate, w1)
-        ctx.layout, ctx.parts, ctx.num_kept = layout, parts, 4 if is_kept else 2
+        ctx.layout, ctx.parts, ctx.num_kept = layout, parts, 3 if is_kept else 2
         saved = (tensor for part in kept for tensor in part)
         ctx.save_for_backward(flat, share, w1, b1, w2, b2, *saved)
         return out.view_as(tokens)
@@ -208,10 +208,7 @@ class _GroupedExperts(torch.autograd.Function):
             own = part.experts
             d = flat[part.tokens].index_select(0, part.rows)  # (pairs and idle, d_model)
             da = F.grouped_mm(d, w2[own].transpose(1, 2), offs=part.ends)
-            x, a = known or (
-                tokens[part.tokens].index_select(0, part.rows),
-                activate(u, w2.shape[1]),
-            )
+            (x,)=known; a= activate(u, w2.shape[1])
             dweight = (a * da).sum(1, dtype=torch.float32)
             dweight += of_bias.index_select(0, part.gate)
             gates, dweight = part.gate[: part.number], dweight[: part.number]
