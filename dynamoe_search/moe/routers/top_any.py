@@ -77,8 +77,25 @@ class TopAny(Router):
         """Returns the decision for float32 `tokens` (tokens, d_model)."""
         scale = self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
         logits = scale * cosines(tokens, self.weight)  # (tokens, experts)
+        limit = sigmoid(scale * self.threshold)
+        if self.training and tokens.dim() == 3:
+            gates = _Gates.apply(logits, limit, is_open, self.weight_gradient)
+            gate, mask, opened = gates  # type: ignore[no-untyped-call]
+        else:
+            gate, mask, opened = self._gates(logits, limit, is_open)
+        return decide(
+            gate=gate,
+            mask=mask,
+            probs=opened,
+            logits=logits,
+            weight=self.weight,
+            is_open=is_open,
+        )
+
+    def _gates(self, logits: Tensor, limit: Tensor, is_open: Tensor) -> tuple[Tensor, ...]:
+        """Returns gate, mask and what is open before division."""
         score = sigmoid(logits) * is_open
-        above = torch.relu(score - sigmoid(scale * self.threshold))
+        above = torch.relu(score - limit)
         mask = above > 0
         opened = mask.float() + (above - above.detach())  # 0 or 1, gradient of `above`
         divisor = opened.sum(-1, keepdim=True)
@@ -89,14 +106,36 @@ class TopAny(Router):
         if not self.training:
             mask = or_best(mask, score, is_open)
             gate = torch.where(has_none, mask.float(), gate)
-        return decide(
-            gate=gate,
-            mask=mask,
-            probs=opened,
-            logits=logits,
-            weight=self.weight,
-            is_open=is_open,
-        )
+        return gate, mask, opened
+
+
+class _Gates(torch.autograd.Function):
+    """The same for stacked routers in training, where Python for each operation and its backward takes longest."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, limit: Tensor, is_open: Tensor, weight_gradient: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        share = sigmoid(logits)
+        mask = share * is_open > limit
+        opened = mask.float()
+        divisor = opened.sum(-1, keepdim=True).clamp_(min=1.0)
+        gate = opened / divisor
+        ctx.weight_gradient = weight_gradient
+        ctx.mark_non_differentiable(mask)
+        ctx.save_for_backward(share, mask, gate, divisor)  # a closed slot is not in the mask
+        return gate, mask, opened
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        share, mask, gate, divisor = ctx.saved_tensors
+        of_gate, _, of_opened = gradients
+        own = of_gate
+        if ctx.weight_gradient == "sum":
+            own = own - (of_gate * gate).sum(-1, keepdim=True)
+        own = (own / divisor).add_(of_opened).mul_(mask)
+        of_logits = (share * own).mul_(1 - share)
+        return of_logits, own.sum(-2, keepdim=True).neg_(), None, None
 
 
 def cosines(tokens: Tensor, rows: Tensor) -> Tensor:
