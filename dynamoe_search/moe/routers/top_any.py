@@ -171,7 +171,7 @@ class _Cosines(torch.autograd.Function):
         (upstream,) = gradients
         scaled = upstream * per_token
         along = (upstream * cosine).sum(-1, keepdim=True) * per_token.square()  # (tokens, 1)
-        of_tokens = torch.baddbmm(tokens * along, scaled, unit, beta=-1)
+        of_tokens = (scaled @ unit).sub_(tokens * along)
         of_unit = scaled.mT @ tokens  # (rows, d_model)
         across = of_unit - unit * (of_unit * unit).sum(-1, keepdim=True)
         return of_tokens, across * per_row
