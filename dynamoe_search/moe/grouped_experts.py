@@ -24,8 +24,7 @@ _PART = 2**18  # numbers in a (pairs, width) tensor of a part: a megabyte in fp3
 _PART_ALONE = (
     2**21
 )  # the same where one thread computes all parts: fewer calls are worth more than the cache
-_KEPT = 2**22
-"""Numbers in a (pairs, width) tensor of a pack up to which two more are kept for the way back instead of made anew."""
+_KEPT = 2**22  # numbers in the tokens of all pairs, up to which they are kept for backward
 _FEWEST = 6  # the number of rows is a multiple of 2 to this power, at least
 _WORTH_CUTTING = 2**17  # multiplications of one candidate's tokens with one expert's matrix
 
@@ -161,7 +160,7 @@ class _GroupedExperts(torch.autograd.Function):
         share = torch.where(mask, gate, 0.0)  # (candidates, tokens, slots)
         out = torch.bmm(share.float(), _with_slots(b2, layout, mask)).to(tokens.dtype).view_as(flat)
         pool = (w1.detach(), b1.detach(), w2.detach())
-        is_kept = sum(len(part.rows) for part in parts) * max(w1.shape[1:]) <= _KEPT
+        is_kept = sum(len(part.rows) for part in parts) * w1.shape[1] <= _KEPT
 
         def compute(part: Pairs) -> tuple[Tensor, ...]:
             w1, b1, w2 = (weight[part.experts] for weight in pool)
@@ -208,13 +207,14 @@ class _GroupedExperts(torch.autograd.Function):
             own = part.experts
             d = flat[part.tokens].index_select(0, part.rows)  # (pairs and idle, d_model)
             da = F.grouped_mm(d, w2[own].transpose(1, 2), offs=part.ends)
-            (x,)=known; a= activate(u, w2.shape[1])
-            dweight = (a * da).sum(1, dtype=torch.float32)
+            x = known[0] if known else tokens[part.tokens].index_select(0, part.rows)
+            a = activate(u, w2.shape[1])
+            d.mul_(weight[:, None])  # in place, here and below: memory is what this waits for
+            put(1, own, F.grouped_mm(a.t(), d, offs=part.ends))
+            dweight = a.mul_(da).sum(1, dtype=torch.float32)
             dweight += of_bias.index_select(0, part.gate)
             gates, dweight = part.gate[: part.number], dweight[: part.number]
             dgate.view(-1).index_copy_(0, gates, dweight.to(dgate.dtype))
-            d.mul_(weight[:, None])  # in place, here and below: memory is what this waits for
-            put(1, own, F.grouped_mm(a.t(), d, offs=part.ends))
             du = activation_gradient(da.mul_(weight[:, None]), u)
             put(0, own, F.grouped_mm(x.t(), du, offs=part.ends))
             _add_by_group(db1[own], part.group[: part.number], du[: part.number])

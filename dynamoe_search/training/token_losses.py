@@ -17,6 +17,7 @@ from dynamoe_search.training.cohort import Cohort
 
 PART_LOGITS = 2**21
 """Logits of one candidate that are in memory at a time, at least one token's."""
+_FEW = 32  # classes
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -28,7 +29,13 @@ def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Te
         label_smoothing: Probability mass spread over all classes.
     """
     logits, y = logits.flatten(1, -2), y.flatten()
-    num, batch, _ = logits.shape
+    num, batch, num_classes = logits.shape
+    if logits.device.type == "cpu" and num_classes <= _FEW:
+        # along an axis this short torch works a number at a time, but across many such axes at once
+        own = y.expand(num, -1)
+        return F.cross_entropy(
+            logits.float().mT, own, reduction="none", label_smoothing=label_smoothing
+        )
     losses = F.cross_entropy(
         logits.float().flatten(0, 1),
         y.repeat(num),
