@@ -21,9 +21,7 @@ from dynamoe_search.moe.layouts import PoolLayout
 from dynamoe_search.moe.threads import Part, Result, in_threads
 
 _PART = 2**18  # numbers in a (pairs, width) tensor of a part: a megabyte in fp32
-_PART_ALONE = (
-    2**21
-)  # the same where one thread computes all parts: fewer calls are worth more than the cache
+_PART_ALONE = 2**21  # where one thread computes all parts: fewer calls are worth more than a cache
 _KEPT = 2**22  # numbers in the tokens of all pairs, up to which they are kept for backward
 _FEWEST = 6  # the number of rows is a multiple of 2 to this power, at least
 _WORTH_CUTTING = 2**17  # multiplications of one candidate's tokens with one expert's matrix
@@ -244,8 +242,8 @@ def _with_slots(bias: Tensor, layout: PoolLayout, like: Tensor) -> Tensor:
 
 def _without_slots(whole: Tensor, layout: PoolLayout) -> Tensor:
     """Returns the rows (experts, width) of `whole` (candidates, slots, width) that belong to experts."""
-    num, num_slots, width = whole.shape
-    flat = whole.view(-1, width)
+    num_slots = whole.shape[1]
+    flat = whole.flatten(0, 1)
     if layout.is_full(num_slots):
         return flat
     return flat.index_select(0, layout.slots(num_slots, whole.device))

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from dynamoe_search.moe.losses import auxiliary_losses, efficiency, load_balance
+from dynamoe_search.moe.packs import RouterPack
 from dynamoe_search.moe.routers import Router
+from dynamoe_search.moe.routers.top_any import cosines
 from dynamoe_search.records import RouterConfig
 from tests.moe.router_cases import D_MODEL, draw, make, rows_of
 from tests.oracles import routing as oracle
@@ -170,3 +172,54 @@ def test_efficiency_and_load_balance_reach_the_router_through_active_experts() -
         upstream = 5 * routing.mask[has_some].float().mean(0) / has_some.sum()
         expected = by_formula(router, tokens, upstream.expand(50, 6), "constant")
         torch.testing.assert_close(threshold.grad, expected)
+
+
+def stacked(routers: list[Router], tokens: Tensor, is_open: Tensor) -> dict[str, Tensor]:
+    """Gate, mask, what is open and the gradients of a weighted sum of all, of a pack that decides as one."""
+    pack = RouterPack(routers, num_slots=6).train()
+    tokens = tokens.clone().requires_grad_()
+    routing = pack(tokens, is_open)
+    parts = {"gate": routing.gate, "probs": routing.probs, "logits": routing.logits}
+    sum(of(part) for part in parts.values()).backward()  # type: ignore[union-attr]
+    own = {name: tensor.grad for name, tensor in pack.named_parameters()}
+    return {**parts, "mask": routing.mask, "tokens": tokens.grad, **own}  # type: ignore[dict-item]
+
+
+def of(part: Tensor) -> Tensor:
+    weights = torch.randn(part.shape[-2:], generator=torch.Generator().manual_seed(part.shape[-1]))
+    return (part * weights).sum()
+
+
+@pytest.mark.parametrize("weight_gradient", ["sum", "constant"])
+def test_a_pack_has_the_values_and_gradients_of_its_routers(weight_gradient: str) -> None:
+    routers = [
+        top_any(
+            threshold=threshold,
+            threshold_spread=0.3,
+            weight_gradient=weight_gradient,
+            learn_logit_scale=True,
+        ).train()
+        for threshold in (-0.5, 0.1, 0.6)
+    ]
+    tokens = draw(3 * 40).view(3, 40, D_MODEL)
+    tokens[:, 0] = 0.0  # without a direction
+    found = stacked(routers, tokens, OPEN.expand(3, -1))
+    assert found["mask"].any(-1).logical_not().any()  # some open nobody
+    for position, router in enumerate(routers):
+        own = tokens[position].clone().requires_grad_()
+        routing = router(own, OPEN)
+        (of(routing.gate) + of(routing.probs) + of(routing.logits)).backward()
+        assert torch.equal(found["mask"][position], routing.mask)
+        expected = {"gate": routing.gate, "probs": routing.probs, "tokens": own.grad}
+        expected |= {f"g0_{name}": tensor.grad for name, tensor in router.named_parameters()}
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name][position], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_gradient_of_cosines_agrees_with_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(2)
+    tokens, rows = (
+        torch.randn(2, number, 5, generator=generator, dtype=torch.float64).requires_grad_()
+        for number in (7, 3)
+    )
+    assert torch.autograd.gradcheck(cosines, (tokens, rows))

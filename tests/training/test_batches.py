@@ -89,10 +89,12 @@ def test_augmentation_depends_on_seed_and_step_alone() -> None:
     assert not torch.equal(augment(x, 1, 2), augment(x, 2, 2))
 
 
+@pytest.mark.parametrize("num_classes", [5, 40])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-def test_cross_entropy_is_torchs_for_every_candidate(smoothing: float) -> None:
+def test_cross_entropy_is_torchs_for_every_candidate(smoothing: float, num_classes: int) -> None:
     torch.manual_seed(0)
-    logits, y = torch.randn(3, 9, 5, requires_grad=True), torch.randint(5, (9,))
+    logits = torch.randn(3, 9, num_classes, requires_grad=True)
+    y = torch.randint(num_classes, (9,))
     ours = cross_entropy(logits, y, smoothing)
     assert ours.shape == (3, 9)
     for own, rows in zip(ours, logits, strict=True):

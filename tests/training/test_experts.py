@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -202,3 +203,34 @@ def test_an_evaluation_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) 
     with torch.no_grad(), running_ahead():
         parts = pool_forward(tokens, gate, mask, layout, "dense", *pool)
     torch.testing.assert_close(parts, whole.detach())
+
+
+def test_idle_rows_may_hold_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves, mask, layout = draw([2, 5, 1])
+    tokens, gate, *pool = leaves
+    clean = results(lambda: grouped_experts(tokens, gate, mask, layout, *pool), leaves)
+    product, spoiled = F.grouped_mm, 0
+
+    def spoil(left: Tensor, right: Tensor, *, offs: Tensor) -> Tensor:
+        nonlocal spoiled
+        out = product(left, right, offs=offs)
+        if right.dim() == 3:
+            spoiled += len(out) - int(offs[-1])
+            out[int(offs[-1]) :] = torch.nan
+        return out
+
+    monkeypatch.setattr(F, "grouped_mm", spoil)
+    dirty = results(lambda: grouped_experts(tokens, gate, mask, layout, *pool), leaves)
+    assert spoiled > 0
+    for name, value in clean.items():
+        assert torch.equal(dirty[name], value), name
+
+
+def test_what_is_kept_for_backward_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves, mask, layout = draw([2, 5, 1])
+    tokens, gate, *pool = leaves
+    kept = results(lambda: grouped_experts(tokens, gate, mask, layout, *pool), leaves)
+    monkeypatch.setattr("dynamoe_search.moe.grouped_experts._KEPT", 0)
+    again = results(lambda: grouped_experts(tokens, gate, mask, layout, *pool), leaves)
+    for name, value in kept.items():
+        assert torch.equal(again[name], value), name

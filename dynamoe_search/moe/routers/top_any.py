@@ -79,8 +79,9 @@ class TopAny(Router):
         logits = scale * cosines(tokens, self.weight)  # (tokens, experts)
         limit = sigmoid(scale * self.threshold)
         if self.training and tokens.dim() == 3:
-            gates = _Gates.apply(logits, limit, is_open, self.weight_gradient)
-            gate, mask, opened = gates  # type: ignore[no-untyped-call]
+            gate, mask, opened = _Gates.apply(  # type: ignore[no-untyped-call]
+                logits, limit, is_open, self.weight_gradient
+            )
         else:
             gate, mask, opened = self._gates(logits, limit, is_open)
         return decide(
