@@ -33,6 +33,7 @@ from dynamoe_search.records import (
 )
 from dynamoe_search.search import weights
 from dynamoe_search.search.objectives import values, violations
+from dynamoe_search.search.recent_states import RecentStates
 from dynamoe_search.search.rungs import PRUNED, Rungs, to_store
 from dynamoe_search.search.stopwatch import Stopwatch
 from dynamoe_search.search.study_files import StudyFiles
@@ -95,6 +96,7 @@ class LegTrainer:
         self._store, self._name, self._spec = store, spec.study.name, spec
         self._settings, self._data = settings, data
         self._rungs, self._files, self._watch = rungs, files, watch
+        self._recent = RecentStates()
 
     def train(
         self,
@@ -187,6 +189,9 @@ class LegTrainer:
         return {state.ordinal: state for state in states if state is not None}
 
     def _load(self, record: CandidateRecord, epoch: int) -> CandidateState | None:
+        recent = self._recent.take(record.checkpoint)
+        if recent is not None and recent.epoch == epoch:
+            return recent
         states, ordinal = self._files.states, record.ordinal
         for kept in sorted((e for e in states.epochs(ordinal) if e <= epoch), reverse=True):
             named = [record.checkpoint] if kept == epoch else []
@@ -235,6 +240,7 @@ class LegTrainer:
         """Writes checkpoints, several at a time."""
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             checksums = list(pool.map(self._save, (state for _, state in standing)))
+        self._recent.put(dict(zip(checksums, (state for _, state in standing), strict=True)))
         return tuple(
             Stood(trial=trial, epochs=epochs, checkpoint=checksum)
             for (trial, _), checksum in zip(standing, checksums, strict=True)
