@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--widths", type=int, nargs="+", default=[128])
     parser.add_argument("--active", type=float, nargs="+", default=[4.0, 1.5], choices=[4.0, 1.5])
     parser.add_argument("--backends", nargs="+", default=["grouped"])
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--without-transformers", action="store_true")
