@@ -218,8 +218,12 @@ def test_a_candidate_whose_checkpoint_is_damaged_catches_up(
 
 
 def test_checkpoints_beyond_the_limit_are_dropped_and_nothing_else_changes(
-    undisturbed: Undisturbed, storage_url: str, tiny_spec: MakeSpec
+    undisturbed: Undisturbed,
+    storage_url: str,
+    tiny_spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("dynamoe_search.search.recent_states._MOST_BYTES", 0)
     url, num_steps = undisturbed(spec_with(tiny_spec, "pareto"))
     search = SEARCH | {"pruner": PRUNERS["pareto"], "checkpoint_limit_mb": 0}
     steps = Steps()
