@@ -32,7 +32,8 @@ class Pairs(NamedTuple):
 
     Behind the pairs there are idle rows, a few in a hundred, up to a round number of all: memory that was freed is then
     of the size that is asked for next, and torch prepares GELU for every number of rows anew. Grouped products leave
-    idle rows out, so what they hold may be anything, and is never added to anything.
+    idle rows out, so what they hold may be anything, and is never added to anything. They point at the first token,
+    expert and weight.
     """
 
     number: int
@@ -68,50 +69,60 @@ def _pairs(mask: Tensor, layout: PoolLayout, width: int, hidden: int) -> list[Pa
     if not layout.is_full(num_slots):
         by_slot = by_slot & layout.places(num_slots, mask.device).exists[..., None]
     flat = by_slot.reshape(-1).nonzero().squeeze(1)  # pairs
-    walk = layout.walk(num_slots, num_tokens, mask.device)
+    number, walk = len(flat), layout.walk(num_slots, num_tokens, mask.device)
+    ends = torch.searchsorted(flat, walk.ends, out_int32=True)  # (G,)
+    runs = [(0, num_candidates)]
+    first = [0, number]  # (candidates + 1,) first pair of each, where it matters
+    if _is_cut(mask, width, hidden):
+        most = _PART if torch.get_num_threads() > 1 else _PART_ALONE
+        all_ends = [0, *ends.tolist()]
+        first = [all_ends[begin] for begin in layout.start]
+        runs = _cuts(first, min(most // max(width, hidden), number // torch.get_num_threads()))
+    is_one = runs == [(0, num_candidates)]
+    if is_one:
+        flat = F.pad(flat, (0, _idle(number)))
     place = flat.div(num_tokens, rounding_mode="floor")  # candidate * slots + slot
     rows = flat - walk.ahead.index_select(0, place)
     gate = (rows * num_slots).add_(walk.slot.index_select(0, place))
     group = walk.expert.index_select(0, place)
-    ends = torch.searchsorted(flat, walk.ends, out_int32=True)  # (G,)
-    if not _is_cut(mask, width, hidden):
-        everything = slice(0, num_candidates * num_tokens)
-        pool = slice(0, len(ends))
-        return [_part(rows, group, ends, gate, everything, pool)]
-    whole = Pairs(len(flat), rows, group, ends, gate, slice(0, 0), slice(0, 0))
-    most = _PART if torch.get_num_threads() > 1 else _PART_ALONE
-    return _parts(whole, layout.start, num_tokens, most // max(width, hidden))
-
-
-def _parts(whole: Pairs, start: Sequence[int], num_tokens: int, most: int) -> list[Pairs]:
-    """Cuts the pairs of a pack into parts of at most `most` pairs or one candidate, one for every thread at least."""
-    ends = [0, *whole.ends.tolist()]
-    first = [ends[begin] for begin in start]  # (candidates + 1,) first pair
-    parts = []
-    for begin, end in _cuts(first, min(most, first[-1] // torch.get_num_threads())):
-        pairs = slice(first[begin], first[end])
-        experts = slice(start[begin], start[end])
-        tokens = slice(begin * num_tokens, end * num_tokens)
-        parts.append(
-            _part(
-                whole.rows[pairs] - tokens.start,
-                whole.group[pairs] - experts.start,
-                whole.ends[experts] - pairs.start,
-                whole.gate[pairs],
-                tokens,
-                experts,
-            )
-        )
-    return parts
+    tokens, experts = slice(0, num_candidates * num_tokens), slice(0, len(ends))
+    whole = Pairs(number, rows, group, ends, gate, tokens, experts)
+    if is_one:
+        return [whole]
+    return [_part(whole, layout.start, first, num_tokens, *run) for run in runs]
 
 
 def _part(
-    rows: Tensor, group: Tensor, ends: Tensor, gate: Tensor, tokens: slice, experts: slice
+    whole: Pairs, start: Sequence[int], first: Sequence[int], num_tokens: int, begin: int, end: int
 ) -> Pairs:
-    """Adds idle rows; they point at the first token, expert and weight."""
-    idle = -len(rows) % 2 ** max(_FEWEST, len(rows).bit_length() - 5)
-    rows, group, gate = (F.pad(own, (0, idle)) for own in (rows, group, gate))
-    return Pairs(len(rows) - idle, rows, group, ends, gate, tokens, experts)
+    """Returns the pairs of the candidates [begin, end), with idle rows.
+
+    Args:
+        whole: Those of the pack, without idle rows.
+        start: Where each candidate's experts begin.
+        first: Where its pairs begin.
+        num_tokens: Of each candidate.
+        begin: First candidate.
+        end: Behind the last one.
+    """
+    pairs = slice(first[begin], first[end])
+    experts = slice(start[begin], start[end])
+    tokens = slice(begin * num_tokens, end * num_tokens)
+    idle = (0, _idle(pairs.stop - pairs.start))
+    return Pairs(
+        number=pairs.stop - pairs.start,
+        rows=F.pad(whole.rows[pairs] - tokens.start, idle),
+        group=F.pad(whole.group[pairs] - experts.start, idle),
+        ends=whole.ends[experts] - pairs.start,
+        gate=F.pad(whole.gate[pairs], idle),
+        tokens=tokens,
+        experts=experts,
+    )
+
+
+def _idle(number: int) -> int:
+    """Returns how many rows make the number of pairs round."""
+    return -number % 2 ** max(_FEWEST, number.bit_length() - 5)
 
 
 def _is_cut(mask: Tensor, width: int, hidden: int) -> bool:

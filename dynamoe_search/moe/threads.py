@@ -35,12 +35,14 @@ def in_threads(compute: Callable[[Part], Result], parts: Sequence[Part]) -> list
     """
     num, is_inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
+    if num == 1:
+        with torch.inference_mode(is_inference), torch.no_grad():
+            return [compute(part) for part in parts]
+
     def alone(part: Part) -> Result:
         with torch.inference_mode(is_inference), torch.no_grad():
             return compute(part)
 
-    if num == 1:
-        return [alone(part) for part in parts]
     futures = [_threads(num).submit(alone, part) for part in parts]
     try:
         return [future.result() for future in futures]
