@@ -122,7 +122,7 @@ def _part(
 
 def _idle(number: int) -> int:
     """Returns how many rows make the number of pairs round."""
-    return -number % 2 ** max(_FEWEST, number.bit_length() - 5)
+    return -number % (1 << max(_FEWEST, number.bit_length() - 5))
 
 
 def _is_cut(mask: Tensor, width: int, hidden: int) -> bool:
