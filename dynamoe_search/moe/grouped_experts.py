@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
     expert and weight.
     """
 
-    number: int
+    number: int  # of pairs
     rows: Tensor  # (pairs and idle,) token of the pair
     group: Tensor  # (pairs and idle,) expert of the pair
     ends: Tensor  # (experts,) int32, where each expert's pairs end
@@ -71,12 +71,13 @@ def _pairs(mask: Tensor, layout: PoolLayout, width: int, hidden: int) -> list[Pa
     flat = by_slot.reshape(-1).nonzero().squeeze(1)  # pairs
     number, walk = len(flat), layout.walk(num_slots, num_tokens, mask.device)
     ends = torch.searchsorted(flat, walk.ends, out_int32=True)  # (G,)
-    runs = [(0, num_candidates)]
-    first = [0, number]  # (candidates + 1,) first pair of each, where it matters
+    runs, first = [(0, num_candidates)], [0]
     if _is_cut(mask, width, hidden):
         most = _PART if torch.get_num_threads() > 1 else _PART_ALONE
         all_ends = [0, *ends.tolist()]
-        first = [all_ends[begin] for begin in layout.start]
+        first = [
+            all_ends[begin] for begin in layout.start
+        ]  # pair of each candidate, and behind the last
         runs = _cuts(first, min(most // max(width, hidden), number // torch.get_num_threads()))
     is_one = runs == [(0, num_candidates)]
     if is_one:

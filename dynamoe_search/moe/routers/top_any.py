@@ -134,7 +134,7 @@ class _Gates(torch.autograd.Function):
         own = of_gate
         if ctx.weight_gradient == "sum":
             own = own - (of_gate * gate).sum(-1, keepdim=True)
-        own = (own / divisor).add_(of_opened).mul_(mask)
+        own = torch.where(mask, (own / divisor).add_(of_opened), 0.0)
         of_logits = (share * own).mul_(1 - share)
         return of_logits, own.sum(-2, keepdim=True).neg_(), None, None
 
